@@ -1,0 +1,1 @@
+"""The child: makes an unmodified discord.py app hot-swappable under the supervisor."""

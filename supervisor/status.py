@@ -1,0 +1,92 @@
+"""The shape of `status --json`: what an operator and their scripts may rely on.
+
+Only data, no behaviour: times are UTC ISO 8601 with a trailing Z, sizes bytes, durations seconds. The engine fills it
+with what was observed; the control socket carries it; the CLI prints it. None stands for "not observed yet".
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from supervisor.wire import Claims, RoleName, ShardState
+
+SupervisorState: TypeAlias = Literal["starting", "serving", "handing-off", "restarting", "stopping"]
+HandoffKind: TypeAlias = Literal["reload", "rollback", "failover", "recovery"]
+HandoffResult: TypeAlias = Literal["succeeded", "failed", "refused", "rolled-back"]
+
+
+class SupervisorStatus(msgspec.Struct, kw_only=True):
+    """The parent itself."""
+
+    pid: int
+    version: str
+    started_at: str
+    state: SupervisorState
+    config: str | None
+
+
+class ShardStatus(msgspec.Struct, kw_only=True):
+    """One shard of one child."""
+
+    id: int
+    state: ShardState
+    latency_ms: float | None
+
+
+class ChildStatus(msgspec.Struct, kw_only=True):
+    """One bot process."""
+
+    generation: int
+    pid: int
+    role: RoleName
+    release: str
+    app: str
+    started_at: str
+    ready_at: str | None
+    active_at: str | None
+    shards: list[ShardStatus]
+    guilds: int | None
+    rss_bytes: int | None
+    cpu_percent: float | None
+    in_flight: int
+    handled: int
+    claims: Claims
+    last_beat_at: str | None
+    loop_lag_ms: float | None
+
+
+class HandoffStatus(msgspec.Struct, kw_only=True):
+    """The newest handoff that ended (or the one under way, with ``result`` None)."""
+
+    kind: HandoffKind
+    from_generation: int | None = msgspec.field(name="from")
+    to_generation: int | None = msgspec.field(name="to")
+    result: HandoffResult | None
+    reason: str | None
+    started_at: str
+    duration: float
+    phases: dict[str, float]
+    replayed: int
+    expired: int
+    cut: list[str]
+
+
+class SessionStartLimit(msgspec.Struct, kw_only=True):
+    """Discord's daily IDENTIFY budget as last heard. ``reset_after`` in seconds."""
+
+    total: int
+    remaining: int
+    reset_after: float
+    max_concurrency: int
+
+
+class Status(msgspec.Struct, kw_only=True):
+    """All of `status --json`."""
+
+    supervisor: SupervisorStatus
+    children: list[ChildStatus]
+    last_handoff: HandoffStatus | None
+    restarts: int
+    session_start_limit: SessionStartLimit | None
