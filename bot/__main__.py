@@ -1,0 +1,73 @@
+"""``python -m bot``: what the supervisor starts for each generation. Reads the command line, nothing else."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bot import apps, internals
+from bot.runtime import EXIT_CONFIGURATION, Options, Runtime
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bot", description="One bot process under the supervisor. Not meant to be started by hand."
+    )
+    parser.add_argument("--app", required=True, metavar="MODULE:ATTRIBUTE")
+    parser.add_argument("--directory", type=Path, default=Path.cwd(), help="the release")
+    parser.add_argument("--check", action="store_true", help="load the app, say what it is, and exit")
+    parser.add_argument("--generation", type=int, default=0)
+    parser.add_argument("--shards", default="auto", type=lambda text: text if text == "auto" else int(text))
+    parser.add_argument("--role", choices=["active", "standby"], default="active")
+    parser.add_argument("--ledger", default="")
+    parser.add_argument("--api-url", default="https://discord.com/api/v10")
+    parser.add_argument("--read", type=int, default=-1, help="file descriptor of the commands")
+    parser.add_argument("--write", type=int, default=-1, help="file descriptor of the answers")
+    parser.add_argument("args", nargs="*")
+    return parser
+
+
+def _check(app: str, directory: Path, args: Sequence[str]) -> int:
+    try:
+        client = apps.load(app, directory=directory, args=args)
+    except apps.AppError as error:
+        print(error, file=sys.stderr)
+        return EXIT_CONFIGURATION
+    kind = next(base.__name__ for base in type(client).__mro__ if base.__module__.startswith("discord."))
+    print(json.dumps({"class": kind, "intents": internals.intents(client).value}))
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one child. Returns its exit code: 0 drained and closed, 78 the app or token cannot be used, else 1."""
+    parsed = _parser().parse_args(argv)
+    if parsed.check:
+        return _check(parsed.app, parsed.directory, parsed.args)
+    if parsed.read < 0 or parsed.write < 0:
+        print("python -m bot is started by the supervisor: use `supervisor run`", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    os.environ["BASTION_GENERATION"] = str(parsed.generation)
+    options = Options(
+        generation=parsed.generation,
+        app=parsed.app,
+        shards=parsed.shards,
+        standby=parsed.role == "standby",
+        ledger=parsed.ledger,
+        api_url=parsed.api_url,
+        read_fd=parsed.read,
+        write_fd=parsed.write,
+        directory=parsed.directory.resolve(),
+        args=parsed.args,
+    )
+    return asyncio.run(Runtime(options).run(os.environ.get("DISCORD_TOKEN", "")))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

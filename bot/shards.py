@@ -1,0 +1,202 @@
+"""Shards side by side: all at once as far as permits allow, where discord.py connects one after the other.
+
+A permit is asked for before any socket is opened (an open socket that waits gets no heartbeats and is dropped), on
+first connects and on every reconnect that must IDENTIFY. Knows shards and permits; knows nothing of roles, events or claims.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import discord
+import yarl
+
+from bot import internals
+from supervisor import wire
+
+_log = logging.getLogger("bastion.shards")
+
+_PERMIT_LIFE = 10.0
+"""Seconds for which a permit that came after its connection gave up can still be used. The supervisor counts it as
+used 30 s after it was given, so an IDENTIFY under it must not come later than that."""
+
+
+class ShardsError(Exception):
+    """The settings and the app do not agree on the shards. The text says how to mend it."""
+
+
+@dataclass(slots=True, eq=False)
+class Permits:
+    """Waits for leave to IDENTIFY, one shard at a time."""
+
+    ask: Callable[[int], None]
+    _waiting: dict[int, asyncio.Future[None]] = field(default_factory=dict)
+    _granted: dict[int, float] = field(default_factory=dict)
+
+    async def acquire(self, shard: int) -> None:
+        """Return when this shard may IDENTIFY."""
+        granted = self._granted.pop(shard, None)
+        if granted is not None and time.monotonic() - granted < _PERMIT_LIFE:
+            return
+        future = self._waiting.get(shard)
+        if future is None:
+            future = self._waiting[shard] = asyncio.get_running_loop().create_future()
+            self.ask(shard)
+        # Shielded: when discord.py gives up waiting, the request stands and the next try takes it over.
+        await asyncio.shield(future)
+        self._granted.pop(shard, None)
+
+    def grant(self, shard: int) -> None:
+        """Hand over a permit that came from the supervisor."""
+        self._granted[shard] = time.monotonic()
+        future = self._waiting.pop(shard, None)
+        if future is not None:
+            future.set_result(None)
+
+    def keep(self, shard: int) -> None:
+        """Put an acquired permit back for the connection that follows."""
+        self._granted[shard] = time.monotonic()
+
+
+@dataclass(slots=True, eq=False)
+class Shards:
+    """The gateway connections of one client."""
+
+    client: discord.Client
+    requested: str | int
+    """The ``bot.shards`` setting: "auto" or a count."""
+    send: Callable[[wire.FromChild], None]
+    permits: Permits = field(init=False)
+    identified_at: dict[int, float] = field(default_factory=dict)
+    """When each shard's newest IDENTIFY was sent, on the machine's monotonic clock."""
+    _states: dict[int, wire.ShardState] = field(default_factory=dict)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _gateway: yarl.URL = field(init=False)
+    _ids: list[int] | range = field(default_factory=list)
+
+    def install(self) -> None:
+        """Put permits in front of every connection of this process."""
+        self.permits = Permits(lambda shard: self.send(wire.Identify(shard=shard)))
+        if internals.default_identify_hook(self.client):
+            internals.silence_identify_hook(self.client)
+        internals.wrap_connections(self._permitted)
+        if isinstance(self.client, discord.AutoShardedClient):
+            internals.reconnect_side_by_side(self._keep)
+            internals.replace_launch(self.client, self._launch)
+
+    async def prepare(self) -> None:
+        """Ask Discord where to connect and how often, and fix the number of shards.
+
+        Raises `ShardsError`, and what discord.py raises for a failed request.
+        """
+        recommended, url, limit = await internals.gateway_bot(self.client)
+        internals.set_addresses(gateway_url=url)
+        self._gateway = yarl.URL(url)
+        count, ids = self._plan(recommended)
+        self._ids = ids
+        if isinstance(self.client, discord.AutoShardedClient):
+            internals.prepare_shards(self.client, count, ids)
+        self.send(
+            wire.Limits(
+                total=limit.total,
+                remaining=limit.remaining,
+                reset_after=limit.reset_after / 1000,
+                max_concurrency=limit.max_concurrency,
+                shards=len(ids),
+            )
+        )
+        for shard in ids:
+            self._become(shard, "waiting")
+        if not isinstance(self.client, discord.AutoShardedClient):
+            await self.permits.acquire(ids[0])
+            self.permits.keep(ids[0])
+
+    def observe(self, name: str, args: tuple[Any, ...]) -> None:
+        """Follow the shards' states by the base events of discord.py."""
+        if isinstance(self.client, discord.AutoShardedClient):
+            state: wire.ShardState | None = {
+                "shard_ready": "ready",
+                "shard_resumed": "ready",
+                "shard_disconnect": "closed",
+            }.get(name)  # type: ignore[assignment]
+            if state is not None:
+                self._become(args[0], state)
+        elif name in ("ready", "resumed", "disconnect"):
+            self._become(self.client.shard_id or 0, "closed" if name == "disconnect" else "ready")
+
+    def latencies(self) -> dict[int, float]:
+        """Milliseconds between a heartbeat and its answer, by shard, where one was answered."""
+        if isinstance(self.client, discord.AutoShardedClient):
+            pairs = self.client.latencies
+        else:
+            pairs = [(self.client.shard_id or 0, self.client.latency)]
+        return {shard: round(seconds * 1000, 1) for shard, seconds in pairs if 0 <= seconds < float("inf")}
+
+    def stop(self) -> None:
+        """Begin no further connection."""
+        for task in self._tasks:
+            task.cancel()
+
+    def _plan(self, recommended: int) -> tuple[int, list[int] | range]:
+        if not isinstance(self.client, discord.AutoShardedClient):
+            if self.requested not in ("auto", 1):
+                raise ShardsError(
+                    f"bot.shards = {self.requested}, but the app is a {type(self.client).__name__}, which connects one "
+                    'shard: make it an AutoShardedClient or AutoShardedBot, or set bot.shards = "auto"'
+                )
+            return self.client.shard_count or 1, [self.client.shard_id or 0]
+        own = self.client.shard_count
+        if self.client.shard_ids is not None and own is not None:
+            if self.requested not in ("auto", own):
+                raise ShardsError(
+                    f"bot.shards = {self.requested}, but the app itself asks for some of {own} shards "
+                    '(shard_ids): remove them from the app, or set bot.shards = "auto"'
+                )
+            return own, list(self.client.shard_ids)
+        count = (own or recommended) if self.requested == "auto" else int(self.requested)
+        return count, range(count)
+
+    async def _launch(self) -> None:
+        # Returns at once: discord.py's loop behind it must see the first shard fail while others still wait.
+        assert isinstance(self.client, discord.AutoShardedClient)
+        for shard in self._ids:
+            self._keep(asyncio.ensure_future(self._launch_one(self.client, shard, initial=shard == self._ids[0])))
+
+    async def _launch_one(self, client: discord.AutoShardedClient, shard: int, *, initial: bool) -> None:
+        await self.permits.acquire(shard)
+        self.permits.keep(shard)
+        await client.launch_shard(self._gateway, shard, initial=initial)
+
+    def _permitted(self, inner: internals.FromClient) -> internals.FromClient:
+        async def from_client(client: discord.Client, **options: Any) -> Any:
+            shard = options.get("shard_id") or 0
+            if options.get("resume"):
+                self._become(shard, "resuming")
+                return await inner(client, **options)
+            self._become(shard, "waiting")
+            await self.permits.acquire(shard)
+            self.identified_at[shard] = time.monotonic()
+            websocket = await inner(client, **options)
+            self._become(shard, "connecting")
+            return websocket
+
+        return from_client
+
+    def _become(self, shard: int, state: wire.ShardState) -> None:
+        if self._states.get(shard) != state:
+            self._states[shard] = state
+            self.send(wire.Shard(id=shard, state=state))
+
+    def _keep(self, task: asyncio.Task[None]) -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("a shard could not be connected", exc_info=error)

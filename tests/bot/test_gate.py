@@ -1,0 +1,313 @@
+"""The gate: what reaches an unmodified client's handlers, by role. No network: payloads go straight to the parsers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import discord
+import pytest
+
+from bot import internals
+from bot.gate import Gate, Role
+from bot.ledger import SQLiteLedger
+
+pytestmark = pytest.mark.anyio
+
+GUILD = 1 << 22
+
+
+class Recorder(discord.Client):
+    """An app that notes what it hears."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(intents=discord.Intents.all(), **options)
+        self.heard: list[str] = []
+
+    async def on_message(self, message: discord.Message) -> None:
+        self.heard.append(f"message {message.id} {message.content}")
+        self.dispatch("noticed", message.id)
+
+    async def on_noticed(self, message_id: int) -> None:
+        self.heard.append(f"noticed {message_id}")
+
+    async def on_raw_reaction_add(self, payload: discord.RawReactionActionEvent) -> None:
+        self.heard.append(f"add {payload.message_id}")
+
+    async def on_raw_reaction_remove(self, payload: discord.RawReactionActionEvent) -> None:
+        self.heard.append(f"remove {payload.message_id}")
+
+    async def on_interaction(self, interaction: discord.Interaction[Any]) -> None:
+        self.heard.append(f"interaction {interaction.id}")
+
+    async def on_guild_join(self, guild: discord.Guild) -> None:
+        self.heard.append(f"join {guild.id}")
+
+
+@dataclass
+class World:
+    """Children that share a ledger and a clock that stands still unless it is moved."""
+
+    ledger: Path
+    now: float = 100.0
+    gates: list[Gate] = field(default_factory=list)
+
+    async def child(self, role: Role, make: Callable[[], discord.Client] = Recorder) -> tuple[Any, Gate]:
+        client = make()
+        await client._async_setup_hook()
+        ledger = SQLiteLedger(str(self.ledger), len(self.gates) + 1)
+        gate = Gate(client=client, ledger=ledger, observer=lambda *_: None, role=role, clock=self.tick)
+        gate.install()
+        self.gates.append(gate)
+        return client, gate
+
+    def tick(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    world = World(tmp_path / "ledger.db")
+    yield world
+    for gate in world.gates:
+        gate.ledger.close()
+
+
+def feed(client: discord.Client, name: str, data: dict[str, Any]) -> None:
+    internals.parsers(client)[name](data)
+
+
+def message(number: int, content: str = "hello") -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "channel_id": "5",
+        "author": {"id": "9", "username": "ann", "discriminator": "0", "avatar": None},
+        "content": content,
+        "timestamp": "2026-01-01T00:00:00+00:00",
+        "edited_timestamp": None,
+        "tts": False,
+        "mention_everyone": False,
+        "mentions": [],
+        "mention_roles": [],
+        "attachments": [],
+        "embeds": [],
+        "pinned": False,
+        "type": 0,
+    }
+
+
+def reaction(message_id: int) -> dict[str, Any]:
+    return {
+        "user_id": "9",
+        "channel_id": "5",
+        "message_id": str(message_id),
+        "guild_id": str(GUILD),
+        "emoji": {"id": None, "name": "x"},
+        "type": 0,
+        "burst": False,
+    }
+
+
+def slash(number: int) -> dict[str, Any]:
+    return {
+        "id": str(number),
+        "application_id": "7",
+        "type": 2,
+        "token": "t",
+        "version": 1,
+        "channel_id": "5",
+        "entitlements": [],
+        "authorizing_integration_owners": {},
+        "attachment_size_limit": 1,
+        "user": {"id": "9", "username": "ann", "discriminator": "0", "avatar": None},
+        "data": {"id": "3", "name": "ping", "type": 1},
+    }
+
+
+async def settle() -> None:
+    """Let every handler that was begun end."""
+    while handlers := [task for task in asyncio.all_tasks() if task.get_name().startswith(("discord", "Command"))]:
+        await asyncio.wait(handlers)
+
+
+async def test_an_active_child_passes_everything_and_claims_nothing_while_no_window_is_open(world: World) -> None:
+    client, gate = await world.child("active")
+    feed(client, "MESSAGE_CREATE", message(1))
+    await settle()
+    assert client.heard == ["message 1 hello", "noticed 1"]
+    assert gate.ledger.won == 0
+
+
+async def test_events_that_a_handler_fires_itself_pass_with_the_event_they_descend_from(world: World) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    feed(client, "MESSAGE_CREATE", message(1))
+    await settle()
+    assert client.heard == ["message 1 hello", "noticed 1"]
+    assert (gate.ledger.won, gate.ledger.lost) == (1, 0)
+
+
+async def test_a_standby_hears_nothing_but_keeps_its_cache(world: World) -> None:
+    client, gate = await world.child("standby")
+    feed(client, "MESSAGE_CREATE", message(1))
+    feed(client, "INTERACTION_CREATE", slash(2))
+    await settle()
+    assert client.heard == []
+    assert [cached.id for cached in client.cached_messages] == [1]
+    assert gate.held == 2
+
+
+async def test_on_activation_what_nobody_claimed_is_replayed_in_order_and_the_rest_is_not(world: World) -> None:
+    old, old_gate = await world.child("active")
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    for number in range(1, 5):
+        feed(new, "MESSAGE_CREATE", message(number))
+    for number in (1, 3):
+        feed(old, "MESSAGE_CREATE", message(number))
+    await new_gate.activate()
+    await settle()
+    assert [line for line in new.heard if line.startswith("message")] == ["message 2 hello", "message 4 hello"]
+    assert new_gate.counters.replayed == 2
+    feed(old, "MESSAGE_CREATE", message(2))
+    await settle()
+    assert "message 2 hello" not in old.heard
+
+
+async def test_events_that_arrive_during_a_replay_keep_their_place_behind_it(world: World) -> None:
+    client, gate = await world.child("standby")
+    for number in range(1, 4):
+        feed(client, "MESSAGE_CREATE", message(number))
+    activation = asyncio.ensure_future(gate.activate())
+    feed(client, "MESSAGE_CREATE", message(4))
+    await activation
+    feed(client, "MESSAGE_CREATE", message(5))
+    await settle()
+    order = [int(line.split()[1]) for line in client.heard if line.startswith("message")]
+    assert order == [1, 2, 3, 4, 5]
+
+
+async def test_a_rightful_repeat_is_a_new_event(world: World) -> None:
+    old, old_gate = await world.child("active")
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    for child in (old, new):
+        for name in ("ADD", "REMOVE", "ADD"):
+            feed(child, f"MESSAGE_REACTION_{name}", reaction(1))
+    await settle()
+    assert old.heard == ["add 1", "remove 1", "add 1"]
+    feed(new, "MESSAGE_REACTION_REMOVE", reaction(1))
+    await new_gate.activate()
+    await settle()
+    assert new.heard == ["remove 1"]
+
+
+async def test_a_held_message_says_what_it_said_when_it_came(world: World) -> None:
+    client, gate = await world.child("standby")
+    feed(client, "MESSAGE_CREATE", message(1, "first"))
+    feed(client, "MESSAGE_UPDATE", {**message(1, "second"), "edited_timestamp": "2026-01-01T00:00:01+00:00"})
+    await gate.activate()
+    await settle()
+    assert client.heard[0] == "message 1 first"
+
+
+async def test_an_interaction_too_old_to_be_answered_is_counted_and_not_replayed(world: World) -> None:
+    client, gate = await world.child("standby")
+    feed(client, "INTERACTION_CREATE", slash(1))
+    world.now += 3.1
+    feed(client, "INTERACTION_CREATE", slash(2))
+    await gate.activate()
+    await settle()
+    assert client.heard == ["interaction 2"]
+    assert (gate.counters.expired, gate.counters.replayed) == (1, 1)
+
+
+async def test_a_draining_child_takes_nothing_new_but_feeds_a_conversation_that_waits(world: World) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    conversation = asyncio.ensure_future(client.wait_for("message", check=lambda m: m.content == "yes"))
+    await asyncio.sleep(0)
+    gate.drain()
+    feed(client, "MESSAGE_CREATE", message(1, "no"))
+    feed(client, "MESSAGE_CREATE", message(2, "yes"))
+    assert (await conversation).id == 2
+    assert client.heard == []
+
+
+async def test_a_draining_child_that_is_made_active_again_replays_what_it_held_but_not_to_conversations(
+    world: World,
+) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    first = asyncio.ensure_future(client.wait_for("message"))
+    await asyncio.sleep(0)
+    gate.drain()
+    feed(client, "MESSAGE_CREATE", message(1))
+    await first
+    second = asyncio.ensure_future(client.wait_for("message"))
+    await asyncio.sleep(0)
+    await gate.activate()
+    assert not second.done()
+    second.cancel()
+    await settle()
+    assert client.heard == ["message 1 hello", "noticed 1"]
+
+
+async def test_a_standby_forgets_what_the_active_child_has_claimed_as_time_goes_by(world: World) -> None:
+    old, old_gate = await world.child("active")
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    for child in (old, new):
+        feed(child, "MESSAGE_CREATE", message(1))
+    feed(new, "MESSAGE_CREATE", message(2))
+    await settle()
+    world.now += 5
+    new_gate.forget_claimed()
+    assert new_gate.held == 1
+
+
+async def test_a_guild_joined_while_the_standby_gets_ready_is_held_too(world: World) -> None:
+    client, gate = await world.child("standby")
+    guild = {
+        "id": str(GUILD),
+        "name": "g",
+        "joined_at": "2026-01-01T00:00:00+00:00",
+        "member_count": 0,
+        "members": [],
+        "channels": [],
+        "roles": [],
+        "emojis": [],
+        "features": [],
+        "owner_id": "9",
+        "large": False,
+    }
+    client._connection._ready_state = asyncio.Queue()
+    feed(client, "GUILD_CREATE", guild)
+    joined = client.get_guild(GUILD)
+    assert joined is not None
+    client.dispatch("guild_join", joined)
+    assert client.heard == []
+    assert gate.held == 1
+
+
+async def test_a_ledger_that_fails_never_costs_an_event(world: World, tmp_path: Path) -> None:
+    client, gate = await world.child("active")
+    gate.ledger = SQLiteLedger(str(tmp_path / "missing" / "ledger.db"), 1)
+    gate.open_window()
+    feed(client, "MESSAGE_CREATE", message(1))
+    await settle()
+    assert client.heard[0] == "message 1 hello"
+    assert gate.ledger.errors > 0
+
+
+async def test_closing_the_window_forgets_all_claims(world: World) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    feed(client, "MESSAGE_CREATE", message(1))
+    await settle()
+    gate.close_window()
+    assert gate.ledger.claimed(["MESSAGE_CREATE:1"]) == set()
