@@ -1,0 +1,3 @@
+"""A release that cannot be imported."""
+
+raise RuntimeError("this release is broken: it raises on import")
