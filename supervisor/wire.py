@@ -17,7 +17,7 @@ PROTOCOL = 1
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 MAX_LINE = 64 * 1024
-"""Longest line in bytes, newline included. The largest honest message is a `Drained` that names a few hundred cut handlers."""
+"""Longest line in bytes, newline included. The largest honest one is a `Drained` naming some hundred handlers."""
 
 RoleName: TypeAlias = Literal["starting", "standby", "active", "draining"]
 ShardState: TypeAlias = Literal["waiting", "connecting", "ready", "resuming", "closed"]
@@ -31,7 +31,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of all messages: immutable, by name only, nothing unknown let in."""
 
 
-class Hello(_Message, tag="hello"):
+class Hello(_Message, frozen=True, tag="hello"):
     """First words of a child: the runtime is loaded, the app is not yet."""
 
     pid: int
@@ -39,13 +39,13 @@ class Hello(_Message, tag="hello"):
     versions: dict[str, str]
 
 
-class Identify(_Message, tag="identify"):
+class Identify(_Message, frozen=True, tag="identify"):
     """The child asks leave to IDENTIFY this shard; it opens no socket for it before the `Permit`."""
 
     shard: int
 
 
-class Limits(_Message, tag="limits"):
+class Limits(_Message, frozen=True, tag="limits"):
     """What ``GET /gateway/bot`` said: session_start_limit and the shard count. ``reset_after`` is in seconds."""
 
     total: int
@@ -56,7 +56,7 @@ class Limits(_Message, tag="limits"):
     """How many shards this child will connect (its own count, also when the settings fixed it)."""
 
 
-class Shard(_Message, tag="shard"):
+class Shard(_Message, frozen=True, tag="shard"):
     """A shard changed its state. ``connecting`` is sent right after IDENTIFY left: from there its window counts."""
 
     id: int
@@ -64,20 +64,20 @@ class Shard(_Message, tag="shard"):
     latency_ms: float | None = None
 
 
-class Ready(_Message, tag="ready"):
+class Ready(_Message, frozen=True, tag="ready"):
     """Every shard is ready and the guild cache is filled."""
 
     shards: int
     guilds: int
 
 
-class Role(_Message, tag="role"):
+class Role(_Message, frozen=True, tag="role"):
     """The role now held: the acknowledgement of `Activate`, `Standby` and `Drain`."""
 
     role: RoleName
 
 
-class WindowAck(_Message, tag="window"):
+class WindowAck(_Message, frozen=True, tag="window"):
     """Whether this child now claims every event before it handles it."""
 
     open: bool
@@ -91,7 +91,7 @@ class Claims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     errors: int = 0
 
 
-class Beat(_Message, tag="beat"):
+class Beat(_Message, frozen=True, tag="beat"):
     """A numbered sign of life from the child's event loop, once a second, and at once in answer to a `Ping`.
 
     Counters run since the child began. ``loop_lag_ms`` is by how much the loop woke late at worst since the last beat.
@@ -114,47 +114,50 @@ class Beat(_Message, tag="beat"):
     """Number of the newest `Ping` seen, 0 before the first."""
 
 
-class Drained(_Message, tag="drained"):
+class Drained(_Message, frozen=True, tag="drained"):
     """A draining child has nothing left to finish. ``cut`` names the handlers that the limit ended."""
 
     finished: int
     cut: list[str]
 
 
-class Fatal(_Message, tag="fatal"):
+class Fatal(_Message, frozen=True, tag="fatal"):
     """The child gives up and exits. ``retryable``: the same release could succeed on another try."""
 
     reason: str
     retryable: bool
 
 
-class Permit(_Message, tag="permit"):
+class Permit(_Message, frozen=True, tag="permit"):
     """Leave to IDENTIFY this shard now, once."""
 
     shard: int
 
 
-class Window(_Message, tag="window"):
+class Window(_Message, frozen=True, tag="window"):
     """Claim every event from now on (open), or forget the claims and stop asking (closed). Answered by `WindowAck`."""
 
     open: bool
 
 
-class Activate(_Message, tag="activate"):
+class Activate(_Message, frozen=True, tag="activate"):
     """Become the active child: replay what nobody claimed, then go on live. Answered by `Role`."""
 
 
-class Standby(_Message, tag="standby"):
+class Standby(_Message, frozen=True, tag="standby"):
     """Stop handling, hold events again (an activation that is taken back). Answered by `Role`."""
 
 
-class Drain(_Message, tag="drain"):
-    """Take nothing new, finish what began within ``limit`` seconds, close the sessions, exit. Answered by `Role`, then `Drained`."""
+class Drain(_Message, frozen=True, tag="drain"):
+    """Take nothing new, finish what began within ``limit`` seconds, close the sessions, exit.
+
+    Answered by `Role`, then `Drained`.
+    """
 
     limit: float
 
 
-class Ping(_Message, tag="ping"):
+class Ping(_Message, frozen=True, tag="ping"):
     """Answer with a `Beat` whose ``pong`` is this ``n``."""
 
     n: int

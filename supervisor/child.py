@@ -1,0 +1,430 @@
+"""One bot process: its birth, its two pipes, its output, its death.
+
+Knows processes and file descriptors and the framing of messages; what a message means it does not know, with one
+exception: the first must be a `Hello` in our protocol. It decides nothing: it reports to whoever spawned it.
+
+Everything here happens in callbacks of the running event loop; nothing blocks, and nothing that a child does (garbage,
+silence, a flood, a pipe that it does not read) reaches further than its own `Child`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+import psutil
+
+from supervisor.release import Release
+from supervisor.wire import PROTOCOL, Fatal, FromChild, Hello, LineBuffer, ToChild, WireError, decode_from_child, encode
+
+CLOSED_GRACE = 1.0
+"""Seconds in which a child that closed its pipe exits, before it counts as one that lives on without."""
+WRITE_PATIENCE = 10.0
+"""Seconds for which a child may leave its pipe full. Its event loop answers heartbeats, so it should never."""
+MAX_UNSENT = 256 * 1024
+"""Bytes kept for a child beyond what its pipe holds (64 KiB on Linux)."""
+MAX_LOG_LINE = 8 * 1024
+"""Bytes of one line of a child's output that are kept; the rest of the line is dropped."""
+LAST_LINES = 20
+EXIT_CONFIG = 78
+"""Exit status of a child that no other try can help (EX_CONFIG of sysexits.h)."""
+_READ = 64 * 1024
+_LAST_READS = 16
+"""How often a dead child's pipe is read: it held 64 KiB, more can only come from a process that it left behind."""
+_STRIPPED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_RETRYABLE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+Stream: TypeAlias = Literal["stdout", "stderr"]
+CommandFactory: TypeAlias = Callable[[Release], Sequence[str]]
+
+
+class SpawnError(Exception):
+    """The process could not be started. ``retryable``: for want of a resource that may come back."""
+
+    def __init__(self, reason: str, *, retryable: bool) -> None:
+        self.retryable = retryable
+        super().__init__(reason)
+
+
+class Listener(Protocol):
+    """Who is told about a child. Called in the event loop; must not block."""
+
+    def heard(self, child: Child, message: FromChild) -> None:
+        """Take a message; the first is a `Hello`."""
+
+    def broke(self, child: Child, reason: str, *, retryable: bool) -> None:
+        """Learn, at most once, that the child cannot be talked to though its process lives."""
+
+    def printed(self, child: Child, stream: Stream, line: str) -> None:
+        """Take one line of its output."""
+
+    def left(self, child: Child, reason: str, *, retryable: bool) -> None:
+        """Learn, exactly once and last of all, that the process is gone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What a child is told at its start, besides its release."""
+
+    generation: int
+    standby: bool
+    api_url: str
+    ledger: Path
+    token: str = field(repr=False)
+
+
+def python_module(release: Release) -> Sequence[str]:
+    """Return the start of the command line: our runtime, in the release's interpreter.
+
+    ``-P`` keeps the release's directory from shadowing the package ``bot``; the child puts it on the path itself.
+    """
+    return (str(release.python), "-P", "-m", "bot")
+
+
+def environment(base: Mapping[str, str], *, token: str) -> dict[str, str]:
+    """Return a child's environment: ours, without what systemd tells the supervisor alone."""
+    kept = {name: value for name, value in base.items() if name not in _STRIPPED}
+    return {**kept, "DISCORD_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+
+
+class Child:
+    """One process, from spawn to exit. When it is gone, all that it held here is released."""
+
+    def __init__(
+        self, release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = python_module
+    ) -> None:
+        """Spawn. Needs a running event loop. Raises `SpawnError`; then nothing is left behind."""
+        self.release = release
+        self.generation = launch.generation
+        self._listener = listener
+        self._token = launch.token
+        self._loop = asyncio.get_running_loop()
+        self._buffer = LineBuffer()
+        self._unsent = bytearray()
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._greeted = False
+        self._broken = False
+        self._gone = False
+        self._sampled = False
+        self._timers: list[asyncio.TimerHandle] = []
+        self._stalled: asyncio.TimerHandle | None = None
+        self._process, self._read, self._write = _start(release, launch, command)
+        self._psutil = _watched(self._process.pid)
+        self._outputs = self._open_outputs()
+        self._loop.add_reader(self._read, self._on_pipe)
+        self._watch_exit()
+
+    @property
+    def pid(self) -> int:
+        """Return the process id; it stays ours until the exit has been reported."""
+        return self._process.pid
+
+    def send(self, message: ToChild) -> None:
+        """Put a message into the pipe; into none if the child has gone or broken."""
+        if self._write < 0:
+            return
+        waiting = bool(self._unsent)
+        self._unsent += encode(message)
+        if len(self._unsent) > MAX_UNSENT:
+            self._break(f"has left {len(self._unsent)} bytes in its pipe unread")
+        elif not waiting:
+            self._on_writable()
+
+    def signal(self, name: Literal["SIGTERM", "SIGKILL"]) -> None:
+        """Signal the process if it lives. Until it has been waited for here, its pid cannot be another's."""
+        if not self._gone:
+            self._process.send_signal(signal.Signals[name])
+
+    def sample(self) -> tuple[int | None, float | None]:
+        """Return resident bytes and CPU per cent since the sample before (None at first, or when it is gone)."""
+        if self._psutil is None or self._gone:
+            return None, None
+        try:
+            with self._psutil.oneshot():
+                percent = self._psutil.cpu_percent(interval=None)
+                rss = self._psutil.memory_info().rss
+        except psutil.Error:
+            return None, None
+        first, self._sampled = not self._sampled, True
+        return rss, None if first else percent
+
+    # The pipe from the child.
+
+    def _on_pipe(self) -> None:
+        data = _read_some(self._read)
+        if data is None:
+            return
+        if data:
+            self._take(data)
+            return
+        self._loop.remove_reader(self._read)
+        self._later(CLOSED_GRACE, lambda: self._break("closed its pipe and lives on"))
+
+    def _take(self, data: bytes) -> None:
+        try:
+            for line in self._buffer.feed(data):
+                if self._broken:
+                    return
+                self._hear(decode_from_child(line))
+        except WireError as error:
+            self._break(f"sent something that is not a message: {error}", retryable=False)
+
+    def _hear(self, message: FromChild) -> None:
+        if not self._greeted:
+            if not isinstance(message, Hello):
+                raise WireError(f"{type(message).__name__} came before Hello")
+            if message.protocol != PROTOCOL:
+                self._break(
+                    f"its runtime speaks protocol {message.protocol}, this supervisor {PROTOCOL}: "
+                    "install the same version of bastion-supervisor in the release's environment",
+                    retryable=False,
+                )
+                return
+            self._greeted = True
+        if isinstance(message, Fatal):
+            message = msgspec.structs.replace(message, reason=self._masked(message.reason))
+        self._listener.heard(self, message)
+
+    def _break(self, reason: str, *, retryable: bool = True) -> None:
+        """Stop talking to the child and say so, once."""
+        if self._broken or self._gone:
+            return
+        self._broken = True
+        self._loop.remove_reader(self._read)
+        self._close_write()
+        self._listener.broke(self, reason, retryable=retryable)
+
+    # The pipe to the child.
+
+    def _on_writable(self) -> None:
+        try:
+            written = os.write(self._write, self._unsent)
+        except BlockingIOError:
+            written = 0
+        except OSError:  # the reading end is closed: the child is on its way out, and the other pipe will say so
+            self._close_write()
+            return
+        del self._unsent[:written]
+        if self._stalled is not None and (written or not self._unsent):
+            self._stalled.cancel()
+            self._stalled = None
+        if self._unsent:
+            self._loop.add_writer(self._write, self._on_writable)
+            if self._stalled is None:
+                reason = f"has not read its pipe for {WRITE_PATIENCE:g} s"
+                self._stalled = self._loop.call_later(WRITE_PATIENCE, lambda: self._break(reason))
+        else:
+            self._loop.remove_writer(self._write)
+
+    def _close_write(self) -> None:
+        if self._write >= 0:
+            self._loop.remove_writer(self._write)
+            os.close(self._write)
+            self._write = -1
+        self._unsent.clear()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    # Output.
+
+    def _open_outputs(self) -> dict[Stream, _Output]:
+        outputs: dict[Stream, _Output] = {}
+        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+            name: Stream = "stdout" if stream == "stdout" else "stderr"
+            outputs[name] = _Output(fd=pipe.fileno())
+            self._loop.add_reader(pipe.fileno(), self._on_output, name)
+        return outputs
+
+    def _on_output(self, stream: Stream) -> bool:
+        """Read once; True if there may be more."""
+        output = self._outputs[stream]
+        data = _read_some(output.fd)
+        if data is None:
+            return False
+        if not data:
+            self._loop.remove_reader(output.fd)
+        for line in output.feed(data) if data else output.rest():
+            self._print(stream, line)
+        return bool(data)
+
+    def _print(self, stream: Stream, line: str) -> None:
+        line = self._masked(line)
+        if stream == "stderr":
+            self._last.append(line)
+        self._listener.printed(self, stream, line)
+
+    def _masked(self, text: str) -> str:
+        """Hide the token, which an app may print together with its environment."""
+        return text.replace(self._token, "[token]") if self._token else text
+
+    # Death.
+
+    def _watch_exit(self) -> None:
+        self._pidfd = -1
+        if hasattr(os, "pidfd_open"):
+            with contextlib.suppress(OSError):  # an old kernel, or no descriptor left
+                self._pidfd = os.pidfd_open(self._process.pid)
+        if self._pidfd >= 0:
+            self._loop.add_reader(self._pidfd, self._on_exit)
+        else:
+            waiting = self._loop.run_in_executor(None, self._process.wait)
+            waiting.add_done_callback(lambda _: self._on_exit())
+
+    def _on_exit(self) -> None:
+        """Read what the dead child has left, release everything, report."""
+        status = self._process.wait()  # does not wait: the process is known to be gone
+        self._read_the_rest()
+        self._gone = True
+        self._close_write()
+        for fd in (self._read, self._pidfd):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+                os.close(fd)
+        for pipe in (self._process.stdout, self._process.stderr):
+            if pipe is not None:
+                self._loop.remove_reader(pipe.fileno())
+                pipe.close()
+        for timer in self._timers:
+            timer.cancel()
+        reason, retryable = _explain(status, list(self._last), self.release)
+        self._listener.left(self, reason, retryable=retryable)
+
+    def _read_the_rest(self) -> None:
+        for _ in range(_LAST_READS):
+            data = None if self._broken else _read_some(self._read)
+            if not data:
+                break
+            self._take(data)
+        for stream, output in self._outputs.items():
+            for _ in range(_LAST_READS):
+                if not self._on_output(stream):
+                    break
+            for line in output.rest():
+                self._print(stream, line)
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._timers.append(self._loop.call_later(seconds, callback))
+
+
+@dataclass(slots=True)
+class _Output:
+    """One output stream, cut into lines of bounded length."""
+
+    fd: int
+    _part: bytearray = field(default_factory=bytearray)
+
+    def feed(self, data: bytes) -> list[str]:
+        first, *others = data.split(b"\n")
+        self._keep(first)
+        lines = []
+        for piece in others:
+            lines.append(self._line())
+            self._keep(piece)
+        return lines
+
+    def rest(self) -> list[str]:
+        """Return the line that never ended, if there is one."""
+        return [self._line()] if self._part else []
+
+    def _keep(self, piece: bytes) -> None:
+        self._part += piece[: max(0, MAX_LOG_LINE - len(self._part))]
+
+    def _line(self) -> str:
+        cut = len(self._part) >= MAX_LOG_LINE
+        text = self._part.decode("utf-8", "replace").rstrip("\r")
+        self._part.clear()
+        return text + " ... (cut)" if cut else text
+
+
+def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[subprocess.Popen[bytes], int, int]:
+    """Spawn; return the process, our reading end and our writing end."""
+    fds: list[int] = []
+    try:
+        fds += os.pipe()
+        fds += os.pipe()
+        ours_read, theirs_write, theirs_read, ours_write = fds
+        os.set_blocking(ours_read, False)
+        os.set_blocking(ours_write, False)
+        process = subprocess.Popen(
+            [*command(release), *_arguments(release, launch, read=theirs_read, write=theirs_write)],
+            cwd=release.directory,
+            env=environment(os.environ, token=launch.token),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            pass_fds=(theirs_read, theirs_write),
+            start_new_session=True,
+        )
+    except OSError as error:
+        for fd in fds:
+            os.close(fd)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        raise SpawnError(f"cannot be started: {what}", retryable=error.errno in _RETRYABLE) from None
+    os.close(theirs_read)
+    os.close(theirs_write)
+    return process, ours_read, ours_write
+
+
+def _arguments(release: Release, launch: Launch, *, read: int, write: int) -> list[str]:
+    options = {
+        "--generation": launch.generation,
+        "--app": release.app,
+        "--shards": release.shards,
+        "--role": "standby" if launch.standby else "active",
+        "--ledger": launch.ledger,
+        "--api-url": launch.api_url,
+        "--read": read,
+        "--write": write,
+        "--directory": release.directory,
+    }
+    return [str(word) for pair in options.items() for word in pair] + ["--", *release.args]
+
+
+def _read_some(fd: int) -> bytes | None:
+    """Read what is there: b"" at the end, None if there is nothing now."""
+    try:
+        return os.read(fd, _READ)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _watched(pid: int) -> psutil.Process | None:
+    try:
+        return psutil.Process(pid)
+    except psutil.Error:
+        return None
+
+
+def _explain(status: int, last: Sequence[str], release: Release) -> tuple[str, bool]:
+    """Say why a process ended, from its exit status and its last words; and whether another try may help."""
+    said = [line for line in last if line.strip() and not line[0].isspace()]
+    if status < 0:
+        try:
+            how = f"killed by {signal.Signals(-status).name}"
+        except ValueError:
+            how = f"killed by signal {-status}"
+        crash = next((line for line in said if line.startswith("Fatal Python error")), None)
+        return (f"{how}: {crash}" if crash else how), True
+    how = f"exited with status {status}"
+    if status == 0 or not said:
+        return how, status != EXIT_CONFIG
+    if said[-1].endswith(": No module named bot"):
+        return f"{release.python} has no bastion-supervisor installed: install it into that environment", False
+    if any(line.startswith(("Unknown option: -P", "unknown option -P")) for line in said):
+        return f"{release.python} is older than Python 3.11", False
+    return f"{how}: {said[-1]}", status != EXIT_CONFIG

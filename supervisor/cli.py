@@ -1,0 +1,269 @@
+"""The command line: names, flags, exit codes and messages.
+
+Knows how to ask a running supervisor and how to start one; decides nothing about bots. What a command needs is imported
+when it runs, so that `status` is quick and a broken part stops only the commands that need it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import click
+
+from supervisor.location import SettingsError, locate_socket
+
+_EPILOG = (
+    "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; "
+    "3 no supervisor answers at that socket; 78 configuration: file, token, app."
+)
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+class _Failure(click.ClickException):
+    """Ends the command with one message on stderr: it did not succeed."""
+
+    exit_code = 1
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Print the message, each line marked as ours."""
+        for line in self.message.splitlines():
+            click.echo(f"supervisor: {line}", file=file or sys.stderr)
+
+
+class _NoSupervisor(_Failure):
+    """Nobody answers at the control socket."""
+
+    exit_code = 3
+
+
+class _BadConfiguration(_Failure):
+    """File, token or app: EX_CONFIG of sysexits.h."""
+
+    exit_code = 78
+
+
+class _Interrupted(_Failure):
+    """Ctrl-C in a client: 128 + SIGINT, as shells say it."""
+
+    exit_code = 130
+
+
+def _with_config(command: _F) -> _F:
+    return click.option(
+        "--config",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="Settings file. Default: $BASTION_CONFIG, ./bastion.toml, /etc/bastion/bastion.toml.",
+    )(command)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
+@click.version_option(package_name="bastion-supervisor", prog_name="supervisor")
+def cli() -> None:
+    """Redeploy a discord.py bot without anyone noticing."""
+
+
+@cli.command(epilog=_EPILOG)
+@_with_config
+@click.option("--sandbox", is_flag=True, help="Run against a local Discord with light traffic; needs no token.")
+def run(config: Path | None, sandbox: bool) -> None:
+    """Run the bot under a supervisor, in the foreground.
+
+    SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once.
+    """
+    from supervisor.control import ControlError
+    from supervisor.local_sandbox import SandboxError
+    from supervisor.run import run as run_supervisor
+
+    with _settings_errors("No bot was started."):
+        try:
+            code, failure = run_supervisor(config, sandbox=sandbox, environ=os.environ, tell=click.echo)
+        except (ControlError, SandboxError) as error:
+            raise _Failure(f"{error} No bot was started.") from None
+    if failure:
+        message = (
+            f"{failure}\nNo bot runs. Once this is mended, `supervisor check` looks at it without starting anything."
+        )
+        raise _BadConfiguration(message) if code == _BadConfiguration.exit_code else _Failure(message)
+    sys.exit(code)
+
+
+@cli.command(epilog=_EPILOG, short_help="Move to a new bot process; end with the handoff's result.")
+@_with_config
+@click.option("--no-wait", is_flag=True, help="Return once the reload is accepted; look at `status` for its result.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
+def reload(config: Path | None, no_wait: bool, as_json: bool) -> None:
+    """Move to a new bot process, and end with the handoff's own result.
+
+    Exits with 0 when the new one serves, with 1 when the old one goes on serving.
+    """
+    from supervisor.control_client import Connection
+
+    with _client_errors(config) as path, Connection(path) as connection:
+        if no_wait:
+            for _ in connection.ask("reload", wait=False):
+                click.echo('{"accepted": true}' if as_json else "reload accepted: `supervisor status` shows its result")
+                return
+            raise connection.lost()
+        _wait_for_outcome(connection, "reload", as_json=as_json)
+
+
+@cli.command(epilog=_EPILOG, short_help="Go back to the release that served before this one.")
+@_with_config
+def rollback(config: Path | None) -> None:
+    """Move to a new bot process of the release that served before this one.
+
+    Exits as `reload` does.
+    """
+    from supervisor.control_client import Connection
+
+    with _client_errors(config) as path, Connection(path) as connection:
+        _wait_for_outcome(connection, "rollback", as_json=False)
+
+
+def _wait_for_outcome(connection: Any, command: str, *, as_json: bool) -> None:
+    """Show a handoff until it ends; exit with 1 unless it succeeded."""
+    import json
+    import time
+
+    from supervisor.console import SilentView, outcome_text, reload_view
+
+    began = time.monotonic()
+    outcome: dict[str, Any] | None = None
+    try:
+        with SilentView() if as_json else reload_view(sys.stdout) as view:
+            for answer in connection.ask(command):
+                if answer.get("type") == "progress":
+                    view.show(answer["progress"])
+                elif answer.get("type") == "outcome":
+                    outcome = answer["outcome"]
+    except KeyboardInterrupt:
+        raise _Interrupted(
+            f"interrupted: the {command} goes on without you; `supervisor status` shows its result"
+        ) from None
+    if outcome is None:
+        raise connection.lost()
+    succeeded = outcome.get("result") == "succeeded"
+    if as_json:
+        click.echo(json.dumps(outcome))
+    else:
+        click.echo(outcome_text(outcome, command=command, seconds=time.monotonic() - began), err=not succeeded)
+    sys.exit(0 if succeeded else _Failure.exit_code)
+
+
+@cli.command(epilog=_EPILOG)
+@_with_config
+@click.option("--json", "as_json", is_flag=True, help="Print what the supervisor said, as one JSON object.")
+@click.option("--watch", is_flag=True, help="Show it again each second until Ctrl-C.")
+def status(config: Path | None, as_json: bool, watch: bool) -> None:
+    """Show the supervisor, its children and the last handoff."""
+    with _client_errors(config) as path:
+        if not watch:
+            click.echo(_status_text(path, as_json=as_json))
+            return
+        import time
+
+        try:
+            while True:
+                text = _status_text(path, as_json=as_json)
+                # Home, text, clear what is left over: redrawing without flicker.
+                click.echo(f"\033[H{_cleared(text)}\033[J" if sys.stdout.isatty() and not as_json else text)
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            return
+
+
+def _status_text(path: Path, *, as_json: bool) -> str:
+    from supervisor.control_client import fetch_status
+
+    answer = fetch_status(path)
+    if as_json:
+        import json
+
+        return json.dumps(answer)
+    from supervisor.console import status_text, wants_colour
+
+    return status_text(answer, colour=wants_colour(sys.stdout, environ=os.environ))
+
+
+def _cleared(text: str) -> str:
+    return "".join(f"{line}\033[K\n" for line in text.splitlines())
+
+
+@cli.command(epilog=_EPILOG, short_help="Let handlers finish, then stop bot and supervisor.")
+@_with_config
+def stop(config: Path | None) -> None:
+    """Let handlers finish, stop the bot and its supervisor, and wait until both have gone."""
+    from supervisor.control_client import request_stop
+
+    with _client_errors(config) as path:
+        try:
+            pid = request_stop(path)
+        except KeyboardInterrupt:
+            raise _Interrupted("interrupted: the supervisor goes on stopping without you") from None
+    click.echo(f"the supervisor (pid {pid}) has stopped")
+
+
+@cli.command(epilog=_EPILOG, short_help="Look at all that a start needs; start nothing.")
+@_with_config
+def check(config: Path | None) -> None:
+    """Look at everything that `run` and `reload` need, and start nothing.
+
+    Imports the app in a process of its own. Exits with 78 if something is wrong.
+    """
+    from supervisor.check import checks
+
+    failed = False
+    for result in checks(config, environ=os.environ):
+        failed = failed or not result.ok
+        click.echo(str(result))
+    if failed:
+        raise _BadConfiguration("this configuration would not run; a bot that runs is not affected")
+
+
+@cli.command(epilog=_EPILOG, short_help="Watch a bot being redeployed under load, for a minute.")
+@_with_config
+def demo(config: Path | None) -> None:
+    """Watch the shipped bot being redeployed under load against a local Discord, for about a minute.
+
+    Needs no token and no settings file: the demo writes its own, and --config is not looked at.
+    """
+    from supervisor.demo import run_demo
+
+    sys.exit(run_demo())
+
+
+@contextmanager
+def _settings_errors(meaning: str) -> Iterator[None]:
+    try:
+        yield
+    except SettingsError as error:
+        raise _BadConfiguration("\n".join([*error.problems, meaning])) from None
+
+
+@contextmanager
+def _client_errors(config: Path | None) -> Iterator[Path]:
+    """Give the control socket's path; turn what can go wrong there into messages and exit codes."""
+    from supervisor.control_client import NoSupervisorError, RefusedError
+
+    with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
+        path = locate_socket(config, environ=os.environ)
+    try:
+        yield path
+    except NoSupervisorError as error:
+        raise _NoSupervisor(
+            f"{error}. Start one with `supervisor run`, or name its settings file with --config."
+        ) from None
+    except RefusedError as error:
+        raise _Failure(f"{error}. The bot goes on as before.") from None
+
+
+def main() -> None:
+    """Run the command line; the console script and ``python -m supervisor`` call this."""
+    cli(prog_name="supervisor")

@@ -1,0 +1,378 @@
+"""The control socket's server: who may ask, what was asked, and how the answer is carried.
+
+A client sends one JSON line and reads JSON lines until the server closes the connection. This module knows sockets,
+file modes and peer credentials; of the engine it knows only the `Engine` protocol. Whatever a client sends, and however
+it leaves, ends that client's connection and nothing else: a reload goes on without the one who asked for it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import stat
+import struct
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+import anyio
+import anyio.abc
+import msgspec
+
+from supervisor.status import Status
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream
+
+    from supervisor.outcome import Outcome, Progress
+
+MAX_REQUEST = 4096
+"""Longest request in bytes. The longest honest one has fewer than 50."""
+REQUEST_TIMEOUT = 5.0
+"""Seconds in which a client must have sent its request."""
+SEND_TIMEOUT = 5.0
+"""Seconds in which a client must take a line; one that does not read is let go."""
+MAX_CLIENTS = 64
+PROGRESS_KEPT = 256
+"""Progress lines kept for a client that reads slowly; further ones are dropped, the result never is."""
+
+_logger = logging.getLogger("supervisor.control")
+
+
+class ControlError(Exception):
+    """The control socket cannot be opened. The message says why and what to do."""
+
+
+class Engine(Protocol):
+    """What the server asks of the engine."""
+
+    async def reload(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Run, join or queue a reload; return how it ended."""
+
+    async def rollback(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Hand over to the release that served before this one; return how it ended."""
+
+    async def stop(self) -> None:
+        """Drain and stop; return when every child has left."""
+
+    async def status(self) -> Status:
+        """Return what was observed last."""
+
+
+class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="reload"):
+    """Reload; with ``wait`` progress lines and an outcome follow, without it only the acceptance."""
+
+    wait: bool = True
+
+
+class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="rollback"):
+    """Go back to the release before; progress lines and an outcome follow."""
+
+
+class GetStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="status"):
+    """Send the status."""
+
+
+class Stop(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="stop"):
+    """Drain and stop. The connection is held until the supervisor ends."""
+
+
+Request: TypeAlias = Reload | Rollback | GetStatus | Stop
+_requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
+
+
+@asynccontextmanager
+async def serve(path: Path, engine: Engine) -> AsyncIterator[None]:
+    """Answer clients at ``path`` while the context is open; the socket is removed at its end.
+
+    Raises `ControlError` before anything has begun when the directory is not safe or another supervisor answers there.
+    """
+    _prepare_directory(path.parent)
+    with _only_one(path), _left_behind_removed(path):
+        try:
+            listener = await anyio.create_unix_listener(path, mode=0o600)
+        except OSError as error:
+            raise ControlError(f"the control socket {path} cannot be opened: {error.strerror or error}") from None
+        server = _Server(engine)
+        async with listener, anyio.create_task_group() as tasks:
+            tasks.start_soon(server.accept, listener, tasks)
+            try:
+                yield
+                await server.farewell()
+            finally:
+                tasks.cancel_scope.cancel()
+
+
+class _Server:
+    """Connections and what they asked for."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._clients = 0
+        self._waiting: set[anyio.Event] = set()
+        """One event for each client that waits for an outcome, set when it has been sent or the client has left."""
+
+    async def farewell(self) -> None:
+        """Let the outcomes of an engine that has ended reach those who wait for them."""
+        with anyio.move_on_after(SEND_TIMEOUT):
+            while self._waiting:
+                await next(iter(self._waiting)).wait()
+
+    async def accept(self, listener: anyio.abc.SocketListener, tasks: anyio.abc.TaskGroup) -> None:
+        """Take connections until cancelled; a failing accept (too many open files) is tried again."""
+        while True:
+            try:
+                stream = await listener.accept()
+            except OSError as error:
+                _logger.warning("control socket: a client could not be accepted: %s", error)
+                await anyio.sleep(0.5)  # the only remedy is that descriptors are freed, and nothing tells when
+                continue
+            if self._clients >= MAX_CLIENTS:
+                await stream.aclose()
+                continue
+            self._clients += 1
+            tasks.start_soon(self._connection, stream, tasks)
+
+    async def _connection(self, stream: anyio.abc.SocketStream, tasks: anyio.abc.TaskGroup) -> None:
+        try:
+            async with stream:
+                await self._talk(stream, tasks)
+        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError, OSError):
+            _logger.debug("control socket: a client left early")
+        except Exception:
+            _logger.exception("control socket: a request failed; the bot is not affected")
+        finally:
+            self._clients -= 1
+
+    async def _talk(self, stream: anyio.abc.SocketStream, tasks: anyio.abc.TaskGroup) -> None:
+        if problem := _stranger(stream.extra_attributes[anyio.abc.SocketAttribute.raw_socket]()):
+            return await _send(stream, {"type": "error", "error": problem})
+        with anyio.fail_after(REQUEST_TIMEOUT):
+            line = await _read_line(stream)
+        try:
+            request = _requests.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            return await _send(stream, {"type": "error", "error": f"not a request: {error}"})
+        try:
+            await self._answer(stream, request, tasks)
+        except _EngineFailedError as failure:
+            await _send(stream, {"type": "error", "error": str(failure)})
+
+    async def _answer(self, stream: anyio.abc.SocketStream, request: Request, tasks: anyio.abc.TaskGroup) -> None:
+        match request:
+            case GetStatus():
+                await _send(stream, {"type": "status", "status": await _asked(self._engine.status)})
+            case Reload(wait=True):
+                await self._handoff(stream, tasks, self._engine.reload)
+            case Rollback():
+                await self._handoff(stream, tasks, self._engine.rollback)
+            case Reload():
+                tasks.start_soon(_unheard, self._engine.reload)
+                await _send(stream, {"type": "accepted"})
+            case Stop():
+                # Answered first: the end of the engine ends this server, and with it this connection.
+                await _send(stream, {"type": "accepted"})
+                tasks.start_soon(_unheard, self._engine.stop)
+                await _until_closed(stream)
+
+    async def _handoff(
+        self, stream: anyio.abc.SocketStream, tasks: anyio.abc.TaskGroup, begin: Callable[..., Awaitable[Outcome]]
+    ) -> None:
+        """Stream progress and the outcome, for as long as the client is there."""
+        send, receive = anyio.create_memory_object_stream[dict[str, object]](PROGRESS_KEPT)
+
+        def on_progress(progress: Progress) -> None:
+            with suppress(anyio.WouldBlock, anyio.BrokenResourceError, anyio.ClosedResourceError):
+                send.send_nowait({"type": "progress", "progress": progress})
+
+        async def run() -> None:
+            with send:
+                try:
+                    outcome = await _asked(partial(begin, on_progress=on_progress))
+                    last: dict[str, object] = {"type": "outcome", "outcome": outcome}
+                except _EngineFailedError as failure:
+                    last = {"type": "error", "error": str(failure)}
+                with suppress(anyio.BrokenResourceError):  # the client has left
+                    await send.send(last)
+
+        tasks.start_soon(run)
+        gone = anyio.Event()
+        self._waiting.add(gone)
+        try:
+            with receive:
+                async with anyio.create_task_group() as here:
+                    here.start_soon(_forward, receive, stream, here.cancel_scope)
+                    await _until_closed(stream)
+                    here.cancel_scope.cancel()
+        finally:
+            self._waiting.discard(gone)
+            gone.set()
+
+
+async def _forward(
+    lines: MemoryObjectReceiveStream[dict[str, object]],
+    stream: anyio.abc.SocketStream,
+    done: anyio.CancelScope,
+) -> None:
+    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError):  # it left, or does not read
+        async for line in lines:
+            await _send(stream, line)
+    done.cancel()
+
+
+class _EngineFailedError(Exception):
+    """The engine raised: a defect, already logged with its traceback."""
+
+
+async def _asked(call: Callable[[], Awaitable[Any]]) -> Any:
+    try:
+        return await call()
+    except Exception as error:
+        _logger.exception("control socket: the engine could not answer")
+        raise _EngineFailedError(f"the supervisor failed on this request: {type(error).__name__}: {error}") from None
+
+
+async def _unheard(call: Callable[[], Awaitable[Any]]) -> None:
+    """Run for a client that does not wait for the result."""
+    with suppress(_EngineFailedError):
+        await _asked(call)
+
+
+async def _send(stream: anyio.abc.SocketStream, line: dict[str, object]) -> None:
+    with anyio.fail_after(SEND_TIMEOUT):
+        await stream.send(msgspec.json.encode(line) + b"\n")
+
+
+async def _read_line(stream: anyio.abc.SocketStream) -> bytes:
+    buffer = b""
+    while b"\n" not in buffer:
+        if len(buffer) > MAX_REQUEST:
+            return b""  # no JSON: refused like any other garbage
+        buffer += await stream.receive(MAX_REQUEST)
+    return buffer.split(b"\n", 1)[0]
+
+
+async def _until_closed(stream: anyio.abc.SocketStream) -> None:
+    """Return when the client has closed its end; what else it says is not listened to."""
+    with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        while True:
+            await stream.receive(MAX_REQUEST)
+
+
+def _stranger(peer: socket.socket) -> str | None:
+    """Say why this peer may not ask, or None: the same user and root may."""
+    _, uid, _ = peer_credentials(peer)
+    if uid in (os.getuid(), 0):
+        return None
+    return f"this supervisor belongs to uid {os.getuid()}; uid {uid} may not ask it anything"
+
+
+def peer_credentials(peer: socket.socket) -> tuple[int, int, int]:
+    """Return (pid, uid, gid) of the process at the other end of a Unix socket, as the kernel noted them."""
+    size = struct.calcsize("3i")
+    pid, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return pid, uid, gid
+
+
+def directory_problem(directory: Path) -> str | None:
+    """Say why the control socket may not be put into an existing ``directory``, or None. Changes nothing.
+
+    Nobody else may be able to put something there, and below a directory that all may write to (a temp dir) nobody else
+    may even look in. Raises `OSError` if it cannot be looked at.
+    """
+    found = directory.lstat()
+    around = directory.parent.stat()
+    if stat.S_ISLNK(found.st_mode) and not around.st_mode & stat.S_IWOTH:
+        found = directory.stat()  # a link that only we or root can have made
+    if not stat.S_ISDIR(found.st_mode):
+        return "is not a directory: remove it or choose another control.socket"
+    if found.st_uid != os.getuid():
+        return f"belongs to uid {found.st_uid}: choose another control.socket"
+    if found.st_mode & (0o077 if around.st_mode & stat.S_IWOTH else 0o022):
+        mode = stat.S_IMODE(found.st_mode)
+        return f"is open to other users (mode {mode:04o}): chmod 700 it or choose another control.socket"
+    return None
+
+
+def _prepare_directory(directory: Path) -> None:
+    """Make the socket's directory, or see that the one that is there is safe."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+        problem = directory_problem(directory)
+    except OSError as error:
+        problem = f"cannot be used: {error.strerror or error}"
+    if problem:
+        raise ControlError(f"the control socket's directory {directory} {problem}")
+
+
+@contextmanager
+def _only_one(path: Path) -> Iterator[None]:
+    """Hold the lock that says: this process is the supervisor at ``path``. The kernel frees it with the process."""
+    lock_path = path.with_name(path.name + ".lock")
+    while True:
+        try:
+            lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            raise ControlError(f"{lock_path} cannot be opened: {error.strerror or error}") from None
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            raise ControlError(_taken(path)) from None
+        with suppress(FileNotFoundError):
+            if os.fstat(lock).st_ino == lock_path.stat().st_ino:
+                break
+        os.close(lock)  # its holder removed the file between our open and our lock: that lock guards nothing
+    try:
+        yield
+    finally:
+        lock_path.unlink(missing_ok=True)
+        os.close(lock)
+
+
+@contextmanager
+def _left_behind_removed(path: Path) -> Iterator[None]:
+    """Remove a dead supervisor's socket before, and ours after."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    if found is not None:
+        if not stat.S_ISSOCK(found.st_mode):
+            raise ControlError(f"{path} exists and is not a socket: remove it or choose another control.socket")
+        if _listener_pid(path) is not None:
+            raise ControlError(_taken(path))
+        path.unlink(missing_ok=True)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _taken(path: Path) -> str:
+    pid = _listener_pid(path)
+    who = "another supervisor" if pid is None else f"another supervisor (pid {pid})"
+    return (
+        f"{who} answers at {path}. It goes on as before. To deploy use `supervisor reload`; to start a second one give "
+        f"it its own control.socket."
+    )
+
+
+def _listener_pid(path: Path) -> int | None:
+    """Return the pid of the process that listens at ``path``, None if none does (0: one of another pid namespace)."""
+    probe: AbstractContextManager[socket.socket] = socket.socket(socket.AF_UNIX)
+    with probe as peer:
+        peer.setblocking(False)
+        try:
+            peer.connect(str(path))
+        except BlockingIOError:
+            return 0  # its queue is full, so there is one
+        except OSError:
+            return None
+        return peer_credentials(peer)[0]

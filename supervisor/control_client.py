@@ -1,0 +1,139 @@
+"""The client's end of the control socket: plain, blocking, and quick to import.
+
+`supervisor status` must answer at once, so nothing is imported here but what a socket and JSON need. Knows the lines of
+`control`; shows nothing to anybody.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for a supervisor to take a connection and to answer `status`; a healthy one takes milliseconds."""
+
+
+class NoSupervisorError(Exception):
+    """Nobody answers at the control socket, or no longer. The message says what was seen there."""
+
+
+class RefusedError(Exception):
+    """A supervisor answered that it cannot do what was asked."""
+
+
+class Connection:
+    """One request to the supervisor at ``path``. Use as a context manager.
+
+    Raises `NoSupervisorError` if nobody listens there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(CONNECT_TIMEOUT)
+        try:
+            self._socket.connect(os.fsencode(path))
+        except OSError as error:
+            self._socket.close()
+            raise NoSupervisorError(_absence(path, error)) from None
+        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        self.pid: int = struct.unpack("3i", credentials)[0]
+        """The supervisor's pid; 0 when it lives in another pid namespace."""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def ask(self, command: str, *, timeout: float | None = None, **arguments: object) -> Iterator[dict[str, Any]]:
+        """Send a request and yield each line of the answer until the supervisor has said all.
+
+        ``timeout`` is how many seconds the answer may be silent; None waits for as long as it takes. Raises
+        `RefusedError` on an error line and `NoSupervisorError` when the supervisor hangs or goes away.
+        """
+        try:
+            self._socket.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            self._socket.settimeout(timeout)
+            with self._socket.makefile("rb") as lines:
+                for line in lines:
+                    yield self._read(line)
+        except TimeoutError:
+            raise NoSupervisorError(
+                f"the supervisor (pid {self.pid}) at {self._path} took the question and said nothing for "
+                f"{timeout or CONNECT_TIMEOUT:g} s: it hangs or is stopped"
+            ) from None
+        except OSError as error:
+            raise self.lost(error.strerror or str(error)) from None
+
+    def lost(self, what: str = "the connection ended") -> NoSupervisorError:
+        """Return the error for an answer that broke off."""
+        return NoSupervisorError(f"the supervisor (pid {self.pid}) at {self._path} went away while it answered: {what}")
+
+    def _read(self, line: bytes) -> dict[str, Any]:
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not line.endswith(b"\n"):
+            raise self.lost("the last line is broken")
+        if answer.get("type") == "error":
+            raise RefusedError(str(answer.get("error")))
+        return answer
+
+
+def fetch_status(path: Path) -> dict[str, Any]:
+    """Return the status as the supervisor at ``path`` gave it. Raises `NoSupervisorError`, `RefusedError`."""
+    with Connection(path) as connection:
+        for answer in connection.ask("status", timeout=CONNECT_TIMEOUT):
+            status = answer.get("status")
+            if isinstance(status, dict):
+                return status
+        raise connection.lost()
+
+
+def request_stop(path: Path) -> int:
+    """Ask the supervisor at ``path`` to stop, wait until its process has gone, return its pid.
+
+    Raises `NoSupervisorError`, `RefusedError`.
+    """
+    with Connection(path) as connection:
+        try:  # opened before the question: afterwards the number could belong to somebody else
+            process: int | None = os.pidfd_open(connection.pid) if connection.pid else None
+        except OSError:
+            process = None
+        try:
+            accepted = False
+            try:
+                for answer in connection.ask("stop"):
+                    accepted = accepted or answer.get("type") == "accepted"
+            except NoSupervisorError:
+                if not accepted:  # once it is accepted, a connection that breaks is the end we wait for
+                    raise
+            if not accepted:
+                raise connection.lost()
+            if process is not None:
+                select.select([process], [], [])
+        finally:
+            if process is not None:
+                os.close(process)
+        return connection.pid
+
+
+def _absence(path: Path, error: OSError) -> str:
+    match error:
+        case FileNotFoundError():
+            seen = "there is no such socket"
+        case ConnectionRefusedError():
+            seen = "the socket is left over from one that has ended"
+        case TimeoutError() | BlockingIOError():
+            seen = "it takes no connections: it hangs or is stopped"
+        case _:
+            seen = error.strerror or str(error)
+    return f"no supervisor answers at {path}: {seen}"

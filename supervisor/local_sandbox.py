@@ -1,0 +1,114 @@
+"""A sandbox in a process of its own, for `supervisor run --sandbox`.
+
+`LocalSandbox` is the parent's side; run as ``python -m supervisor.local_sandbox`` this module is the process itself. It
+lives as long as its standard input is open, so it ends with its parent however that one ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import select
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sandbox import Sandbox
+
+START_TIMEOUT = 30.0
+"""Seconds for the sandbox to listen: an interpreter, its imports and a small world."""
+STOP_TIMEOUT = 5.0
+EVENTS_PER_SECOND = 5.0
+"""Light traffic: enough to see who answers."""
+SHARDS = 4
+
+ASKED = ("<ash lantern>", "<hollow ferryman>", "<marrow reed>", "is <the ninth bell> worth it?", "<ash lantern> <reed>")
+"""Messages that ask for cards of the shipped bot."""
+MIX: Mapping[str, float] = {"command_message": 8, "slash": 5, "autocomplete": 3, "button": 4, "delete": 1, "message": 4}
+"""What the shipped bot answers, and some chatter that it does not."""
+
+
+class SandboxError(Exception):
+    """The sandbox did not start. The message says why."""
+
+
+class LocalSandbox:
+    """A running sandbox with light traffic. Use as a context manager; raises `SandboxError` on entry."""
+
+    api_url: str
+    token: str
+
+    def __enter__(self) -> LocalSandbox:
+        # A session of its own: Ctrl-C is for the supervisor, whose bot needs its gateway until it has drained.
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "supervisor.local_sandbox"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path("/"),
+            start_new_session=True,
+        )
+        try:
+            self._read_address()
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def _read_address(self) -> None:
+        output = self._process.stdout
+        assert output is not None
+        if not select.select([output], [], [], START_TIMEOUT)[0]:
+            raise SandboxError(f"the sandbox said nothing for {START_TIMEOUT:g} s.")
+        try:
+            address = json.loads(output.readline())
+            self.api_url, self.token = address["api_url"], address["token"]
+        except (ValueError, LookupError):
+            raise SandboxError("the sandbox could not start; its own message is above.") from None
+
+    def _end(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        try:
+            self._process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def speak_to_the_shipped_bot(sandbox: Sandbox) -> None:
+    """Let the traffic talk about what the shipped bot knows; expect an answer to all that it answers."""
+    from sandbox import OBSERVED_KINDS
+
+    sandbox.traffic.options.commands = ASKED
+    sandbox.journal.expect(
+        lambda entry: entry.kind in OBSERVED_KINDS or (entry.kind == "delete" and bool(entry.detail.get("replied")))
+    )
+
+
+async def _serve() -> None:
+    """Be the sandbox until standard input ends."""
+    from sandbox import Sandbox, SandboxSettings
+
+    settings = SandboxSettings(max_concurrency=SHARDS, recommended_shards=SHARDS)
+    async with Sandbox(settings) as sandbox:
+        print(json.dumps({"api_url": sandbox.api_url, "token": sandbox.token}), flush=True)
+        speak_to_the_shipped_bot(sandbox)
+        sandbox.traffic.start(rate=EVENTS_PER_SECOND, mix=MIX)
+        ended = asyncio.Event()
+        asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
+        await ended.wait()
+        await sandbox.traffic.stop()
+
+
+if __name__ == "__main__":
+    asyncio.run(_serve())

@@ -1,0 +1,36 @@
+"""What a handoff says while it runs and when it has ended.
+
+Only data: the engine makes it, the control socket carries it, the CLI shows it. It knows nothing of any of them.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from supervisor.status import HandoffResult, HandoffStatus
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True):
+    """What a waiting `reload` is told.
+
+    ``phase``: "waiting" (another handoff is under way, or the bot is starting), "preparing" (settings and release are
+    read), "window" (the old child is asked to claim), "spawning" (until the new child's hello), "connecting" (until
+    all its shards are ready), "activating" (until it says that it is active), "draining" (until the old one has
+    left), "backoff" (nobody serves; the next try waits). ``message`` says the same to people. ``generation`` is the
+    new child's; ``shards_total`` is None until it has said how many shards it connects.
+    """
+
+    phase: str
+    message: str
+    generation: int | None = None
+    shards_ready: int = 0
+    shards_total: int | None = None
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a command. ``generation`` is the one that is active now; ``reason`` is None on success."""
+
+    result: HandoffResult
+    reason: str | None = None
+    generation: int | None = None
+    handoff: HandoffStatus | None = None

@@ -1,0 +1,137 @@
+"""A child without Discord: says what a bot says, and misbehaves where its arguments tell it to.
+
+Arguments are words ``what=where``. Where: start, hello, connecting, ready, activate (before the acknowledgement),
+active (after it), drain, draining. What: exit, kill, fatal, retryable, garbage, hang (deaf to SIGTERM), silent, close
+(its pipe), deaf (does not acknowledge, goes on). Also shards=N, protocol=N, print=TEXT, window=refused, stay=1 (after
+it has drained), busy=1 (never done draining). Stands on the standard library alone, so that it starts fast.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+
+
+class Fake:
+    def __init__(self) -> None:
+        parser = argparse.ArgumentParser()
+        for name in ("generation", "app", "shards", "role", "ledger", "api-url", "directory"):
+            parser.add_argument(f"--{name}", required=True)
+        parser.add_argument("--read", type=int, required=True)
+        parser.add_argument("--write", type=int, required=True)
+        parser.add_argument("args", nargs="*")
+        self.options = parser.parse_args()
+        self.script = dict(word.partition("=")[::2] for word in self.options.args)
+        self.shards = int(self.script.get("shards", "1"))
+        self.buffer = b""
+        signal.signal(signal.SIGUSR1, lambda *_: os.write(self.options.write, b"garbage\n"))
+        signal.signal(signal.SIGUSR2, lambda *_: os.close(self.options.write))
+
+    def say(self, kind: str, **fields: object) -> None:
+        os.write(self.options.write, json.dumps({"type": kind, **fields}).encode() + b"\n")
+
+    def hear(self) -> dict[str, object]:
+        while b"\n" not in self.buffer:
+            data = os.read(self.options.read, 65536)
+            if not data:
+                sys.exit(0)
+            self.buffer += data
+        line, _, self.buffer = self.buffer.partition(b"\n")
+        message: dict[str, object] = json.loads(line)
+        return message
+
+    def at(self, place: str) -> None:
+        script = self.script
+        if script.get("exit") == place:
+            raise ModuleNotFoundError("No module named 'cards'")
+        if script.get("kill") == place:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for word in ("fatal", "retryable"):
+            if script.get(word) == place:
+                self.say("fatal", reason="the token was refused", retryable=word == "retryable")
+                sys.exit(1)
+        if script.get("garbage") == place:
+            os.write(self.options.write, b'{"type": "nonsense"}\n')
+        if script.get("close") == place:
+            os.close(self.options.write)
+            self.sleep()
+        if script.get("hang") == place:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            self.sleep()
+        if script.get("silent") == place:
+            self.sleep()
+
+    def sleep(self) -> None:
+        while True:
+            time.sleep(60)
+
+    def run(self) -> None:
+        if "print" in self.script:
+            print(self.script["print"].replace("TOKEN", os.environ["DISCORD_TOKEN"]), file=sys.stderr)
+        self.at("start")
+        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "1")), versions={"fake": "1"})
+        self.at("hello")
+        limits = {"total": 1000, "remaining": 900, "reset_after": 3600.0, "max_concurrency": 1}
+        self.say("limits", shards=self.shards, **limits)
+        self.connect()
+        self.at("connecting")
+        self.say("ready", shards=self.shards, guilds=7)
+        self.at("ready")
+        while True:
+            self.obey(self.hear())
+
+    def connect(self) -> None:
+        for shard in range(self.shards):
+            self.say("identify", shard=shard)
+        for _ in range(self.shards):
+            message = self.hear()
+            while message["type"] != "permit":
+                self.obey(message)
+                message = self.hear()
+            self.say("shard", id=message["shard"], state="connecting")
+            print(f"identified {time.monotonic()}", flush=True)
+            self.say("shard", id=message["shard"], state="ready", latency_ms=4.5)
+
+    def obey(self, message: dict[str, object]) -> None:
+        kind = message["type"]
+        deaf = self.script.get("deaf") == kind
+        if kind == "window":
+            if not deaf:
+                self.say("window", open=message["open"] and self.script.get("window") != "refused")
+        elif kind == "activate":
+            self.at("activate")
+            if not deaf:
+                self.say("role", role="active")
+            self.at("active")
+        elif kind == "drain":
+            self.drain()
+        elif kind == "ping":
+            self.say(
+                "beat",
+                n=1,
+                loop_lag_ms=0.5,
+                in_flight=0,
+                handled=12,
+                replayed=3,
+                expired=1,
+                guilds=7,
+                pong=message["n"],
+            )
+
+    def drain(self) -> None:
+        self.at("drain")
+        self.say("role", role="draining")
+        self.at("draining")
+        if "busy" in self.script:
+            return
+        self.say("drained", finished=5, cut=["on_message"])
+        if "stay" not in self.script:
+            sys.exit(0)
+
+
+if __name__ == "__main__":
+    Fake().run()

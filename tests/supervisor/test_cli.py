@@ -1,0 +1,376 @@
+"""The command line as scripts and people meet it: real processes, exit codes, one clear message."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+TIMEOUT = 20.0
+HERE = Path(__file__).parent
+
+
+class Shell:
+    """A directory with a settings file, in which commands run."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.socket = directory / "run" / "supervisor.sock"
+        self.environ = {"PATH": os.environ["PATH"], "DISCORD_TOKEN": "a.b.c"}
+        self.configure("")
+
+    def configure(self, text: str) -> None:
+        (self.directory / "bastion.toml").write_text(f'{text}\n[control]\nsocket = "{self.socket}"\n')
+
+    def start(
+        self, *arguments: str, stdout: int = subprocess.PIPE, stderr: int = subprocess.PIPE
+    ) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "supervisor", *arguments],
+            cwd=self.directory,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        with self.start(*arguments) as process:
+            try:
+                out, err = process.communicate(timeout=TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        assert "Traceback" not in err
+        assert "a.b.c" not in out + err
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    @contextmanager
+    def supervisor(self, result: str = "succeeded") -> Iterator[subprocess.Popen[str]]:
+        """A process that answers at the socket as a supervisor does."""
+        arguments = [sys.executable, str(HERE / "fake_engine.py"), str(self.socket), result]
+        with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ready\n"
+                yield process
+            finally:
+                process.kill()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+class TestStatus:
+    def test_it_is_a_readable_table(self, shell: Shell) -> None:
+        with shell.supervisor() as process:
+            done = shell.run("status")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"(pid {process.pid}) is serving" in done.stdout
+        assert "/srv/bot/releases/42" in done.stdout
+        assert "\x1b" not in done.stdout
+
+    def test_as_json_it_is_what_the_supervisor_said(self, shell: Shell) -> None:
+        with shell.supervisor() as process:
+            done = shell.run("status", "--json")
+        answer = json.loads(done.stdout)
+        assert (done.returncode, answer["supervisor"]["pid"]) == (0, process.pid)
+        assert answer["last_handoff"]["from"] == 1
+
+    def test_watching_shows_it_again_until_interrupted(self, shell: Shell) -> None:
+        with shell.supervisor(), shell.start("status", "--watch", "--json") as watching:
+            assert watching.stdout is not None
+            lines = [watching.stdout.readline() for _ in range(2)]
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(TIMEOUT) == 0
+            assert watching.stderr is not None
+            assert watching.stderr.read() == ""
+        assert [json.loads(line)["restarts"] for line in lines] == [0, 0]
+
+    def test_watching_a_supervisor_that_ends_ends_too(self, shell: Shell) -> None:
+        with shell.supervisor() as process, shell.start("status", "--watch") as watching:
+            assert watching.stdout is not None
+            assert watching.stdout.readline().startswith("supervisor")
+            process.kill()
+            assert watching.wait(TIMEOUT) == 3
+
+    def test_it_needs_no_token_and_no_valid_bot(self, shell: Shell) -> None:
+        del shell.environ["DISCORD_TOKEN"]
+        shell.configure("[bot]\nshards = 0")
+        with shell.supervisor():
+            assert shell.run("status").returncode == 0
+
+    def test_it_imports_nothing_slow(self, shell: Shell) -> None:
+        code = (
+            "import sys; from supervisor.cli import cli; cli(['status'], standalone_mode=False); "
+            "print(*{'anyio', 'asyncio', 'msgspec', 'psutil', 'rich', 'subprocess'}.intersection(sys.modules))"
+        )
+        with shell.supervisor():
+            done = subprocess.run(
+                [sys.executable, "-c", code], cwd=shell.directory, env=shell.environ, capture_output=True, check=True
+            )
+        assert done.stdout.splitlines()[-1] == b""
+
+    def test_it_answers_within_150_ms_of_its_start(self, shell: Shell) -> None:
+        def once() -> float:
+            began = time.perf_counter()
+            assert shell.run("status").returncode == 0
+            return time.perf_counter() - began
+
+        with shell.supervisor():
+            assert min(once() for _ in range(10)) < 0.150
+
+
+class TestReload:
+    def test_one_that_succeeds_prints_progress_and_one_line_and_exits_with_0(self, shell: Shell) -> None:
+        with shell.supervisor():
+            done = shell.run("reload")
+        assert (done.returncode, done.stderr) == (0, "")
+        lines = done.stdout.splitlines()
+        assert lines[:2] == [
+            "connecting: waits for shard 0 (0/2 shards ready)",
+            "connecting: waits for shard 1 (1/2 shards ready)",
+        ]
+        assert lines[2].startswith("reload succeeded after 0.")
+        assert lines[2].endswith(" s: generation 2 is active")
+        assert len(lines) == 3
+
+    @pytest.mark.parametrize("result", ["failed", "refused", "rolled-back"])
+    def test_one_that_does_not_says_why_and_exits_with_1(self, shell: Shell, result: str) -> None:
+        with shell.supervisor(result):
+            done = shell.run("reload")
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"reload {result.replace('-', ' ')} after ")
+        assert done.stderr.endswith("the app could not be imported. Generation 1 goes on serving.\n")
+
+    @pytest.mark.parametrize(("result", "code"), [("succeeded", 0), ("failed", 1)])
+    def test_as_json_it_prints_the_outcome_alone(self, shell: Shell, result: str, code: int) -> None:
+        with shell.supervisor(result):
+            done = shell.run("reload", "--json")
+        outcome = json.loads(done.stdout)
+        assert (done.returncode, outcome["result"], done.stderr) == (code, result, "")
+        assert set(outcome) == {"result", "reason", "generation", "handoff"}
+
+    def test_without_waiting_it_returns_while_the_reload_goes_on(self, shell: Shell) -> None:
+        with shell.supervisor("held"):
+            done = shell.run("reload", "--no-wait")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "accepted" in done.stdout
+            assert json.loads(shell.run("reload", "--no-wait", "--json").stdout) == {"accepted": True}
+
+    def test_on_a_terminal_it_draws_a_bar(self, shell: Shell) -> None:
+        ours, theirs = pty.openpty()
+        shown = b""
+        with shell.supervisor(), shell.start("reload", stdout=theirs) as process:
+            os.close(theirs)
+            while select.select([ours], [], [], TIMEOUT)[0]:
+                try:
+                    part = os.read(ours, 65536)
+                except OSError:  # EIO: the other end was closed
+                    break
+                shown += part
+            assert process.wait(TIMEOUT) == 0
+        os.close(ours)
+        assert b"1/2 shards" in shown
+        assert b"\x1b[" in shown
+        assert b"reload succeeded" in shown
+
+    def test_interrupting_it_leaves_the_reload_alone_and_says_so(self, shell: Shell) -> None:
+        with shell.supervisor("held"), shell.start("reload") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            assert process.wait(TIMEOUT) == 130
+            assert process.stderr is not None
+            assert process.stderr.read().startswith("supervisor: interrupted: the reload goes on without you")
+            assert shell.run("status").returncode == 0
+
+    def test_a_supervisor_that_dies_meanwhile_is_exit_3(self, shell: Shell) -> None:
+        with shell.supervisor("held") as supervisor, shell.start("reload") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            supervisor.kill()
+            assert process.wait(TIMEOUT) == 3
+            assert process.stderr is not None
+            assert "went away" in process.stderr.read()
+
+
+def test_rollback_ends_with_its_own_result(shell: Shell) -> None:
+    with shell.supervisor():
+        done = shell.run("rollback")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0] == "preparing: looks at the release before"
+    assert done.stdout.splitlines()[1].startswith("rollback succeeded after ")
+
+
+def test_stop_returns_when_the_supervisor_has_gone(shell: Shell) -> None:
+    with shell.supervisor() as process:
+        done = shell.run("stop")
+        assert (done.returncode, done.stdout) == (0, f"the supervisor (pid {process.pid}) has stopped\n")
+        assert process.wait(TIMEOUT) == 0
+
+
+class TestWhenSomethingIsWrong:
+    @pytest.mark.parametrize("command", ["status", "reload", "rollback", "stop"])
+    def test_no_supervisor_is_exit_3_with_the_path_and_what_to_do(self, shell: Shell, command: str) -> None:
+        done = shell.run(command)
+        assert (done.returncode, done.stdout) == (3, "")
+        assert done.stderr.startswith(f"supervisor: no supervisor answers at {shell.socket}: there is no such socket")
+        assert "supervisor run" in done.stderr
+
+    @pytest.mark.parametrize("command", ["status", "reload", "stop", "run"])
+    @pytest.mark.parametrize("content", ["[bot", "[control]\nsocket = 3"])
+    def test_a_bad_file_is_exit_78_for_every_command(self, shell: Shell, command: str, content: str) -> None:
+        (shell.directory / "bastion.toml").write_text(content)
+        done = shell.run(command)
+        assert (done.returncode, done.stdout) == (78, "")
+        assert done.stderr.startswith(f"supervisor: {shell.directory}/bastion.toml: ")
+
+    @pytest.mark.parametrize("command", ["status", "reload", "stop", "run"])
+    def test_a_named_file_that_is_missing_is_exit_78(self, shell: Shell, command: str) -> None:
+        done = shell.run(command, "--config", "nope.toml")
+        assert done.returncode == 78
+        assert "nope.toml: no such file (named by --config)" in done.stderr
+
+    @pytest.mark.parametrize("arguments", [["dance"], ["status", "--loud"], ["reload", "extra"], []])
+    def test_wrong_usage_is_exit_2(self, shell: Shell, arguments: list[str]) -> None:
+        assert shell.run(*arguments).returncode == 2
+
+    @pytest.mark.parametrize("command", ["run", "reload", "rollback", "status", "stop", "check", "demo"])
+    def test_every_command_has_help_with_the_exit_codes(self, shell: Shell, command: str) -> None:
+        done = shell.run(command, "--help")
+        assert done.returncode == 0
+        assert "--config" in done.stdout
+        assert "78" in done.stdout
+
+
+class TestRun:
+    def test_every_bad_setting_is_said_at_once_with_exit_78(self, shell: Shell) -> None:
+        shell.configure('[bot]\nshards = 0\napp = "x"')
+        done = shell.run("run")
+        assert done.returncode == 78
+        assert "bot.shards = 0" in done.stderr
+        assert "bot.app = 'x'" in done.stderr
+        assert "No bot was started" in done.stderr
+
+    def test_no_token_is_exit_78_with_the_three_ways(self, shell: Shell) -> None:
+        del shell.environ["DISCORD_TOKEN"]
+        done = shell.run("run")
+        assert done.returncode == 78
+        for way in ("DISCORD_TOKEN", "discord.token_file", "LoadCredential=discord_token"):
+            assert way in done.stderr
+
+    def test_a_second_one_is_refused_with_exit_1_and_the_first_goes_on(self, shell: Shell) -> None:
+        with shell.supervisor() as first:
+            done = shell.run("run")
+            assert done.returncode == 1
+            assert f"another supervisor (pid {first.pid}) answers at {shell.socket}" in done.stderr
+            assert shell.run("status").returncode == 0
+
+    def test_an_app_that_is_not_there_is_exit_78_with_the_reason_last(self, shell: Shell) -> None:
+        shell.configure('[bot]\ndirectory = "gone"')
+        done = shell.run("run")
+        assert done.returncode == 78
+        assert f"supervisor: bot.directory: {shell.directory}/gone: No such file" in done.stderr.splitlines()[-2]
+
+    @pytest.mark.parametrize("end", ["stop", "kill"])
+    def test_with_a_sandbox_it_needs_no_token_and_leaves_no_process_however_it_ends(
+        self, shell: Shell, end: str
+    ) -> None:
+        def is_active() -> bool:
+            children = json.loads(shell.run("status", "--json").stdout or "{}").get("children", [])
+            return any(child["role"] == "active" and child["active_at"] for child in children)
+
+        del shell.environ["DISCORD_TOKEN"]
+        shell.configure('[health]\nlisten = ""')
+        log = (shell.directory / "log").open("w")
+        with log, shell.start("run", "--sandbox", stderr=log.fileno()) as process:
+            assert process.stdout is not None
+            assert f"(pid {process.pid}), control socket {shell.socket}" in process.stdout.readline()
+            wait_until(is_active)
+            started = psutil.Process(process.pid).children(recursive=True)
+            assert len(started) == 2  # the sandbox and the bot
+            if end == "stop":
+                assert shell.run("stop").returncode == 0
+                assert process.wait(TIMEOUT) == 0
+            else:
+                process.kill()
+            wait_until(lambda: not any(child.is_running() for child in started))
+
+
+class TestCheck:
+    @pytest.fixture
+    def interpreter(self, shell: Shell) -> Path:
+        """A program in the interpreter's place: it notes how it was called and does what `behave` says."""
+        path = shell.directory / "python"
+        path.write_text(f'#!/bin/sh\necho "$@" > {shell.directory}/called\n. {shell.directory}/behave\n')
+        path.chmod(0o755)
+        (shell.directory / "behave").write_text('echo noise\necho \'{"class": "Bot", "intents": 513}\'')
+        shell.configure('[bot]\napp = "my:bot"\npython = "./python"')
+        return path
+
+    def test_each_thing_that_is_right_is_a_line(self, shell: Shell, interpreter: Path) -> None:
+        done = shell.run("check")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [line.split()[:2] for line in done.stdout.splitlines()] == [
+            ["OK", name] for name in ("settings", "token", "directory", "interpreter", "app", "socket")
+        ]
+        assert "my:bot: Bot, intents 513" in done.stdout
+        called = (shell.directory / "called").read_text()
+        assert called == f"-P -m bot --check --app my:bot --directory {shell.directory}\n"
+        assert not shell.socket.parent.exists()
+
+    def test_an_app_that_cannot_be_imported_is_named_with_the_reason(self, shell: Shell, interpreter: Path) -> None:
+        (shell.directory / "behave").write_text("echo Traceback... >&2\necho 'no module named my' >&2\nexit 78")
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert "FAIL  app          my:bot: no module named my" in done.stdout
+
+    @pytest.mark.parametrize("behaviour", ["echo", "echo []", "echo '{\"class\": 3}'", ":"])
+    def test_an_answer_that_is_none_is_a_failure(self, shell: Shell, interpreter: Path, behaviour: str) -> None:
+        (shell.directory / "behave").write_text(behaviour)
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert "FAIL  app" in done.stdout
+
+    def test_an_interpreter_that_is_missing_is_named(self, shell: Shell) -> None:
+        shell.configure('[bot]\npython = "nowhere/python"')
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert f"{shell.directory}/nowhere/python" in done.stdout
+
+    def test_a_missing_directory_and_token_are_both_named(self, shell: Shell) -> None:
+        shell.configure('[bot]\ndirectory = "gone"')
+        del shell.environ["DISCORD_TOKEN"]
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("FAIL")] == ["token", "release"]
+
+    def test_a_socket_directory_open_to_others_is_named(self, shell: Shell, interpreter: Path) -> None:
+        shell.socket.parent.mkdir()
+        shell.socket.parent.chmod(0o777)
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert "FAIL  socket" in done.stdout
+        assert "open to other users" in done.stdout

@@ -1,0 +1,827 @@
+"""The machine's decisions, without a process: scripted, exhaustive over its table, and driven at random."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor import machine as m
+from supervisor.machine import Alarm, Part, Phase, Standing
+from supervisor.release import Release
+from supervisor.status import HandoffKind
+from supervisor.wire import Activate, Drain, Window
+
+
+def release(name: str) -> Release:
+    return Release(directory=Path("/releases") / name, python=Path("/usr/bin/python"), app="app:bot", shards="auto")
+
+
+FIRST = release("1")
+TIMING = m.Timing(ready_timeout=100, drain_timeout=30, settle=10, backoff_first=1, backoff_max=8, stable_after=60)
+
+
+@dataclass
+class World:
+    """Takes effects as the engine would: which processes live, which timers run, who is still to be answered."""
+
+    state: m.State
+    alive: dict[int, m.Spawn] = field(default_factory=dict)
+    timers: dict[tuple[Alarm, int], float] = field(default_factory=dict)
+    killed: set[int] = field(default_factory=set)
+    sent: list[m.Send] = field(default_factory=list)
+    preparing: list[m.Prepare] = field(default_factory=list)
+    unanswered: set[int] = field(default_factory=set)
+    answers: dict[int, m.Answer] = field(default_factory=dict)
+    closed: list[m.CloseHandoff] = field(default_factory=list)
+    handoff_open: bool = False
+    exit: m.Exit | None = None
+    commands: int = 0
+    releases: int = 1
+
+    @classmethod
+    def begun(cls) -> World:
+        state, effects = m.begin(FIRST, TIMING)
+        world = cls(state)
+        world.take(effects)
+        return world
+
+    def step(self, event: m.Event) -> tuple[m.Effect, ...]:
+        match event:
+            case m.Exited(generation=generation):
+                self.alive.pop(generation, None)
+            case m.Rang(alarm=alarm, generation=generation):
+                self.timers.pop((alarm, generation), None)
+            case m.Prepared() | m.Refused() if self.preparing:
+                self.preparing.pop(0)
+            case m.Reload(command=command) | m.Rollback(command=command) | m.Stop(command=command):
+                self.unanswered.add(command)
+        self.state, effects = m.step(self.state, event)
+        self.take(effects)
+        self.check()
+        return effects
+
+    def take(self, effects: tuple[m.Effect, ...]) -> None:
+        for effect in effects:
+            match effect:
+                case m.Spawn(generation=generation, standby=standby):
+                    assert generation > max(self.alive, default=0), "a generation is never used twice"
+                    assert standby or not self.alive, "a child that handles events from birth is born alone"
+                    self.alive[generation] = effect
+                case m.Send():
+                    self.sent.append(effect)
+                case m.Signal(generation=generation, name="SIGKILL"):
+                    self.killed.add(generation)
+                case m.StartTimer(alarm=alarm, generation=generation, seconds=seconds):
+                    self.timers[alarm, generation] = seconds
+                case m.CancelTimer(alarm=alarm, generation=generation):
+                    self.timers.pop((alarm, generation), None)
+                case m.Prepare():
+                    self.preparing.append(effect)
+                case m.Answer(commands=commands):
+                    for command in commands:
+                        self.unanswered.remove(command)
+                        self.answers[command] = effect
+                case m.OpenHandoff():
+                    assert not self.handoff_open
+                    assert self.state.handoff is not None, "its record is made from the state"
+                    self.handoff_open = True
+                case m.CloseHandoff():
+                    assert self.handoff_open
+                    self.handoff_open = False
+                    self.closed.append(effect)
+                case m.Exit():
+                    assert self.exit is None
+                    self.exit = effect
+
+    def check(self) -> None:
+        state = self.state
+        assert {child.generation for child in state.children} == set(self.alive)
+        assert sum(child.standing is Standing.ACTIVE for child in state.children) <= 1
+        assert len(state.children) <= 2, "never more than one old beside one new"
+        assert {*state.asked, *state.waiting, *state.stops} == self.unanswered, (
+            "every command waits for its answer once"
+        )
+        assert self.handoff_open == (state.handoff is not None)
+        assert all(generation in self.alive for _, generation in self.timers if generation)
+        for child in state.children:
+            if child.standing is Standing.LEAVING:
+                assert (Alarm.END, child.generation) in self.timers or child.generation in self.killed
+        assert self.moves_on(), f"{state.phase} waits for nothing"
+
+    def moves_on(self) -> bool:
+        """Say whether something is under way that will end this phase."""
+        state = self.state
+        match state.phase:
+            case Phase.WAITING:
+                return (Alarm.BACKOFF, 0) in self.timers or (state.due and bool(state.leavers))
+            case Phase.PREPARING:
+                return bool(self.preparing)
+            case Phase.OPENING:
+                old = state.active
+                return bool({(Alarm.ACK, old), (Alarm.END, old)} & set(self.timers)) or old in self.killed
+            case Phase.SPAWNING | Phase.CONNECTING:
+                return (Alarm.READY, state.incoming) in self.timers
+            case Phase.ACTIVATING:
+                return (Alarm.ACK, state.incoming) in self.timers
+            case Phase.DRAINING:
+                old = state.outgoing
+                return bool({(Alarm.DRAIN, old), (Alarm.END, old)} & set(self.timers)) or old in self.killed
+            case Phase.SERVING:
+                return state.child(state.active) is not None and not state.waiting and not state.leavers
+            case Phase.REVERTING:
+                return bool(state.leavers)
+            case Phase.STOPPING:
+                return all(
+                    bool({(Alarm.DRAIN, g), (Alarm.END, g)} & set(self.timers)) or g in self.killed for g in self.alive
+                )
+            case Phase.STOPPED:
+                return self.exit is not None and not self.alive
+
+    def phase(self) -> Phase:
+        return self.state.phase
+
+    def shown(self) -> str:
+        return self.state.shown
+
+    # What an operator and well-behaved children do.
+
+    def reload(self) -> int:
+        self.commands += 1
+        self.step(m.Reload(self.commands))
+        return self.commands
+
+    def rollback(self) -> int:
+        self.commands += 1
+        self.step(m.Rollback(self.commands))
+        return self.commands
+
+    def stop(self) -> int:
+        self.commands += 1
+        self.step(m.Stop(self.commands))
+        return self.commands
+
+    def prepared(self) -> None:
+        self.releases += 1
+        wanted = self.preparing[0].release
+        self.step(m.Prepared(wanted or release(str(self.releases)), TIMING))
+
+    def answer_window(self) -> None:
+        generation = self.state.active
+        assert generation is not None
+        asked = [send.message for send in self.sent if send.generation == generation]
+        last = next(message for message in reversed(asked) if isinstance(message, Window))
+        child = self.state.child(generation)
+        for _ in range(child.unanswered if child else 0):
+            self.step(m.WindowAnswered(generation, last.open))
+
+    def greeted(self) -> None:
+        self.step(m.Greeted(self.new))
+
+    def ready(self) -> None:
+        self.step(m.BecameReady(self.new))
+
+    def activated(self) -> None:
+        self.step(m.RoleTaken(self.new, "active"))
+
+    def drained(self) -> None:
+        old = self.state.outgoing
+        assert old is not None
+        self.step(m.RoleTaken(old, "draining"))
+        self.step(m.HasDrained(old))
+        self.step(m.Exited(old, "exited with status 0"))
+
+    @property
+    def new(self) -> int:
+        assert self.state.incoming is not None
+        return self.state.incoming
+
+    def messages(self, generation: int) -> list[object]:
+        return [send.message for send in self.sent if send.generation == generation]
+
+    def cooperate(self) -> None:
+        """Let everybody do what is expected until nothing is under way."""
+        for _ in range(60):
+            state = self.state
+            if state.phase is Phase.STOPPED or (state.phase is Phase.SERVING and self.active_lives()):
+                return
+            self.one_good_step()
+        raise AssertionError(f"no way back from {self.state}")
+
+    def active_lives(self) -> bool:
+        active = self.state.child(self.state.active)
+        return active is not None and active.standing is Standing.ACTIVE
+
+    def one_good_step(self) -> None:
+        state = self.state
+        leaving = [
+            child.generation
+            for child in state.children
+            if child.standing is Standing.LEAVING or state.part(child.generation) is Part.LEAVER
+        ]
+        if leaving:
+            self.step(m.Exited(leaving[0], "exited with status 0"))
+            return
+        match self.state.phase:
+            case Phase.WAITING:
+                self.step(m.Rang(Alarm.BACKOFF))
+            case Phase.PREPARING:
+                self.prepared()
+            case Phase.OPENING:
+                self.answer_window()
+            case Phase.SPAWNING:
+                self.greeted()
+            case Phase.CONNECTING:
+                self.ready()
+            case Phase.ACTIVATING:
+                self.activated()
+            case Phase.DRAINING:
+                self.drained()
+            case _:
+                self.step(m.Exited(next(iter(self.alive)), "exited with status 0"))
+
+
+def serving() -> World:
+    world = World.begun()
+    world.cooperate()
+    return world
+
+
+def reloading_until(phase: Phase) -> World:
+    """A first child serves, a reload has come to ``phase``."""
+    world = serving()
+    world.reload()
+    while world.state.phase is not phase:
+        world.one_good_step()
+    return world
+
+
+def restarting_until(phase: Phase) -> World:
+    """A first child has died, its successor has come to ``phase``."""
+    world = serving()
+    world.step(m.Exited(1, "killed by SIGSEGV"))
+    while world.state.phase is not phase:
+        world.one_good_step()
+    return world
+
+
+HANDOFF = [Phase.PREPARING, Phase.OPENING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING, Phase.DRAINING]
+
+
+# --- a good day -------------------------------------------------------------------------------------------------
+
+
+def test_the_first_child_is_spawned_active_and_told_so_when_it_is_ready() -> None:
+    world = World.begun()
+    assert world.alive == {1: m.Spawn(1, FIRST, False)}
+    assert world.shown() == "starting"
+    world.greeted()
+    world.ready()
+    assert world.messages(1) == [Activate()]
+    world.activated()
+    assert world.phase() is Phase.SERVING
+    assert world.shown() == "serving"
+    assert world.closed == []
+
+
+def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activation() -> None:
+    world = reloading_until(Phase.OPENING)
+    assert world.messages(1)[-1] == Window(open=True)
+    assert list(world.alive) == [1]
+    world.answer_window()
+    assert world.alive[2].standby
+    assert world.shown() == "handing-off"
+    world.greeted()
+    world.ready()
+    assert world.messages(2) == [Activate()]
+    assert Drain(limit=30) not in world.messages(1)
+    world.activated()
+    assert world.messages(1)[-1] == Drain(limit=30)
+    assert 1 in world.unanswered
+    world.drained()
+    assert world.answers[1] == m.Answer((1,), "succeeded")
+    assert world.closed == [m.CloseHandoff("reload", 1, 2, "succeeded", None)]
+
+
+def test_the_window_closes_when_it_has_settled() -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.drained()
+    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
+    assert Window(open=False) not in world.messages(2)
+    world.step(m.Rang(Alarm.SETTLE, 2))
+    assert world.messages(2)[-1] == Window(open=False)
+
+
+def test_a_reload_before_it_has_settled_uses_the_open_window() -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.drained()
+    world.reload()
+    world.prepared()
+    assert world.phase() is Phase.SPAWNING
+    assert (Alarm.SETTLE, 2) not in world.timers
+
+
+def test_a_late_answer_about_a_closed_window_does_not_count_as_the_open_one() -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.drained()
+    world.step(m.Rang(Alarm.SETTLE, 2))
+    world.reload()
+    world.prepared()
+    world.step(m.WindowAnswered(2, False))
+    assert world.phase() is Phase.OPENING
+    world.step(m.WindowAnswered(2, True))
+    assert world.phase() is Phase.SPAWNING
+
+
+def test_reloads_during_a_handoff_wait_together_for_the_next_one() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    second, third = world.reload(), world.reload()
+    while 1 in world.unanswered:
+        world.one_good_step()
+    assert world.phase() is Phase.PREPARING
+    assert world.state.asked == (second, third)
+    world.cooperate()
+    assert world.answers[second] is world.answers[third]
+    assert world.state.active == 3
+
+
+def test_a_reload_while_the_first_child_starts_waits_for_it() -> None:
+    world = World.begun()
+    world.greeted()
+    command = world.reload()
+    assert world.state.waiting == (command,)
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.state.active == 2
+
+
+def test_a_reload_while_the_restart_waits_spawns_now_and_the_new_release() -> None:
+    world = restarting_until(Phase.WAITING)
+    command = world.reload()
+    world.prepared()
+    assert (Alarm.BACKOFF, 0) not in world.timers
+    assert world.alive == {2: m.Spawn(2, release("2"), False)}
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.closed[-1].kind == "recovery"
+
+
+def test_a_rollback_hands_over_to_the_release_before() -> None:
+    world = serving()
+    assert world.answers[world.rollback()].result == "refused"
+    world.reload()
+    world.cooperate()
+    command = world.rollback()
+    assert world.preparing == [m.Prepare(FIRST)]
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.state.good == FIRST
+    assert world.closed[-1].kind == "rollback"
+
+
+# --- a new child that is no good --------------------------------------------------------------------------------
+
+
+def test_a_refused_reload_changes_nothing() -> None:
+    world = reloading_until(Phase.PREPARING)
+    world.step(m.Refused("bot.directory: /gone: no such directory"))
+    assert world.answers[1] == m.Answer((1,), "refused", "bot.directory: /gone: no such directory")
+    assert world.closed[-1].result == "refused"
+    assert world.phase() is Phase.SERVING
+    assert world.messages(1) == [Activate()]
+
+
+FAULTS: dict[str, Callable[[int], m.Event]] = {
+    "gives up": lambda generation: m.GaveUp(generation, "cannot import", False),
+    "breaks": lambda generation: m.Broke(generation, "garbage"),
+    "exits": lambda generation: m.Exited(generation, "exited with status 1"),
+    "is not ready in time": lambda generation: m.Rang(Alarm.READY, generation),
+    "says no hello": lambda generation: m.Rang(Alarm.HELLO, generation),
+    "does not acknowledge": lambda generation: m.Rang(Alarm.ACK, generation),
+}
+
+
+@pytest.mark.parametrize(
+    ("phase", "fault"),
+    [
+        *((phase, fault) for phase in HANDOFF[2:5] for fault in ("gives up", "breaks", "exits")),
+        (Phase.SPAWNING, "says no hello"),
+        (Phase.SPAWNING, "is not ready in time"),
+        (Phase.CONNECTING, "is not ready in time"),
+        (Phase.ACTIVATING, "does not acknowledge"),
+    ],
+)
+def test_a_new_child_that_fails_leaves_the_old_one_serving_and_the_next_reload_works(phase: Phase, fault: str) -> None:
+    world = reloading_until(phase)
+    world.step(FAULTS[fault](2))
+    assert world.answers[1].result == "failed"
+    assert world.closed[-1].result == "failed"
+    assert world.state.active == 1
+    assert world.shown() == "serving"
+    assert Drain(limit=30) not in world.messages(1)
+    if 2 in world.alive:
+        assert world.phase() is Phase.REVERTING
+        assert Window(open=False) not in world.messages(1), "the window closes after the new one is gone"
+        world.step(m.Exited(2, "killed by SIGTERM"))
+    if phase is Phase.ACTIVATING:  # it may have handled events, so claims are needed for a while
+        world.step(m.Rang(Alarm.SETTLE, 1))
+    assert world.messages(1)[-1] == Window(open=False)
+    command = world.reload()
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+
+
+def test_a_child_that_gave_up_has_a_moment_to_exit_then_sigterm_then_sigkill() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    assert m.Signal(2, "SIGTERM") not in world.step(m.GaveUp(2, "no", False))
+    assert m.Signal(2, "SIGTERM") in world.step(m.Rang(Alarm.END, 2))
+    assert m.Signal(2, "SIGKILL") in world.step(m.Rang(Alarm.END, 2))
+
+
+def test_an_old_child_that_cannot_claim_fails_the_reload_and_serves_on() -> None:
+    world = reloading_until(Phase.OPENING)
+    world.step(m.WindowAnswered(1, False))
+    assert world.answers[1].result == "failed"
+    assert world.phase() is Phase.SERVING
+    assert list(world.alive) == [1]
+
+
+def test_an_old_child_that_does_not_answer_about_its_window_fails_the_reload() -> None:
+    world = reloading_until(Phase.OPENING)
+    world.step(m.Rang(Alarm.ACK, 1))
+    assert world.answers[1].result == "failed"
+    assert world.messages(1)[-1] == Window(open=False)
+    command = world.reload()
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+
+
+def test_a_new_child_that_dies_while_the_old_one_drains_gives_the_role_back() -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.step(m.Exited(2, "killed by SIGSEGV"))
+    assert world.messages(1)[-1] == Activate()
+    world.step(m.RoleTaken(1, "draining"))
+    assert world.phase() is Phase.ACTIVATING
+    world.step(m.RoleTaken(1, "active"))
+    assert world.answers[1] == m.Answer((1,), "rolled-back", "generation 2: killed by SIGSEGV")
+    assert world.closed[-1].result == "rolled-back"
+    assert (world.state.active, world.state.good, world.state.phase) == (1, FIRST, Phase.SERVING)
+    assert (Alarm.DRAIN, 1) not in world.timers
+
+
+@pytest.mark.parametrize("fault", ["gives up", "breaks"])
+def test_a_new_child_that_fails_while_the_old_one_drains_is_ended_too(fault: str) -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.step(FAULTS[fault](2))
+    assert world.messages(1)[-1] == Activate()
+    world.activated()
+    assert world.answers[1].result == "rolled-back"
+    assert world.phase() is Phase.REVERTING
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert world.phase() is Phase.SERVING
+    assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
+
+
+def test_a_new_child_that_dies_when_the_old_one_has_drained_is_followed_by_the_old_release() -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.step(m.HasDrained(1))
+    world.step(m.Exited(2, "killed by SIGSEGV"))
+    assert world.answers[1].result == "failed"
+    assert world.phase() is Phase.WAITING
+    world.step(m.Rang(Alarm.BACKOFF))
+    assert list(world.alive) == [1], "nobody is spawned active while the old one lives"
+    world.step(m.Exited(1, "exited with status 0"))
+    assert world.alive == {3: m.Spawn(3, FIRST, False)}
+
+
+def test_an_old_child_that_does_not_leave_is_ended_and_the_handoff_has_succeeded() -> None:
+    world = reloading_until(Phase.DRAINING)
+    assert world.timers[Alarm.DRAIN, 1] == TIMING.drain_timeout + m.DRAIN_GRACE
+    assert m.Signal(1, "SIGTERM") in world.step(m.Rang(Alarm.DRAIN, 1))
+    assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.answers[1].result == "succeeded"
+
+
+def test_a_pipe_that_a_drained_child_closes_is_in_order() -> None:
+    world = reloading_until(Phase.DRAINING)
+    world.step(m.HasDrained(1))
+    assert world.step(m.Broke(1, "closed its pipe")) == ()
+
+
+# --- the active child dies --------------------------------------------------------------------------------------
+
+
+def test_a_dead_child_is_restarted_from_its_own_release_with_a_backoff_that_doubles() -> None:
+    world = serving()
+    world.step(m.Exited(1, "killed by SIGSEGV"))
+    delays = []
+    for _ in range(6):
+        assert world.shown() == "restarting"
+        delays.append(world.timers[Alarm.BACKOFF, 0])
+        world.step(m.Rang(Alarm.BACKOFF))
+        assert world.alive[world.new] == m.Spawn(world.new, FIRST, False)
+        world.step(m.Exited(world.new, "exited with status 1"))
+    assert delays == [1, 2, 4, 8, 8, 8]
+    world.cooperate()
+    assert len(world.closed) == 1
+    assert (world.closed[0].kind, world.closed[0].origin, world.closed[0].target) == ("recovery", 1, 8)
+    assert world.state.restarts == 7
+
+
+def test_the_backoff_begins_anew_after_a_stable_time() -> None:
+    world = serving()
+    for _ in range(3):
+        world.step(m.Exited(world.state.active or 0, "killed"))
+        world.cooperate()
+    world.step(m.Rang(Alarm.STABLE, world.state.active or 0))
+    world.step(m.Exited(world.state.active or 0, "killed"))
+    assert world.timers[Alarm.BACKOFF, 0] == 1
+
+
+@pytest.mark.parametrize("phase", HANDOFF[:5])
+def test_a_handoff_whose_old_child_dies_goes_on_with_the_new_one(phase: Phase) -> None:
+    world = reloading_until(phase)
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.cooperate()
+    kind: HandoffKind = "recovery" if phase in HANDOFF[:2] else "failover"
+    assert world.closed == [m.CloseHandoff(kind, 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
+    assert world.answers[1] == m.Answer((1,), "succeeded")
+    assert world.state.good == release("2")
+
+
+def test_an_activation_under_way_goes_on_when_the_old_child_dies() -> None:
+    world = reloading_until(Phase.ACTIVATING)
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.step(m.RoleTaken(2, "active"))[-1:] == (m.StartTimer(Alarm.SETTLE, 2, TIMING.settle),)
+
+
+@pytest.mark.parametrize("phase", HANDOFF[2:5])
+def test_when_both_die_the_release_that_was_good_comes_back(phase: Phase) -> None:
+    world = reloading_until(phase)
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(m.Exited(2, "exited with status 1"))
+    assert world.answers[1].result == "failed"
+    world.cooperate()
+    assert world.state.good == FIRST
+    assert world.state.child(3) is not None
+    assert (world.closed[-1].kind, world.closed[-1].result) == ("recovery", "succeeded")
+
+
+def test_an_active_child_that_breaks_is_killed_before_anybody_follows() -> None:
+    world = serving()
+    assert m.Signal(1, "SIGKILL") in world.step(m.Broke(1, "garbage"))
+    assert world.phase() is Phase.SERVING
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.phase() is Phase.WAITING
+
+
+def test_a_start_that_comes_on_slowly_is_let_go_on_but_a_handoff_is_not() -> None:
+    world = World.begun()
+    world.greeted()
+    assert m.StartTimer(Alarm.READY, 1, 100) in world.step(m.Progressed(1))
+    world = reloading_until(Phase.CONNECTING)
+    assert world.step(m.Progressed(2)) == ()
+
+
+# --- the first start --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [Phase.SPAWNING, Phase.CONNECTING])
+def test_a_first_child_that_can_never_work_ends_the_supervisor(phase: Phase) -> None:
+    world = World.begun()
+    while world.state.phase is not phase:
+        world.one_good_step()
+    command = world.reload()
+    world.step(m.GaveUp(1, "the token was refused", False))
+    assert world.answers[command].result == "refused"
+    assert world.exit is None
+    world.step(m.Exited(1, "exited with status 1"))
+    assert world.exit == m.Exit(m.EXIT_CONFIG, "generation 1: the token was refused")
+
+
+def test_a_first_child_that_may_work_later_is_tried_again() -> None:
+    world = World.begun()
+    world.step(m.GaveUp(1, "Discord is unreachable", True))
+    world.step(m.Rang(Alarm.BACKOFF))
+    assert list(world.alive) == [1], "not before the first is dead"
+    world.step(m.Exited(1, "exited with status 1"))
+    assert list(world.alive) == [2]
+    assert world.state.restarts == 0
+
+
+def test_what_has_served_once_is_restarted_whatever_it_reports() -> None:
+    world = serving()
+    world.step(m.GaveUp(1, "the token was refused", False))
+    world.step(m.Exited(1, "exited with status 1"))
+    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(m.GaveUp(2, "the token was refused", False))
+    world.step(m.Exited(2, "exited with status 1"))
+    assert world.phase() is Phase.WAITING
+    assert world.exit is None
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", HANDOFF)
+def test_a_stop_in_every_phase_answers_all_drains_the_active_and_ends_the_rest(phase: Phase) -> None:
+    world = reloading_until(phase)
+    waiting = world.reload()
+    stop = world.stop()
+    assert world.answers[1].result == "failed"
+    assert world.answers[waiting].result == "refused"
+    assert world.answers[world.reload()].result == "refused"
+    assert world.answers[world.rollback()].result == "refused"
+    for generation in list(world.alive):
+        may_handle = generation == world.state.active or phase in (Phase.ACTIVATING, Phase.DRAINING)
+        assert (Drain(limit=30) in world.messages(generation)) == may_handle
+    world.cooperate()
+    assert world.answers[stop].result == "succeeded"
+    assert world.exit == m.Exit(0, None)
+
+
+def test_a_stop_while_nobody_lives_ends_at_once() -> None:
+    world = restarting_until(Phase.WAITING)
+    stop = world.stop()
+    assert world.answers[stop].result == "succeeded"
+    assert world.exit == m.Exit(0, None)
+
+
+def test_a_second_stop_kills_at_once() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    first = world.stop()
+    second = world.stop()
+    assert world.killed == {1, 2}
+    world.cooperate()
+    assert world.answers[first].result == world.answers[second].result == "succeeded"
+
+
+def test_a_child_that_does_not_leave_on_a_stop_is_ended() -> None:
+    world = serving()
+    world.stop()
+    assert m.Signal(1, "SIGTERM") in world.step(m.Rang(Alarm.DRAIN, 1))
+    assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
+
+
+# --- the whole table --------------------------------------------------------------------------------------------
+
+
+def every_event(generation: int) -> Iterator[m.Event]:
+    yield from (m.Reload(900), m.Rollback(901), m.Stop(902))
+    yield from (m.Prepared(release("x"), TIMING), m.Refused("no"))
+    yield from (m.Greeted(generation), m.Progressed(generation), m.BecameReady(generation))
+    yield from (m.RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
+    yield from (m.WindowAnswered(generation, True), m.WindowAnswered(generation, False), m.HasDrained(generation))
+    yield from (m.GaveUp(generation, "no", retryable) for retryable in (True, False))
+    yield from (m.Broke(generation, "no", retryable) for retryable in (True, False))
+    yield from (m.Exited(generation, "no", retryable) for retryable in (True, False))
+    yield from (m.Rang(alarm, generation) for alarm in Alarm)
+
+
+def reverting() -> World:
+    world = reloading_until(Phase.CONNECTING)
+    world.step(m.Broke(2, "garbage"))
+    return world
+
+
+def stopping() -> World:
+    world = serving()
+    world.stop()
+    return world
+
+
+def stopped() -> World:
+    world = stopping()
+    world.cooperate()
+    return world
+
+
+def draining_while_cut() -> World:
+    world = reloading_until(Phase.DRAINING)
+    world.step(m.Rang(Alarm.DRAIN, 1))
+    return world
+
+
+def taking_back() -> World:
+    world = reloading_until(Phase.DRAINING)
+    world.step(m.Broke(2, "garbage"))
+    return world
+
+
+def waiting_for_the_last_to_die() -> World:
+    world = reloading_until(Phase.DRAINING)
+    world.step(m.HasDrained(1))
+    world.step(m.Exited(2, "killed"))
+    world.reload()
+    world.prepared()
+    return world
+
+
+def abandoned(phase: Phase) -> World:
+    world = reloading_until(phase)
+    world.step(m.Exited(1, "killed"))
+    return world
+
+
+SITUATIONS: dict[str, Callable[[], World]] = {
+    "starting": World.begun,
+    "serving": serving,
+    **{f"reload, {phase.value}": lambda phase=phase: reloading_until(phase) for phase in HANDOFF},  # type: ignore[misc]
+    **{
+        f"restart, {phase.value}": lambda phase=phase: restarting_until(phase)  # type: ignore[misc]
+        for phase in (Phase.WAITING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING)
+    },
+    **{f"old dead, {phase.value}": lambda phase=phase: abandoned(phase) for phase in HANDOFF[:5]},  # type: ignore[misc]
+    "reverting": reverting,
+    "draining, old cut": draining_while_cut,
+    "taking back": taking_back,
+    "waiting for the last to die": waiting_for_the_last_to_die,
+    "stopping": stopping,
+    "stopped": stopped,
+}
+
+
+def test_the_situations_cover_every_phase() -> None:
+    assert {situation().state.phase for situation in SITUATIONS.values()} == set(Phase)
+
+
+def test_every_row_of_the_table_has_a_cell_for_every_phase() -> None:
+    assert all(set(row) == set(Phase) for row in m._TABLE.values())
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+@pytest.mark.parametrize("generation", [0, 1, 2, 3])
+def test_every_event_has_an_answer_in_every_situation_and_leaves_a_way_back(situation: str, generation: int) -> None:
+    for event in every_event(generation):
+        world = SITUATIONS[situation]()
+        if isinstance(event, m.Exited) and generation not in world.alive:
+            assert m.step(world.state, event) == (world.state, ())
+            continue
+        if isinstance(event, m.Prepared | m.Refused) and not world.preparing:
+            assert m.step(world.state, event) == (world.state, ())
+            continue
+        if isinstance(event, m.Rang) and (event.alarm, generation) not in world.timers:
+            continue  # a timer that does not run cannot ring
+        world.step(event)
+        world.cooperate()
+        assert world.unanswered == set()
+
+
+@pytest.mark.parametrize("part", [Part.NOBODY])
+def test_nothing_about_a_dead_child_changes_anything(part: Part) -> None:
+    for situation in SITUATIONS.values():
+        state = situation().state
+        assert state.part(77) is part
+        for event in every_event(77):
+            if not isinstance(event, m.Reload | m.Rollback | m.Stop | m.Prepared | m.Refused):
+                assert m.step(state, event) == (state, ())
+
+
+# --- at random --------------------------------------------------------------------------------------------------
+
+
+def possible_events(world: World) -> list[m.Event]:
+    """What can happen next: commands, answers, timers that run, and anything at all from children that live."""
+    world.commands += 1
+    events: list[m.Event] = [m.Reload(world.commands), m.Rollback(world.commands), m.Stop(world.commands)]
+    if world.preparing:
+        events += [m.Prepared(release(str(world.commands)), TIMING), m.Refused("no")] * 3
+    events += [m.Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
+    for generation in sorted(world.alive):
+        events += [
+            event
+            for event in every_event(generation)
+            if not isinstance(event, m.Reload | m.Rollback | m.Stop | m.Prepared | m.Refused | m.Rang)
+        ]
+    return events
+
+
+@settings(max_examples=300, deadline=None)
+@given(choices=st.lists(st.tuples(st.booleans(), st.integers(0, 10_000)), max_size=60), patient=st.booleans())
+def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
+    choices: list[tuple[bool, int]], patient: bool
+) -> None:
+    world = World.begun()
+    for good, choice in choices:
+        events = [event for event in possible_events(world) if not (patient and isinstance(event, m.Stop))]
+        if good and world.state.phase not in (Phase.SERVING, Phase.STOPPED) and world.alive:
+            world.one_good_step()
+        else:
+            world.step(events[choice % len(events)])
+    world.cooperate()
+    assert world.unanswered == set()
+    if world.state.phase is Phase.SERVING:
+        assert [child.standing for child in world.state.children] == [Standing.ACTIVE]
+        command = world.reload()
+        world.cooperate()
+        assert world.answers[command].result == "succeeded"
+    world.stop()
+    world.cooperate()
+    assert world.exit is not None
+    assert world.unanswered == set()
+    assert world.alive == {}

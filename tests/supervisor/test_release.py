@@ -1,0 +1,64 @@
+"""What a release is resolved to, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from supervisor.release import ReleaseError, resolve, still_there
+from supervisor.settings import BotSettings
+
+
+def test_the_directory_is_resolved_and_the_interpreter_defaults_to_ours(tmp_path: Path) -> None:
+    (tmp_path / "42").mkdir()
+    (tmp_path / "current").symlink_to("42")
+    release = resolve(BotSettings(app="shop.main:bot", directory=tmp_path / "current", shards=4, args=("-v",)))
+    assert release.directory == tmp_path / "42"
+    assert release.python == Path(sys.executable)
+    assert (release.app, release.shards, release.args) == ("shop.main:bot", 4, ("-v",))
+
+
+def test_a_releases_own_venv_goes_before_ours_and_its_symlink_is_kept(tmp_path: Path) -> None:
+    own = tmp_path / ".venv" / "bin" / "python"
+    own.parent.mkdir(parents=True)
+    own.symlink_to(sys.executable)
+    assert resolve(BotSettings(directory=tmp_path)).python == own
+
+
+def test_a_name_is_looked_up_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
+    release = resolve(BotSettings(directory=tmp_path, python=Path(sys.executable).name))
+    assert release.python == Path(sys.executable)
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    broken_venv = tmp_path / "release" / ".venv" / "bin"
+    broken_venv.mkdir(parents=True)
+    (broken_venv / "python").symlink_to("/no/such/python3")
+    for bot, message in {
+        BotSettings(directory=tmp_path / "gone"): f"bot.directory: {tmp_path}/gone: No such file or directory",
+        BotSettings(directory=tmp_path / "file"): f"bot.directory: {tmp_path}/file: not a directory",
+        BotSettings(directory=tmp_path / "loop"): f"bot.directory: {tmp_path}/loop: ",
+        BotSettings(directory=tmp_path, python="/gone/python"): "bot.python: /gone/python: no such file",
+        BotSettings(
+            directory=tmp_path, python=str(tmp_path / "file")
+        ): f"bot.python: {tmp_path}/file: not an executable",
+        BotSettings(directory=tmp_path, python="no-such-python"): "bot.python: no-such-python: not found on PATH",
+        BotSettings(directory=tmp_path / "release"): f"the release's .venv: {broken_venv}/python: no such file",
+    }.items():
+        with pytest.raises(ReleaseError) as caught:
+            resolve(bot)
+        assert str(caught.value).startswith(message)
+
+
+def test_a_release_that_was_pruned_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "42").mkdir()
+    release = resolve(BotSettings(directory=tmp_path / "42"))
+    still_there(release)
+    (tmp_path / "42").rmdir()
+    with pytest.raises(ReleaseError, match="No such file"):
+        still_there(release)
