@@ -1,0 +1,213 @@
+"""A whole installation for one test: a sandbox in this process, a supervisor and its bots in processes of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from sandbox import Sandbox, SandboxSettings
+
+APPS = Path(__file__).resolve().parent.parent / "apps"
+ALL_KINDS = {
+    "command_message": 2.0,
+    "slash": 2.0,
+    "autocomplete": 1.0,
+    "button": 1.0,
+    "select": 0.5,
+    "message": 2.0,
+    "reaction_add": 1.0,
+    "toggle": 1.0,
+    "edit": 1.0,
+    "delete": 0.5,
+    "typing": 1.0,
+    "member_join": 0.3,
+    "member_leave": 0.3,
+    "member_update": 0.3,
+    "guild_join": 0.1,
+    "guild_leave": 0.1,
+}
+
+
+EXPECTED = (
+    *("message", "slash", "autocomplete", "button", "select", "modal", "reaction_add", "reaction_remove", "edit"),
+    *("delete", "typing", "member_join", "member_leave", "member_update", "guild_join", "guild_leave"),
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command line that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Rig:
+    """Handles to what runs."""
+
+    sandbox: Sandbox
+    directory: Path
+    environ: dict[str, str]
+    options: dict[str, Any]
+    process: asyncio.subprocess.Process | None = None
+    log: list[str] = field(default_factory=list)
+    _reading: asyncio.Task[None] | None = None
+    _grew: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def config(self) -> Path:
+        return self.directory / "bastion.toml"
+
+    def configure(self, **changes: Any) -> None:
+        """Write bastion.toml; keys are ``section__key``."""
+        self.options.update(changes)
+        sections: dict[str, list[str]] = {}
+        for name, value in self.options.items():
+            section, key = name.split("__")
+            sections.setdefault(section, []).append(f"{key} = {json.dumps(value)}")
+        text = "\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items())
+        self.config.write_text(text + "\n")
+
+    async def start(self, *, serving: bool = True) -> None:
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "supervisor", "run", "--config", str(self.config)),
+            env=self.environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            limit=2**20,
+        )
+        self._reading = asyncio.ensure_future(self._read(self.process))
+        if serving:
+            await self.until(lambda status: status["supervisor"]["state"] == "serving" and active(status) is not None)
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            self.log.append(line.decode(errors="replace").rstrip())
+            self._grew.set()
+
+    async def logged(self, text: str, *, timeout: float = 20) -> str:
+        """Wait for a line of the supervisor's log."""
+        async with asyncio.timeout(timeout):
+            while True:
+                for line in self.log:
+                    if text in line:
+                        return line
+                self._grew.clear()
+                await self._grew.wait()
+
+    async def command(self, *words: str) -> Ended:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "supervisor", words[0], "--config", str(self.config), *words[1:]),
+            env=self.environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        out, err = await process.communicate()
+        assert process.returncode is not None
+        return Ended(process.returncode, out.decode(), err.decode())
+
+    async def reload(self) -> dict[str, Any]:
+        ended = await self.command("reload", "--json")
+        assert ended.out, f"reload said nothing: {ended.code} {ended.err}\n{self.tail()}"
+        outcome: dict[str, Any] = json.loads(ended.out)
+        assert (ended.code == 0) == (outcome["result"] == "succeeded")
+        return outcome
+
+    async def status(self) -> dict[str, Any]:
+        ended = await self.command("status", "--json")
+        assert ended.code == 0, f"{ended}\n{self.tail()}"
+        status: dict[str, Any] = json.loads(ended.out)
+        return status
+
+    async def until(self, holds: Callable[[dict[str, Any]], bool], *, timeout: float = 40) -> dict[str, Any]:
+        """Ask for the status until something holds; there is no event to wait for outside of the supervisor."""
+        async with asyncio.timeout(timeout):
+            while True:
+                assert self.process is not None
+                if self.process.returncode is not None:
+                    raise AssertionError(f"the supervisor ended with {self.process.returncode}\n{self.tail()}")
+                ended = await self.command("status", "--json")
+                if ended.code == 0 and holds(status := json.loads(ended.out)):
+                    return dict(status)
+                await asyncio.sleep(0.05)
+
+    def hup(self) -> None:
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
+    async def stop(self) -> int:
+        assert self.process is not None
+        if self.process.returncode is None:
+            self.process.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(30):
+            code = await self.process.wait()
+            assert self._reading is not None
+            await self._reading
+        return code
+
+    async def destroy(self) -> None:
+        """End everything that a failed test left."""
+        if self.process is None:
+            return
+        if self.process.returncode is None:
+            for process in psutil.Process(self.process.pid).children(recursive=True):
+                process.kill()
+            self.process.kill()
+        await self.process.wait()
+        if self._reading is not None:
+            await self._reading
+
+    def tail(self, count: int = 60) -> str:
+        return "\n".join(self.log[-count:])
+
+
+def active(status: dict[str, Any]) -> dict[str, Any] | None:
+    """The active child of a status."""
+    return next((child for child in status["children"] if child["role"] == "active"), None)
+
+
+@asynccontextmanager
+async def rig(
+    directory: Path, *, app: str, settings: SandboxSettings | None = None, handler_ms: str = "0-300", **options: Any
+) -> AsyncIterator[Rig]:
+    """Start a sandbox and prepare, but do not start, a supervisor for ``app``."""
+    async with Sandbox(settings or SandboxSettings(max_concurrency=16)) as sandbox:
+        sandbox.traffic.options.slash = ("ping", "slow", "fruit", "lasting", "form")
+        sandbox.journal.expect(EXPECTED)
+        environ = {
+            key: value for key, value in os.environ.items() if not key.startswith(("BASTION_", "DISCORD_", "NOTIFY_"))
+        }
+        environ |= {
+            "DISCORD_API_URL": sandbox.api_url,
+            "DISCORD_TOKEN": sandbox.token,
+            "PROBE_HANDLER_MS": handler_ms,
+            "PYTHONPATH": "",
+        }
+        made = Rig(sandbox, directory, environ, {})
+        made.configure(
+            **{
+                "bot__app": app,
+                "bot__directory": str(APPS),
+                "control__socket": str(directory / "s.sock"),
+                "handoff__settle": 2,
+                "health__listen": "",
+            }
+            | options
+        )
+        try:
+            yield made
+        finally:
+            await made.destroy()
