@@ -492,34 +492,14 @@ class Emitter:
         message: Message | None = None,
     ) -> Entry:
         world = self.world
-        interaction_id = world.ids.next()
         token = world.new_token()
-        payload: Payload = {
-            "id": str(interaction_id),
-            "application_id": str(world.application_id),
-            "type": number,
-            "token": token,
-            "version": 1,
-            "data": data,
-            "guild_id": str(home.id),
-            "guild": {"id": str(home.id), "locale": "en-US", "features": []},
-            "channel_id": str(where.id),
-            "channel": payloads.channel(where) | {"permissions": _ADMINISTRATOR},
-            "member": payloads.member(who) | {"permissions": _ADMINISTRATOR},
-            "locale": "en-US",
-            "guild_locale": "en-US",
-            "app_permissions": _ADMINISTRATOR,
-            "entitlements": [],
-            "entitlement_sku_ids": [],
-            "authorizing_integration_owners": {"0": str(home.id)},
-            "context": 0,
-            "attachment_size_limit": 10_485_760,
-        }
+        payload = self._interaction_payload(number, token, data, home, where, who)
         if message is not None:
             payload["message"] = payloads.message(message, viewer=world.bot)
+        interaction_id = int(payload["id"])
         entry = self._record(
             kind,
-            str(interaction_id),
+            payload["id"],
             guild_id=home.id,
             channel_id=where.id,
             message_id=message.id if message is not None else None,
@@ -540,6 +520,31 @@ class Emitter:
         )
         world.add_interaction(interaction)
         return self._send("INTERACTION_CREATE", payload, entry)
+
+    def _interaction_payload(
+        self, number: int, token: str, data: Payload, home: Guild, where: Channel, who: Member
+    ) -> Payload:
+        return {
+            "id": str(self.world.ids.next()),
+            "application_id": str(self.world.application_id),
+            "type": number,
+            "token": token,
+            "version": 1,
+            "data": data,
+            "guild_id": str(home.id),
+            "guild": {"id": str(home.id), "locale": "en-US", "features": []},
+            "channel_id": str(where.id),
+            "channel": payloads.channel(where) | {"permissions": _ADMINISTRATOR},
+            "member": payloads.member(who) | {"permissions": _ADMINISTRATOR},
+            "locale": "en-US",
+            "guild_locale": "en-US",
+            "app_permissions": _ADMINISTRATOR,
+            "entitlements": [],
+            "entitlement_sku_ids": [],
+            "authorizing_integration_owners": {"0": str(home.id)},
+            "context": 0,
+            "attachment_size_limit": 10_485_760,
+        }
 
 
 def _focus(options: list[Payload], name: str | None, text: str) -> list[Payload]:
