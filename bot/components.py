@@ -15,8 +15,10 @@ import discord
 
 from bot import internals
 
-OWNER_FIRST = 0.15
-"""Seconds that the active child leaves to a draining owner before it takes a component that it does not know."""
+OWNER_FIRST = 1.0
+"""Seconds that the active child leaves to a draining owner before it takes a component that it does not know.
+
+More than the skew between two sessions, and little enough for an answer within Discord's 3 s."""
 
 _COMPONENT = 3
 _MODAL_SUBMIT = 5

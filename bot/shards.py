@@ -1,7 +1,9 @@
 """Shards side by side: all at once as far as permits allow, where discord.py connects one after the other.
 
 A permit is asked for before any socket is opened (an open socket that waits gets no heartbeats and is dropped), on
-first connects and on every reconnect that must IDENTIFY. Knows shards and permits; knows nothing of roles, events or claims.
+first connects and on every reconnect that must IDENTIFY.
+
+Knows shards and permits; knows nothing of roles, events or claims.
 """
 
 from __future__ import annotations
@@ -175,9 +177,10 @@ class Shards:
     def _permitted(self, inner: internals.FromClient) -> internals.FromClient:
         async def from_client(client: discord.Client, **options: Any) -> Any:
             shard = options.get("shard_id") or 0
-            if options.get("resume"):
+            if options.get("resume") and options.get("session") is not None:
                 self._become(shard, "resuming")
                 return await inner(client, **options)
+            options["resume"] = False  # discord.py also asks to resume what was cut before READY: nothing is there yet
             self._become(shard, "waiting")
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
