@@ -215,6 +215,8 @@ class Gate:
                 self._identify(event, self._numbering)
             elif not self._holding:
                 event.decision = True
+            if name == "GUILD_CREATE" and self._numbering is not None and event.identity is not None:
+                self._note_join(event)
             token = current.set(event)
             try:
                 parser(data)
@@ -229,18 +231,26 @@ class Gate:
             event.decision = True
             return
         event.occurrence = numbering.observe(event.identity, event.at)
-        if event.name == "GUILD_CREATE":
-            # While READY is being awaited discord.py dispatches guild_join from a task that began with READY.
+
+    def _note_join(self, event: Event) -> None:
+        """Take a join that discord.py tells the app of only later, when it has the guild's members.
+
+        It is claimed now: by then this child may be draining. While READY is being awaited it is dispatched, as
+        guild_available, by a task that began with READY, so it must be found again by its guild.
+        """
+        if self._holding:
             self._joins[int(event.data["id"])] = event
+        elif self._heard("guild_join"):
+            event.decision = self._claim(event)
 
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        event = current.get()
+        if name in ("guild_join", "guild_available") and args and args[0].id in self._joins:
+            name, event = "guild_join", self._joins.pop(args[0].id)
         if _is_base(name):
             self.observer(name, args)
             self._own(name, *args, **kwargs)
             return
-        event = current.get()
-        if name == "guild_join" and args and not isinstance(event, Event):
-            event = self._joins.pop(args[0].id, None)
         if not isinstance(event, Event):
             self._own(name, *args, **kwargs)
             return

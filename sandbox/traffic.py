@@ -44,6 +44,7 @@ DEFAULT_MIX: dict[str, float] = {
 
 _LOOK_BACK = 200
 _TOGGLE_GAP = 0.2
+_RENAME_GAP = 2.0
 _MIN_PEOPLE = 3
 
 
@@ -94,6 +95,7 @@ class Traffic:
         self._task: asyncio.Task[TrafficReport] | None = None
         self._toggles: set[asyncio.Task[None]] = set()
         self._toggling: set[str] = set()
+        self._renamed: dict[tuple[int, int], float] = {}
         self.report = TrafficReport()
         self._makers: dict[str, Callable[[], Entry | None]] = {
             "message": self._message,
@@ -111,7 +113,7 @@ class Traffic:
             "typing": lambda: self._emitter.emit_typing(),
             "member_join": self._member_join,
             "member_leave": self._member_leave,
-            "member_update": lambda: self._emitter.emit_member_update(),
+            "member_update": self._member_update,
             "guild_join": self._guild_join,
             "guild_leave": self._guild_leave,
         }
@@ -381,6 +383,20 @@ class Traffic:
     def _member_leave(self) -> Entry | None:
         homes = [home for home in self._world.guilds.values() if len(home.members) > _MIN_PEOPLE + 1]
         return self._emitter.emit_member_leave(guild=self._random.choice(homes).id) if homes else None
+
+    def _member_update(self) -> Entry | None:
+        """A member who had no new nickname just now.
+
+        discord.py gives handlers the cached member itself: after a second update in the same moment both handlers
+        would see the newer name.
+        """
+        home = self._random.choice(list(self._world.guilds.values()))
+        who = self._random.choice(home.people()).user.id
+        now = time.monotonic()
+        if now - self._renamed.get((home.id, who), float("-inf")) < _RENAME_GAP:
+            return None
+        self._renamed[(home.id, who)] = now
+        return self._emitter.emit_member_update(guild=home.id, user=who)
 
     def _guild_join(self) -> Entry:
         """A guild that was left before, if there is one, every other time."""
