@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import discord
+
 from bot import apps, internals
 from bot.runtime import EXIT_CONFIGURATION, Options, Runtime
 
@@ -34,8 +36,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(app: str, directory: Path, args: Sequence[str]) -> int:
+    async def load() -> discord.Client:
+        return apps.load(app, directory=directory, args=args)
+
     try:
-        client = apps.load(app, directory=directory, args=args)
+        client = asyncio.run(load())
     except apps.AppError as error:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION

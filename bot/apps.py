@@ -24,6 +24,8 @@ class AppError(Exception):
 def load(spec: str, *, directory: Path, args: Sequence[str] = ()) -> discord.Client:
     """Import ``module:attribute`` from the release and return the client that it is, or that it makes.
 
+    Call it from within a running event loop: an app that runs its client when it is imported then fails instead.
+
     A callable that is not a client is called without arguments; a coroutine function is refused, as there is no loop
     that it could keep. The release's own modules come first, also where they are named like ours. Raises `AppError`.
     """
@@ -66,6 +68,11 @@ def _import(module_name: str, attribute: str, spec: str, directory: Path) -> obj
             raise AppError(f'bot.app = "{spec}": there is no module {error.name} in {directory}') from None
         raise AppError(f'bot.app = "{spec}" cannot be imported: {one_line(error)}') from error
     except (Exception, SystemExit) as error:
+        if isinstance(error, RuntimeError) and "running event loop" in str(error):
+            raise AppError(
+                f'bot.app = "{spec}": {module_name} runs the bot when it is imported; move that under '
+                '`if __name__ == "__main__":`'
+            ) from error
         raise AppError(f'bot.app = "{spec}" cannot be imported: {one_line(error)}') from error
     try:
         for part in attribute.split("."):

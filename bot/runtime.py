@@ -7,18 +7,20 @@ means here. Decides nothing about other children: the supervisor does.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import platform
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import aiohttp
 import discord
 
-from bot import apps, internals
+from bot import apps, internals, stacks
 from bot.gate import Gate
 from bot.inflight import InFlight
 from bot.ledger import SQLiteLedger
@@ -29,8 +31,11 @@ from supervisor import wire
 _log = logging.getLogger("bastion")
 
 BEAT_SECONDS = 1.0
-HURRIED_SECONDS = 1.5
+HURRIED_SECONDS = 1.2
 """How long handlers may go on when the supervisor is gone or ends this child by SIGTERM: 2 s is the promise."""
+
+ALARM_SECONDS = 2
+"""After this the kernel ends a hurried child whose event loop does not."""
 
 MEMBERS_PATIENCE = 35.0
 """How long readiness may wait for members that Discord put off: 30 s is Discord's limit for one guild."""
@@ -45,6 +50,19 @@ _CLOSE_CODES = {
     4012: "Discord refused the gateway version (close code 4012): update discord.py",
     4013: "Discord refused the intents (close code 4013): the app asks for some that do not exist",
 }
+
+_EXPLAINED = (
+    ShardsError,
+    discord.ConnectionClosed,
+    discord.GatewayNotFound,
+    discord.HTTPException,
+    discord.LoginFailure,
+    discord.PrivilegedIntentsRequired,
+    aiohttp.ClientConnectionError,
+)
+"""Errors of which `explain` says all: a traceback through discord.py would tell an operator nothing more."""
+
+_NOT_THE_APPS = {Path(__file__).parent, Path(importlib.__file__).parent}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +103,7 @@ class Runtime:
     _main: asyncio.Future[None] | None = None
     _ending: asyncio.Task[None] | None = None
     _closing: bool = False
+    _drain_ends: float = float("inf")
 
     async def run(self, token: str) -> int:
         """Live until the client is closed. Returns the exit code."""
@@ -97,6 +116,7 @@ class Runtime:
         # A handler of Python's, not of the loop's: the alarm behind it must be set although the loop hangs.
         signal.signal(signal.SIGTERM, lambda *_: self._terminated(loop))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        stacks.on_sigusr1(loop)
         self._send_hello()
         try:
             client = apps.load(options.app, directory=options.directory, args=options.args)
@@ -104,6 +124,8 @@ class Runtime:
             async with client:
                 self._main = asyncio.ensure_future(client.start(token))
                 await asyncio.wait([self._main])
+                if self.shards is not None:
+                    self.shards.stop()  # when one shard is refused, others may still be connecting
                 if not self._main.cancelled():
                     self._main.result()
         except BaseException as error:
@@ -194,17 +216,25 @@ class Runtime:
         self._send_beat()
 
     def _end(self, limit: float) -> None:
-        """Drain and close, once; a second call finds it under way."""
-        if self._ending is None:
-            self._ending = asyncio.ensure_future(self._drain_and_close(limit))
+        """Drain and close. A second call while it drains can only hurry it."""
+        ends = asyncio.get_running_loop().time() + limit
+        if self._ending is not None:
+            if self._closing or ends >= self._drain_ends:
+                return
+            self._ending.cancel()
+        self._drain_ends = ends
+        self._ending = asyncio.ensure_future(self._drain_and_close(limit))
 
     async def _drain_and_close(self, limit: float) -> None:
         if self.gate is not None:
-            self.gate.drain()
-            self.link.send(wire.Role(role="draining"))
-            self.gate.announce("deactivate")
+            if self.gate.role != "draining":
+                self.gate.drain()
+                self.link.send(wire.Role(role="draining"))
+                self.gate.announce("deactivate")
             result = await self.inflight.drain(limit)
             self._send_beat()
+            for name in result.cut:
+                _log.warning("cut, for it was not done within the time to drain: %s", name)
             self.link.send(wire.Drained(finished=result.finished, cut=result.cut))
         self._closing = True
         if self.shards is not None:
@@ -231,8 +261,7 @@ class Runtime:
 
     def _give_up(self, error: BaseException) -> int:
         reason, retryable = explain(error, self.options.api_url)
-        expected = isinstance(error, (apps.AppError, ShardsError, discord.LoginFailure))
-        _log.error("%s", reason, exc_info=None if expected and error.__cause__ is None else error)
+        _log.error("%s", reason, exc_info=origin(error))
         self.link.send(wire.Fatal(reason=reason, retryable=retryable))
         self.link.flush_now()
         return 1 if retryable else EXIT_CONFIGURATION
@@ -242,12 +271,12 @@ class Runtime:
         self._hurry()
 
     def _terminated(self, loop: asyncio.AbstractEventLoop) -> None:
-        signal.alarm(3)
+        _end_within(ALARM_SECONDS)
         loop.call_soon_threadsafe(self._hurry)
 
     def _hurry(self) -> None:
-        signal.alarm(3)
-        if self.gate is None or self._ending is not None:
+        _end_within(ALARM_SECONDS)
+        if self.gate is None:
             os._exit(1)
         self._end(HURRIED_SECONDS)
 
@@ -290,6 +319,33 @@ class Runtime:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _end_within(seconds: int) -> None:
+    """Set the alarm that nobody handles, once: a later cause must not put it off."""
+    left = signal.alarm(0)
+    signal.alarm(left or seconds)
+
+
+def origin(error: BaseException) -> BaseException | None:
+    """Return the exception whose traceback tells more than `explain` does; None if there is none.
+
+    What the app raised is returned without our own frames, so that the traceback begins in the app.
+    """
+    if isinstance(error, (apps.AppError, SetupError)):
+        cause = error.__cause__
+        return cause and cause.with_traceback(_in_app(cause.__traceback__))
+    return None if isinstance(error, _EXPLAINED) else error
+
+
+def _in_app(trace: TracebackType | None) -> TracebackType | None:
+    """Leave out the frames that come before the app's: this runtime's and the import system's."""
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if Path(file).parent not in _NOT_THE_APPS and not file.startswith("<frozen importlib"):
+            break
+        trace = trace.tb_next
+    return trace
 
 
 def explain(error: BaseException, api_url: str) -> tuple[str, bool]:
