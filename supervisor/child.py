@@ -42,6 +42,10 @@ _READ = 64 * 1024
 _LAST_READS = 16
 """How often a dead child's pipe is read: it held 64 KiB, more can only come from a process that it left behind."""
 _STRIPPED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_NO_REASON = ("DEBUG ", "INFO ", "WARNING ")
+"""How lines of a child's log begin that do not say why it ended."""
+_EXPENDABLE = 300
+"""What an expendable child has in oom_score_adj above ours: as if it used 30 % of the memory more than it does."""
 _RETRYABLE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
@@ -94,7 +98,7 @@ def python_module(release: Release) -> Sequence[str]:
 def environment(base: Mapping[str, str], *, token: str) -> dict[str, str]:
     """Return a child's environment: ours, without what systemd tells the supervisor alone."""
     kept = {name: value for name, value in base.items() if name not in _STRIPPED}
-    return {**kept, "DISCORD_TOKEN": token, "PYTHONUNBUFFERED": "1"}
+    return {**kept, "DISCORD_TOKEN": token, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
 
 
 class Child:
@@ -116,6 +120,7 @@ class Child:
         self._broken = False
         self._gone = False
         self._sampled = False
+        self._expendable = False
         self._timers: list[asyncio.TimerHandle] = []
         self._stalled: asyncio.TimerHandle | None = None
         self._process, self._read, self._write = _start(release, launch, command)
@@ -140,10 +145,23 @@ class Child:
         elif not waiting:
             self._on_writable()
 
-    def signal(self, name: Literal["SIGTERM", "SIGKILL"]) -> None:
+    def signal(self, name: Literal["SIGTERM", "SIGKILL", "SIGUSR1"]) -> None:
         """Signal the process if it lives. Until it has been waited for here, its pid cannot be another's."""
         if not self._gone:
             self._process.send_signal(signal.Signals[name])
+
+    def set_expendable(self, expendable: bool) -> None:
+        """Have the kernel take this process before others when memory runs out, or take that back.
+
+        Where the kernel does not let us, the order stays the kernel's own.
+        """
+        if self._gone or expendable == self._expendable:
+            return
+        self._expendable = expendable
+        with contextlib.suppress(OSError, ValueError):
+            ours = int(Path("/proc/self/oom_score_adj").read_text())
+            wanted = min(1000, ours + _EXPENDABLE) if expendable else ours
+            Path(f"/proc/{self.pid}/oom_score_adj").write_text(str(wanted))
 
     def sample(self) -> tuple[int | None, float | None]:
         """Return resident bytes and CPU per cent since the sample before (None at first, or when it is gone)."""
@@ -412,7 +430,7 @@ def _watched(pid: int) -> psutil.Process | None:
 
 def _explain(status: int, last: Sequence[str], release: Release) -> tuple[str, bool]:
     """Say why a process ended, from its exit status and its last words; and whether another try may help."""
-    said = [line for line in last if line.strip() and not line[0].isspace()]
+    said = [line for line in last if line.strip() and not line[0].isspace() and not line.startswith(_NO_REASON)]
     if status < 0:
         try:
             how = f"killed by {signal.Signals(-status).name}"

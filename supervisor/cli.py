@@ -94,11 +94,18 @@ def run(config: Path | None, sandbox: bool) -> None:
     sys.exit(code)
 
 
+def _with_force(command: _F) -> _F:
+    return click.option(
+        "--force", is_flag=True, help="Do it though memory or today's IDENTIFYs may not suffice for a second bot."
+    )(command)
+
+
 @cli.command(epilog=_EPILOG, short_help="Move to a new bot process; end with the handoff's result.")
 @_with_config
+@_with_force
 @click.option("--no-wait", is_flag=True, help="Return once the reload is accepted; look at `status` for its result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
-def reload(config: Path | None, no_wait: bool, as_json: bool) -> None:
+def reload(config: Path | None, force: bool, no_wait: bool, as_json: bool) -> None:
     """Move to a new bot process, and end with the handoff's own result.
 
     Exits with 0 when the new one serves, with 1 when the old one goes on serving.
@@ -107,16 +114,17 @@ def reload(config: Path | None, no_wait: bool, as_json: bool) -> None:
 
     with _client_errors(config) as path, Connection(path) as connection:
         if no_wait:
-            for _ in connection.ask("reload", wait=False):
+            for _ in connection.ask("reload", wait=False, force=force):
                 click.echo('{"accepted": true}' if as_json else "reload accepted: `supervisor status` shows its result")
                 return
             raise connection.lost()
-        _wait_for_outcome(connection, "reload", as_json=as_json)
+        _wait_for_outcome(connection, "reload", as_json=as_json, force=force)
 
 
 @cli.command(epilog=_EPILOG, short_help="Go back to the release that served before this one.")
 @_with_config
-def rollback(config: Path | None) -> None:
+@_with_force
+def rollback(config: Path | None, force: bool) -> None:
     """Move to a new bot process of the release that served before this one.
 
     Exits as `reload` does.
@@ -124,10 +132,10 @@ def rollback(config: Path | None) -> None:
     from supervisor.control_client import Connection
 
     with _client_errors(config) as path, Connection(path) as connection:
-        _wait_for_outcome(connection, "rollback", as_json=False)
+        _wait_for_outcome(connection, "rollback", as_json=False, force=force)
 
 
-def _wait_for_outcome(connection: Any, command: str, *, as_json: bool) -> None:
+def _wait_for_outcome(connection: Any, command: str, *, as_json: bool, force: bool) -> None:
     """Show a handoff until it ends; exit with 1 unless it succeeded."""
     import json
     import time
@@ -138,7 +146,7 @@ def _wait_for_outcome(connection: Any, command: str, *, as_json: bool) -> None:
     outcome: dict[str, Any] | None = None
     try:
         with SilentView() if as_json else reload_view(sys.stdout) as view:
-            for answer in connection.ask(command):
+            for answer in connection.ask(command, force=force):
                 if answer.get("type") == "progress":
                     view.show(answer["progress"])
                 elif answer.get("type") == "outcome":

@@ -50,10 +50,10 @@ class ControlError(Exception):
 class Engine(Protocol):
     """What the server asks of the engine."""
 
-    async def reload(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    async def reload(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
         """Run, join or queue a reload; return how it ended."""
 
-    async def rollback(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    async def rollback(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
         """Hand over to the release that served before this one; return how it ended."""
 
     async def stop(self) -> None:
@@ -64,13 +64,19 @@ class Engine(Protocol):
 
 
 class Reload(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="reload"):
-    """Reload; with ``wait`` progress lines and an outcome follow, without it only the acceptance."""
+    """Reload; with ``wait`` progress lines and an outcome follow, without it only the acceptance.
+
+    ``force``: though memory or today's IDENTIFYs may not suffice.
+    """
 
     wait: bool = True
+    force: bool = False
 
 
 class Rollback(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="rollback"):
-    """Go back to the release before; progress lines and an outcome follow."""
+    """Go back to the release before; progress lines and an outcome follow. ``force`` as for `Reload`."""
+
+    force: bool = False
 
 
 class GetStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="command", tag="status"):
@@ -166,12 +172,12 @@ class _Server:
         match request:
             case GetStatus():
                 await _send(stream, {"type": "status", "status": await _asked(self._engine.status)})
-            case Reload(wait=True):
-                await self._handoff(stream, tasks, self._engine.reload)
-            case Rollback():
-                await self._handoff(stream, tasks, self._engine.rollback)
-            case Reload():
-                tasks.start_soon(_unheard, self._engine.reload)
+            case Reload(wait=True, force=force):
+                await self._handoff(stream, tasks, partial(self._engine.reload, force=force))
+            case Rollback(force=force):
+                await self._handoff(stream, tasks, partial(self._engine.rollback, force=force))
+            case Reload(force=force):
+                tasks.start_soon(_unheard, partial(self._engine.reload, force=force))
                 await _send(stream, {"type": "accepted"})
             case Stop():
                 # Answered first: the end of the engine ends this server, and with it this connection.

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import itertools
 import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.abc
 import anyio.to_thread
 
-from supervisor import __version__, machine
+from supervisor import __version__, headroom, machine, orphans
 from supervisor.child import CommandFactory, Launch, python_module
 from supervisor.identify import IdentifyQueue
 from supervisor.ledgerdir import ledger_path
@@ -50,21 +52,29 @@ class Engine:
         log: Callable[[LogLine], None] | None = None,
         signals: bool = True,
         command: CommandFactory = python_module,
+        root: Path = Path("/"),
+        others: Collection[int] = (),
     ) -> None:
         """Take the settings; nothing starts before `run`.
 
         ``reread`` reads the settings again for a reload and raises `SettingsError`; None keeps these ones. The
         ledger's path, the control socket and the identify window stay as they were at the start.
         ``log`` takes each line (default: the standard logging, logger "supervisor"). ``signals`` False leaves the
-        process's signal handlers alone. ``command`` gives the start of a child's command line.
+        process's signal handlers alone. ``command`` gives the start of a child's command line. Below ``root`` are the
+        /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for: as PID 1
+        the engine reaps orphans, and these are none.
         """
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""
         self._settings = settings
+        self._wanted: Settings | None = None
+        """Settings of the handoff under way; they replace the others when it has succeeded."""
         self._reread = reread or (lambda: settings)
         self._log = log or to_logging
         self._signals = signals
         self._command = command
+        self._root = root
+        self._others = frozenset(others)
         self._started_at = utc_now()
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
@@ -75,6 +85,7 @@ class Engine:
         self._code = 0
         self._error: Exception | None = None
         self._pump: asyncio.TimerHandle | None = None
+        self._preparing: anyio.CancelScope | None = None
         self._done: anyio.Event
         self._tasks: anyio.abc.TaskGroup
         self._ledger: Path
@@ -132,6 +143,8 @@ class Engine:
     def _handling_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         """Take SIGHUP, SIGTERM and SIGINT; first of all, for an unhandled SIGHUP would kill."""
         handlers = {signal.SIGHUP: self._command_reload, signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
+        if orphans.adopts():
+            handlers[signal.SIGCHLD] = self._reap_orphans
         if not self._signals:
             handlers = {}
         for number, handler in handlers.items():
@@ -142,22 +155,26 @@ class Engine:
             for number in handlers:
                 loop.remove_signal_handler(number)
 
+    def _reap_orphans(self) -> None:
+        for pid in orphans.reap(self._others | (self._slot.pids() if self._slot else set())):
+            self.log(f"reaped orphan {pid}", level=logging.DEBUG)
+
     def _fail(self, reason: str) -> None:
         self.failure, self._code = reason, machine.EXIT_CONFIG
-        self.log(reason, level=logging.ERROR)
 
     # Commands.
 
-    async def reload(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    async def reload(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
         """Hand over to a new child, of the release that the settings name now; joins a reload that waits already.
 
-        ``on_progress`` is called in the event loop and must not block. Giving up waiting does not end the handoff.
+        ``force``: though memory or today's IDENTIFYs may not suffice. ``on_progress`` is called in the event loop and
+        must not block. Giving up waiting does not end the handoff.
         """
-        return await self._ask("reload", machine.Reload, on_progress)
+        return await self._ask("reload", lambda command: machine.Reload(command, force), on_progress)
 
-    async def rollback(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
-        """Hand over to a new child of the release that served before this one."""
-        return await self._ask("rollback", machine.Rollback, on_progress)
+    async def rollback(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        """Hand over to a new child of the release that served before this one; arguments as for `reload`."""
+        return await self._ask("rollback", lambda command: machine.Rollback(command, force), on_progress)
 
     async def stop(self) -> None:
         """Drain and stop; returns when every child has left. A second call ends them at once."""
@@ -169,7 +186,7 @@ class Engine:
     async def _ask(
         self,
         what: str,
-        event: type[machine.Reload | machine.Rollback | machine.Stop],
+        event: Callable[[int], machine.Reload | machine.Rollback | machine.Stop],
         on_progress: Callable[[Progress], None] | None,
     ) -> Outcome:
         if self._slot is None:
@@ -231,30 +248,43 @@ class Engine:
 
     def launch(self, *, generation: int, standby: bool) -> Launch:
         """Return what a new child is told."""
+        settings = self._wanted or self._settings
         return Launch(
             generation=generation,
             standby=standby,
-            api_url=self._settings.discord.api_url,
+            api_url=settings.discord.api_url,
             ledger=self._ledger,
-            token=self._settings.token,
+            token=settings.token,
         )
 
-    def prepare(self, release: Release | None) -> None:
+    def prepare(self, release: Release | None, *, force: bool) -> None:
         """Read the settings and look at the release, in a thread: both may be on a slow disk."""
-        self._tasks.start_soon(self._prepare, release)
+        if self._preparing is not None:
+            self._preparing.cancel()
+        self._preparing = anyio.CancelScope()
+        self._tasks.start_soon(self._prepare, release, force, self._preparing)
 
-    async def _prepare(self, release: Release | None) -> None:
-        event: machine.Event
+    async def _prepare(self, release: Release | None, force: bool, scope: anyio.CancelScope) -> None:
+        with scope:
+            settings, event = await self._prepared(release, force=force)
+            slot = self._slot
+            if slot is None or slot.state.phase is not machine.Phase.PREPARING:
+                return  # the spare had to take over meanwhile; what was asked for waits, and is looked at again
+            self._wanted = settings
+            slot.happen(event)
+
+    async def _prepared(
+        self, release: Release | None, *, force: bool
+    ) -> tuple[Settings | None, machine.Prepared | machine.Refused]:
         try:
             settings, found = await anyio.to_thread.run_sync(self._look, release, abandon_on_cancel=True)
-            self._settings = settings
-            event = machine.Prepared(found, _timing(settings))
+            if not force and (reason := await self._too_little(settings, found)):
+                return None, machine.Refused(reason)
+            return settings, machine.Prepared(found, _timing(settings))
         except (SettingsError, ReleaseError) as error:
-            event = machine.Refused(str(error))
+            return None, machine.Refused(str(error))
         except Exception as error:
-            event = machine.Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
-        if self._slot is not None:
-            self._slot.happen(event)
+            return None, machine.Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
 
     def _look(self, release: Release | None) -> tuple[Settings, Release]:
         settings = self._reread()
@@ -262,6 +292,38 @@ class Engine:
             return settings, resolve(settings.bot)
         still_there(release)
         return settings, release
+
+    async def _too_little(self, settings: Settings, release: Release) -> str | None:
+        """Say what a second child beside the active one would lack."""
+        slot = self._slot
+        pid = slot.pid(slot.state.active) if slot else None
+        if slot is None or pid is None:
+            return None
+        if reason := self._too_few_identifies(slot, release):
+            return reason
+        look = partial(
+            headroom.shortage,
+            pid=pid,
+            factor=settings.handoff.headroom,
+            leaving=slot.pid(slot.state.spare),
+            root=self._root,
+        )
+        return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+
+    def _too_few_identifies(self, slot: Slot, release: Release) -> str | None:
+        """The active child must be able to connect anew after the handoff has failed: that is the reserve."""
+        reserve = slot.shards(slot.state.active) or 0
+        needed = reserve if release.shards == "auto" else release.shards
+        seconds = self.permits.shortage(needed=needed, reserve=reserve)
+        limit = self.permits.limit()
+        if seconds is None or limit is None:
+            return None
+        possible = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
+        return (
+            f"too few IDENTIFYs are left today: the new bot needs {needed}, {reserve} are kept for the active one to "
+            f"connect anew, {limit.remaining} of {limit.total} are left. It will be possible at "
+            f"{possible:%Y-%m-%d %H:%M:%S} UTC; --force does it now"
+        )
 
     def permits_changed(self) -> None:
         """Give the permits that can be given now, and come back when the next one can."""
@@ -284,6 +346,10 @@ class Engine:
         """Answer commands, all with the same outcome."""
         slot = self._slot
         assert slot is not None
+        if slot.state.wanted is None:  # the attempt has ended: a token that did not work is not kept
+            if self._wanted is not None and result == "succeeded":
+                self._settings = self._wanted
+            self._wanted = None
         now = asyncio.get_running_loop().time()
         record = slot.handoff
         ours = record is not None and (result != "refused" or record.result == "refused")
@@ -342,4 +408,7 @@ def _timing(settings: Settings) -> machine.Timing:
         backoff_first=settings.restart.backoff_first,
         backoff_max=settings.restart.backoff_max,
         stable_after=settings.restart.stable_after,
+        hang_timeout=settings.restart.hang_timeout,
+        probation=settings.handoff.probation,
+        spare=settings.restart.spare,
     )

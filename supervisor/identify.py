@@ -117,6 +117,17 @@ class IdentifyQueue:
         """Return in how many seconds the daily budget is whole again, if there is nothing left of it."""
         return max(0.0, self._budget.resets_at - self._clock()) if self._budget and self._exhausted() else None
 
+    def shortage(self, *, needed: int, reserve: int) -> float | None:
+        """Return in how many seconds ``needed`` IDENTIFYs can be afforded beside ``reserve``, None if they can now.
+
+        A reserve that a whole day's budget could not hold is not asked for. An unknown budget stops nothing.
+        """
+        limit = self.limit()
+        if limit is None:
+            return None
+        reserve = min(reserve, max(0, limit.total - needed))
+        return None if needed + reserve <= limit.remaining - len(self._out) else limit.reset_after
+
     def limit(self) -> SessionStartLimit | None:
         """Return the daily budget as it stands now, None before a child has asked Discord."""
         self._tidy()

@@ -42,6 +42,11 @@ class LocalSandbox:
     api_url: str
     token: str
 
+    @property
+    def pid(self) -> int:
+        """Return the process id; it is waited for at the end of the context."""
+        return self._process.pid
+
     def __enter__(self) -> LocalSandbox:
         # A session of its own: Ctrl-C is for the supervisor, whose bot needs its gateway until it has drained.
         self._process = subprocess.Popen(

@@ -8,7 +8,8 @@ The parts that children play, by the state's fields:
 
 - ``active``: holds the active role, or held it and is being ended;
 - ``incoming``: on its way to the active role: spawned, connecting, or told to activate;
-- ``outgoing``: handed its role over and drains;
+- ``outgoing``: handed its role over, and stands by on probation or drains;
+- ``spare``: a standby that is kept for the day the active one dies;
 - any other child is a *leaver*: it is being ended and its exit is waited for.
 
 A start is a handoff from nobody, a restart one from a dead child: they go through the same phases, without a window
@@ -23,7 +24,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from supervisor.status import HandoffKind, HandoffResult, SupervisorState
-from supervisor.wire import Activate, Drain, RoleName, ToChild, Window
+from supervisor.wire import Activate, Drain, RoleName, Standby, ToChild, Window
 
 if TYPE_CHECKING:
     from supervisor.release import Release
@@ -38,6 +39,10 @@ TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL."""
 FATAL_GRACE = 1.0
 """Seconds in which a child that reported `Fatal` exits on its own before SIGTERM."""
+DUMP_GRACE = 1.0
+"""Seconds in which the stacks of a child that hangs reach the log."""
+HURRY_LIMIT = 5.0
+"""Seconds that a draining child has left once a newer release waits: enough for an interaction's first answer (3 s)."""
 EXIT_CONFIG = 78
 """Exit code for a configuration that cannot work (EX_CONFIG of sysexits.h)."""
 
@@ -57,6 +62,8 @@ class Phase(Enum):
     """Until all shards of the new child are ready."""
     ACTIVATING = "activating"
     """The new child was told to activate; until it says so."""
+    PROBATION = "probation"
+    """The new child is active; the old one stands by, to take over again if the new one fails."""
     DRAINING = "draining"
     """The new child is active; until the old one has left."""
     SERVING = "serving"
@@ -66,12 +73,17 @@ class Phase(Enum):
     STOPPED = "stopped"
 
 
+SWITCHED = (Phase.PROBATION, Phase.DRAINING)
+"""The phases of a handoff in which the new child is the active one."""
+
+
 class Part(Enum):
     """What a child does in the state's play."""
 
     ACTIVE = "active"
     INCOMING = "incoming"
     OUTGOING = "outgoing"
+    SPARE = "spare"
     LEAVER = "leaver"
     NOBODY = "nobody"
     """No living child has this generation."""
@@ -83,6 +95,8 @@ class Standing(Enum):
     STARTING = "starting"
     ACTIVATING = "activating"
     ACTIVE = "active"
+    STANDBY = "standby"
+    """Was active, and may be again: it begins nothing, but what it has begun goes on."""
     DRAINING = "draining"
     LEAVING = "leaving"
 
@@ -98,6 +112,12 @@ class Alarm(Enum):
     BACKOFF = "backoff"
     SETTLE = "settle"
     STABLE = "stable"
+    HANG = "hang"
+    """The child has not beaten for too long."""
+    DUMP = "dump"
+    """The stacks of a child that hangs have had time to reach the log."""
+    PROBATION = "probation"
+    SPARE = "spare"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +130,10 @@ class Timing:
     backoff_first: float = 1.0
     backoff_max: float = 60.0
     stable_after: float = 60.0
+    hang_timeout: float = 20.0
+    probation: float = 0.0
+    """0 for none."""
+    spare: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,9 +146,17 @@ class Child:
     standing: Standing = Standing.STARTING
     window: bool = False
     unanswered: int = 0
+    greeted: bool = False
+    ready: bool = False
+    """All its shards have been ready; asked for only until it is told to activate."""
+    hurried: bool = False
     drained: bool = False
     terminated: bool = False
     """SIGTERM has been sent; SIGKILL is next."""
+    hung: bool = False
+    """Its stacks have been asked for; if it does not beat meanwhile it is ended."""
+    fault: str | None = None
+    """Why it is being ended, if its exit alone does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +168,8 @@ class Handoff:
     target: int | None = None
     result: HandoffResult = "succeeded"
     reason: str | None = None
+    probation: bool = True
+    """Whether the old child stands by for a while after the switch, if the settings say so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,12 +188,16 @@ class State:
     active: int | None = None
     incoming: int | None = None
     outgoing: int | None = None
+    spare: int | None = None
     last_generation: int = 0
     handoff: Handoff | None = None
     asked: tuple[int, ...] = ()
     """Commands that the present attempt answers."""
+    forced: bool = False
+    """One of them overrides the checks of memory and of the IDENTIFY budget."""
     waiting: tuple[int, ...] = ()
     """Commands of the one reload that starts when this attempt has ended."""
+    waiting_forced: bool = False
     stops: tuple[int, ...] = ()
     unsettled: bool = False
     """Another child has handled events not long ago: claims are needed for ``settle`` seconds more."""
@@ -167,6 +205,9 @@ class State:
     """In WAITING: spawn as soon as the last leaver is dead."""
     served: bool = False
     failures: int = 0
+    """Deaths of active or starting children since one was stable."""
+    spare_failures: int = 0
+    """Deaths of spares since one was stable."""
     restarts: int = 0
     exit_code: int = 0
     exit_reason: str | None = None
@@ -183,6 +224,8 @@ class State:
             return Part.ACTIVE
         if generation == self.incoming:
             return Part.INCOMING
+        if generation == self.spare:
+            return Part.SPARE
         return Part.OUTGOING if generation == self.outgoing else Part.LEAVER
 
     @property
@@ -207,16 +250,21 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Reload:
-    """Command: hand over to a new child of the release that the settings name now."""
+    """Command: hand over to a new child of the release that the settings name now.
+
+    ``force``: though memory or today's IDENTIFYs may not suffice.
+    """
 
     command: int
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rollback:
-    """Command: hand over to a new child of the release before."""
+    """Command: hand over to a new child of the release before. ``force`` as for `Reload`."""
 
     command: int
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,6 +327,13 @@ class WindowAnswered:
 
 
 @dataclass(frozen=True, slots=True)
+class Beaten:
+    """A sign of life from the child's event loop."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class HasDrained:
     """The child has finished what it began."""
 
@@ -321,7 +376,7 @@ class Rang:
 
 
 ChildEvent: TypeAlias = (
-    Greeted | Progressed | BecameReady | RoleTaken | WindowAnswered | HasDrained | GaveUp | Broke | Exited
+    Greeted | Progressed | BecameReady | RoleTaken | WindowAnswered | Beaten | HasDrained | GaveUp | Broke | Exited
 )
 Event: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | ChildEvent | Rang
 
@@ -331,9 +386,13 @@ Event: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | ChildEvent | 
 
 @dataclass(frozen=True, slots=True)
 class Prepare:
-    """Look whether a child can be spawned: of ``release``, or of what the settings name now. Answered by an event."""
+    """Look whether a child can be spawned: of ``release``, or of what the settings name now. Answered by an event.
+
+    Of two, only the newer is answered. ``force``: memory and IDENTIFY budget are not looked at.
+    """
 
     release: Release | None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,10 +414,10 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Signal the child's process, if it still lives."""
+    """Signal the child's process, if it still lives. SIGUSR1 has it print its stacks."""
 
     generation: int
-    name: Literal["SIGTERM", "SIGKILL"]
+    name: Literal["SIGTERM", "SIGKILL", "SIGUSR1"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -465,7 +524,7 @@ class _Turn:
     def enter(self, phase: Phase) -> None:
         """Go to a phase of the attempt under way."""
         self.set(phase=phase)
-        new = self.state.active if phase is Phase.DRAINING else self.state.incoming
+        new = self.state.active if phase in SWITCHED else self.state.incoming
         self.do(PhaseEntered(phase, new))
 
     def need(self, generation: int | None) -> Child:
@@ -492,6 +551,7 @@ class _Turn:
             active=None if state.active == generation else state.active,
             incoming=None if state.incoming == generation else state.incoming,
             outgoing=None if state.outgoing == generation else state.outgoing,
+            spare=None if state.spare == generation else state.spare,
         )
 
     def start(self, alarm: Alarm, seconds: float, *, generation: int = 0) -> None:
@@ -506,10 +566,10 @@ class _Turn:
         self.change(generation, window=open, unanswered=child.unanswered + 1)
         self.do(Send(generation, Window(open=open)))
 
-    def end(self, generation: int, *, patience: float | None = 0.0) -> None:
+    def end(self, generation: int, *, patience: float | None = 0.0, fault: str | None = None) -> None:
         """End a child: SIGTERM after ``patience`` seconds, then SIGKILL; None: SIGKILL at once."""
         self.cancel(*_CHILD_ALARMS, generation=generation)
-        self.change(generation, standing=Standing.LEAVING, terminated=patience is None)
+        self.change(generation, standing=Standing.LEAVING, terminated=patience is None, fault=fault)
         if patience is None:
             self.do(Signal(generation, "SIGKILL"))
         elif patience > 0:
@@ -528,10 +588,18 @@ class _Turn:
         if self.state.handoff is not None:
             self.set(handoff=replace(self.state.handoff, **changes))  # type: ignore[arg-type]
 
-    def open(self, kind: HandoffKind, *, origin: int | None, reason: str | None = None) -> None:
+    def open(
+        self,
+        kind: HandoffKind,
+        *,
+        origin: int | None,
+        target: int | None = None,
+        reason: str | None = None,
+        probation: bool = True,
+    ) -> None:
         """Begin a handoff unless one is under way."""
         if self.state.handoff is None:
-            self.set(handoff=Handoff(kind=kind, origin=origin, reason=reason))
+            self.set(handoff=Handoff(kind=kind, origin=origin, target=target, reason=reason, probation=probation))
             self.do(OpenHandoff())
 
     def close(self, result: HandoffResult, reason: str | None) -> None:
@@ -544,12 +612,12 @@ class _Turn:
     def answer(self, result: HandoffResult, reason: str | None = None) -> None:
         """Answer the commands of the present attempt."""
         asked = self.state.asked
-        self.set(asked=(), wanted=None)
+        self.set(asked=(), forced=False, wanted=None)
         if asked:
             self.do(Answer(asked, result, reason))
 
 
-_CHILD_ALARMS = (Alarm.HELLO, Alarm.READY, Alarm.ACK, Alarm.DRAIN, Alarm.END, Alarm.SETTLE, Alarm.STABLE)
+_CHILD_ALARMS = tuple(alarm for alarm in Alarm if alarm not in (Alarm.BACKOFF, Alarm.SPARE))
 
 _E = TypeVar("_E")
 
@@ -565,21 +633,22 @@ def begin(release: Release, timing: Timing) -> tuple[State, tuple[Effect, ...]]:
 
 
 def _spawn(turn: _Turn, release: Release, *, standby: bool) -> None:
-    """Bring the next generation on its way. A standby's window is open from birth."""
+    """Bring the next generation on its way to the active role."""
+    generation = turn.state.last_generation + 1
+    restarts = turn.state.restarts + (turn.state.served and turn.state.active is None)
+    turn.set(incoming=generation, restarts=restarts, due=False)
+    turn.amend(target=generation)
+    _bear(turn, release, standby=standby)
+    turn.enter(Phase.SPAWNING)
+
+
+def _bear(turn: _Turn, release: Release, *, standby: bool) -> None:
+    """Start the process of the next generation. A standby's window is open from birth."""
     generation = turn.state.last_generation + 1
     child = Child(generation=generation, release=release, standby=standby, window=standby)
-    restarts = turn.state.restarts + (turn.state.served and turn.state.active is None)
-    turn.set(
-        children=(*turn.state.children, child),
-        incoming=generation,
-        last_generation=generation,
-        restarts=restarts,
-        due=False,
-    )
-    turn.amend(target=generation)
+    turn.set(children=(*turn.state.children, child), last_generation=generation)
     ready = turn.state.timing.ready_timeout
     turn.do(Spawn(generation, release, standby))
-    turn.enter(Phase.SPAWNING)
     turn.start(Alarm.HELLO, min(HELLO_TIMEOUT, ready), generation=generation)
     turn.start(Alarm.READY, ready, generation=generation)
 
@@ -600,12 +669,13 @@ def _reload_now(turn: _Turn, event: Reload) -> None:
     if turn.state.asked:
         _reload_later(turn, event)
     else:
-        _ask(turn, (event.command,), kind="reload", release=None)
+        _ask(turn, (event.command,), kind="reload", release=None, force=event.force)
 
 
 def _reload_later(turn: _Turn, event: Reload) -> None:
     """An attempt is under way: one reload waits, further ones join it."""
-    turn.set(waiting=(*turn.state.waiting, event.command))
+    state = turn.state
+    turn.set(waiting=(*state.waiting, event.command), waiting_forced=state.waiting_forced or event.force)
 
 
 def _rollback_now(turn: _Turn, event: Rollback) -> None:
@@ -615,7 +685,32 @@ def _rollback_now(turn: _Turn, event: Rollback) -> None:
     elif turn.state.previous is None:
         turn.do(Answer((event.command,), "refused", "there is no earlier release to go back to"))
     else:
-        _ask(turn, (event.command,), kind="rollback", release=turn.state.previous)
+        _ask(turn, (event.command,), kind="rollback", release=turn.state.previous, force=event.force)
+
+
+def _reload_hurries(turn: _Turn, event: Reload) -> None:
+    """PROBATION, DRAINING: the newest release wins; the old child need not be kept, and has little time left."""
+    _reload_later(turn, event)
+    old = turn.need(turn.state.outgoing)
+    if turn.state.phase is Phase.PROBATION:
+        _end_probation(turn, hurry=True)
+    elif old.standing is Standing.DRAINING and not old.drained and not old.hurried:
+        _drain(turn, old.generation, hurry=True)
+
+
+def _rollback_on_probation(turn: _Turn, event: Rollback) -> None:
+    """PROBATION: the old child is there, with its sessions; it takes over again."""
+    new, old = turn.need(turn.state.active), turn.need(turn.state.outgoing)
+    if new.standing is Standing.LEAVING:
+        _rollback_busy(turn, event)
+        return
+    reason = "rolled back by command, on probation"
+    turn.close("rolled-back", reason)
+    turn.answer("rolled-back", reason)
+    turn.cancel(Alarm.ACK, Alarm.PROBATION, generation=old.generation)
+    turn.set(asked=(event.command,), outgoing=None, incoming=old.generation)
+    turn.open("rollback", origin=new.generation, target=old.generation, probation=False)
+    _activate(turn, old.generation)
 
 
 def _rollback_busy(turn: _Turn, event: Rollback) -> None:
@@ -626,37 +721,40 @@ def _command_refused(turn: _Turn, event: Reload | Rollback) -> None:
     turn.do(Answer((event.command,), "refused", "the supervisor is stopping"))
 
 
-def _ask(turn: _Turn, commands: tuple[int, ...], *, kind: HandoffKind, release: Release | None) -> None:
-    turn.set(asked=commands, due=False)
-    turn.cancel(Alarm.BACKOFF)
+def _ask(turn: _Turn, commands: tuple[int, ...], *, kind: HandoffKind, release: Release | None, force: bool) -> None:
+    turn.set(asked=commands, forced=force, due=False)
+    turn.cancel(Alarm.BACKOFF, Alarm.SPARE)
     if turn.state.active is not None:
         turn.cancel(Alarm.SETTLE, generation=turn.state.active)
     turn.open(kind, origin=turn.state.active)
     turn.enter(Phase.PREPARING)
-    turn.do(Prepare(release))
+    turn.do(Prepare(release, force))
 
 
 def _take_waiting(turn: _Turn) -> bool:
     """Begin the reload that waited, if there is one."""
-    waiting = turn.state.waiting
+    waiting, force = turn.state.waiting, turn.state.waiting_forced
     if waiting:
-        turn.set(waiting=())
-        _ask(turn, waiting, kind="reload", release=None)
+        turn.set(waiting=(), waiting_forced=False)
+        _ask(turn, waiting, kind="reload", release=None, force=force)
     return bool(waiting)
 
 
 def _prepared(turn: _Turn, event: Prepared) -> None:
     """PREPARING: what is to be spawned is there."""
     turn.set(wanted=event.release, timing=event.timing)
+    _drop_spare(turn)
     active = turn.state.child(turn.state.active)
     if active is None:
         _spawn_alone(turn)
-    elif active.window and not active.unanswered:
+        return
+    if active.window and not active.unanswered and not turn.state.leavers:
         _spawn(turn, event.release, standby=True)
-    else:
-        turn.enter(Phase.OPENING)
-        if active.standing is Standing.LEAVING:
-            return  # its exit, which is near, makes the new child its successor
+        return
+    turn.enter(Phase.OPENING)
+    if active.standing is Standing.LEAVING:
+        return  # its exit, which is near, makes the new child its successor
+    if not active.window or active.unanswered:
         turn.window(active.generation, open=True)
         turn.start(Alarm.ACK, ACK_TIMEOUT, generation=active.generation)
 
@@ -684,10 +782,10 @@ def _shut_down(turn: _Turn) -> None:
     turn.answer("failed", reason)
     if turn.state.waiting:
         turn.do(Answer(turn.state.waiting, "refused", reason))
-    turn.set(phase=Phase.STOPPING, waiting=(), due=False)
-    turn.cancel(Alarm.BACKOFF)
+    turn.set(phase=Phase.STOPPING, waiting=(), waiting_forced=False, due=False, spare=None)
+    turn.cancel(Alarm.BACKOFF, Alarm.SPARE)
     for child in turn.state.children:
-        if child.standing in (Standing.ACTIVE, Standing.ACTIVATING):
+        if child.standing in (Standing.ACTIVE, Standing.ACTIVATING, Standing.STANDBY):
             turn.cancel(*_CHILD_ALARMS, generation=child.generation)
             _drain(turn, child.generation)
         elif child.standing is Standing.STARTING:
@@ -730,15 +828,23 @@ def _window_opened(turn: _Turn, event: WindowAnswered) -> None:
     if turn.need(event.generation).unanswered:
         return
     turn.cancel(Alarm.ACK, generation=event.generation)
-    wanted = turn.state.wanted
-    if event.open and wanted is not None:
-        _spawn(turn, wanted, standby=True)
+    if event.open:
+        _spawn_beside(turn)
     else:
         _attempt_failed(turn, f"generation {event.generation} cannot claim events (its log says why)")
 
 
+def _spawn_beside(turn: _Turn) -> None:
+    """OPENING: spawn once the active child claims and nobody else is there."""
+    active, wanted = turn.need(turn.state.active), turn.state.wanted
+    claims = active.standing is Standing.ACTIVE and active.window and not active.unanswered
+    if claims and not turn.state.leavers and wanted is not None:
+        _spawn(turn, wanted, standby=True)
+
+
 def _greeted(turn: _Turn, event: Greeted) -> None:
     turn.cancel(Alarm.HELLO, generation=event.generation)
+    turn.change(event.generation, greeted=True)
     turn.enter(Phase.CONNECTING)
 
 
@@ -749,8 +855,18 @@ def _progressed(turn: _Turn, event: Progressed) -> None:
 
 
 def _ready(turn: _Turn, event: BecameReady) -> None:
+    """CONNECTING: an active child that is being ended is dead before another is activated."""
+    _note_ready(turn, event)
+    active = turn.state.child(turn.state.active)
+    if active is None or active.standing is not Standing.LEAVING:
+        _activate(turn, event.generation)
+
+
+def _note_ready(turn: _Turn, event: BecameReady) -> None:
+    """From here on it must beat, if it has not begun before."""
     turn.cancel(Alarm.READY, generation=event.generation)
-    _activate(turn, event.generation)
+    turn.change(event.generation, ready=True)
+    turn.start(Alarm.HANG, turn.state.timing.hang_timeout, generation=event.generation)
 
 
 def _activate(turn: _Turn, generation: int) -> None:
@@ -761,7 +877,7 @@ def _activate(turn: _Turn, generation: int) -> None:
 
 
 def _role_taken(turn: _Turn, event: RoleTaken) -> None:
-    """ACTIVATING: the role has passed to the new child; the old one drains."""
+    """ACTIVATING: the role has passed to the new child; the old one stands by for a while, then drains."""
     if event.role != "active":
         return
     new, old = event.generation, turn.state.child(turn.state.active)
@@ -774,15 +890,56 @@ def _role_taken(turn: _Turn, event: RoleTaken) -> None:
         _succeeded(turn)
         return
     turn.set(outgoing=old.generation)
-    turn.enter(Phase.DRAINING)
-    if old.standing is Standing.ACTIVE:
-        turn.cancel(Alarm.STABLE, generation=old.generation)
+    turn.cancel(Alarm.STABLE, generation=old.generation)
+    if old.standing is not Standing.ACTIVE:
+        turn.enter(Phase.DRAINING)
+    elif turn.state.timing.probation and not turn.state.waiting and turn.state.handoff and turn.state.handoff.probation:
+        _begin_probation(turn, old.generation)
+    else:
+        turn.enter(Phase.DRAINING)
         _drain(turn, old.generation)
 
 
-def _drain(turn: _Turn, generation: int) -> None:
+def _begin_probation(turn: _Turn, old: int) -> None:
+    """The old child keeps its sessions and holds events; what it has begun goes on."""
+    turn.change(old, standing=Standing.STANDBY)
+    turn.enter(Phase.PROBATION)
+    turn.do(Send(old, Standby()))
+    turn.start(Alarm.ACK, ACK_TIMEOUT, generation=old)
+    turn.start(Alarm.PROBATION, turn.state.timing.probation, generation=old)
+
+
+def _stands_by(turn: _Turn, event: RoleTaken) -> None:
+    """PROBATION: the old child holds events."""
+    if event.role == "standby":
+        turn.cancel(Alarm.ACK, generation=event.generation)
+
+
+def _does_not_stand_by(turn: _Turn, event: Rang) -> None:
+    turn.note(f"generation {event.generation} does not stand by; there is no probation", serious=True)
+    _end_probation(turn)
+
+
+def _probation_over(turn: _Turn, event: Rang) -> None:
+    _end_probation(turn)
+
+
+def _end_probation(turn: _Turn, *, hurry: bool = False) -> None:
+    """The old child drains, unless the new one is being ended: then it is needed."""
+    if turn.need(turn.state.active).standing is Standing.LEAVING:
+        return
+    old = turn.need(turn.state.outgoing).generation
+    turn.cancel(Alarm.ACK, Alarm.PROBATION, generation=old)
+    turn.enter(Phase.DRAINING)
+    _drain(turn, old, hurry=hurry)
+
+
+def _drain(turn: _Turn, generation: int, *, hurry: bool = False) -> None:
     limit = turn.state.timing.drain_timeout
-    turn.change(generation, standing=Standing.DRAINING)
+    if hurry:
+        limit = min(limit, HURRY_LIMIT)
+        turn.note(f"a newer release waits: generation {generation} has {limit:g} s to finish")
+    turn.change(generation, standing=Standing.DRAINING, hurried=hurry)
     turn.do(Send(generation, Drain(limit=limit)))
     turn.start(Alarm.DRAIN, limit + DRAIN_GRACE, generation=generation)
 
@@ -824,6 +981,8 @@ def _serve(turn: _Turn) -> None:
     active = turn.need(turn.state.active)
     if turn.state.waiting:
         _take_waiting(turn)
+    elif turn.state.timing.spare:
+        _keep_spare(turn)
     elif active.window and turn.state.unsettled:
         turn.start(Alarm.SETTLE, turn.state.timing.settle, generation=active.generation)
     else:
@@ -837,6 +996,118 @@ def _settled(turn: _Turn, event: Rang) -> None:
     turn.set(unsettled=False)
     if turn.need(event.generation).window:
         turn.window(event.generation, open=False)
+
+
+# --- the spare --------------------------------------------------------------------------------------------------
+
+
+def _keep_spare(turn: _Turn) -> None:
+    """SERVING: see that a spare comes; not at once if something has failed before."""
+    state = turn.state
+    if state.spare is not None or turn.need(state.active).standing is not Standing.ACTIVE:
+        return
+    if failures := max(state.failures, state.spare_failures):
+        turn.start(Alarm.SPARE, _backoff(state.timing, failures))
+    else:
+        _bring_spare(turn)
+
+
+def _bring_spare(turn: _Turn) -> None:
+    """SERVING: spawn the spare once the active child claims every event."""
+    state = turn.state
+    active = turn.need(state.active)
+    if not state.timing.spare or state.spare is not None or active.standing is not Standing.ACTIVE:
+        return
+    turn.cancel(Alarm.SPARE)
+    if active.window and not active.unanswered:
+        turn.set(spare=state.last_generation + 1)
+        _bear(turn, state.good, standby=True)
+    elif not active.window:
+        turn.window(active.generation, open=True)
+
+
+def _spare_due(turn: _Turn, event: Rang) -> None:
+    _bring_spare(turn)
+
+
+def _window_answered_serving(turn: _Turn, event: WindowAnswered) -> None:
+    """SERVING: a spare may wait for this."""
+    _window_answered(turn, event)
+    active = turn.need(event.generation)
+    if not active.window or active.unanswered or not turn.state.timing.spare:
+        return
+    if event.open:
+        _bring_spare(turn)
+    elif turn.state.spare is None:
+        turn.note(f"no spare: generation {event.generation} cannot claim events (its log says why)", serious=True)
+        turn.change(event.generation, window=False)
+        turn.start(Alarm.SPARE, turn.state.timing.backoff_max)
+
+
+def _spare_greeted(turn: _Turn, event: Greeted) -> None:
+    turn.cancel(Alarm.HELLO, generation=event.generation)
+    turn.change(event.generation, greeted=True)
+
+
+def _spare_ready(turn: _Turn, event: BecameReady) -> None:
+    _note_ready(turn, event)
+    turn.start(Alarm.STABLE, turn.state.timing.stable_after, generation=event.generation)
+    turn.note(f"generation {event.generation} is ready, as a spare")
+
+
+def _spare_stable(turn: _Turn, event: Rang) -> None:
+    """Not as soon as it is ready: one that is ready and dies again and again uses up the IDENTIFYs."""
+    turn.set(spare_failures=0)
+
+
+def _spare_gave_up(turn: _Turn, event: GaveUp) -> None:
+    _spare_failed(turn, event.generation, event.reason, patience=FATAL_GRACE)
+
+
+def _spare_broke(turn: _Turn, event: Broke) -> None:
+    _spare_failed(turn, event.generation, event.reason)
+
+
+def _spare_rang(turn: _Turn, event: Rang) -> None:
+    _spare_failed(turn, event.generation, _lateness(turn, event))
+
+
+def _spare_failed(turn: _Turn, generation: int, reason: str, *, patience: float = 0.0) -> None:
+    turn.set(spare=None)
+    turn.end(generation, patience=patience)
+    _spare_lost(turn, generation, reason)
+
+
+def _spare_exited(turn: _Turn, event: Exited) -> None:
+    turn.remove(event.generation)
+    _spare_lost(turn, event.generation, event.reason)
+
+
+def _spare_lost(turn: _Turn, generation: int, reason: str) -> None:
+    turn.note(f"generation {generation}, the spare: {reason}", serious=True)
+    turn.set(spare_failures=turn.state.spare_failures + 1)
+    if turn.state.phase is Phase.SERVING:
+        _serve(turn)
+
+
+def _drop_spare(turn: _Turn) -> None:
+    """Make room for a new release: memory need not suffice for three."""
+    spare = turn.state.spare
+    if spare is not None:
+        turn.set(spare=None)
+        turn.end(spare)
+
+
+def _fail_over(turn: _Turn, reason: str) -> None:
+    """The active child is dead: the spare takes its place, now if it is ready."""
+    state = turn.state
+    turn.amend(kind="failover", result="succeeded", reason=reason, target=state.spare)
+    turn.set(incoming=state.spare, spare=None, failures=state.failures + 1, restarts=state.restarts + 1)
+    child = turn.need(turn.state.incoming)
+    if child.ready:
+        _activate(turn, child.generation)
+    else:
+        turn.enter(Phase.CONNECTING if child.greeted else Phase.SPAWNING)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------
@@ -893,12 +1164,16 @@ def _wait(turn: _Turn) -> None:
     turn.set(phase=Phase.WAITING, due=False)
     if _take_waiting(turn):
         return
-    timing, failures = turn.state.timing, turn.state.failures
-    # The exponent is bounded so that a number of failures without end stays a number.
-    delay = min(timing.backoff_first * 2.0 ** min(max(failures - 1, 0), 60), timing.backoff_max)
+    delay = _backoff(turn.state.timing, turn.state.failures)
     turn.do(PhaseEntered(Phase.WAITING, None))
     turn.note(f"nobody serves; the next start is in {delay:g} s")
     turn.start(Alarm.BACKOFF, delay)
+
+
+def _backoff(timing: Timing, failures: int) -> float:
+    """Return the seconds to wait after so many failures in a row."""
+    # The exponent is bounded so that a number of failures without end stays a number.
+    return min(timing.backoff_first * 2.0 ** min(max(failures - 1, 0), 60), timing.backoff_max)
 
 
 def _active_gave_up(turn: _Turn, event: GaveUp) -> None:
@@ -906,7 +1181,7 @@ def _active_gave_up(turn: _Turn, event: GaveUp) -> None:
     if turn.need(event.generation).standing is Standing.LEAVING:
         return
     turn.note(f"generation {event.generation} gives up: {event.reason}", serious=True)
-    turn.end(event.generation, patience=FATAL_GRACE)
+    turn.end(event.generation, patience=FATAL_GRACE, fault=event.reason)
 
 
 def _active_broke(turn: _Turn, event: Broke) -> None:
@@ -914,26 +1189,39 @@ def _active_broke(turn: _Turn, event: Broke) -> None:
     if turn.need(event.generation).standing is Standing.LEAVING:
         return
     turn.note(f"generation {event.generation}: {event.reason}; it is ended", serious=True)
-    turn.end(event.generation, patience=None)
+    turn.end(event.generation, patience=None, fault=event.reason)
 
 
 def _active_died_serving(turn: _Turn, event: Exited) -> None:
-    """SERVING, REVERTING: a successor comes after the backoff."""
+    """SERVING, REVERTING: the spare takes over, or a successor comes after the backoff."""
     reason = _active_died(turn, event)
+    if turn.state.spare is not None:
+        turn.open("failover", origin=event.generation, reason=reason)
+        _fail_over(turn, reason)
+        return
     turn.open("recovery", origin=event.generation, reason=reason)
     turn.set(failures=turn.state.failures + 1)
     _wait(turn)
 
 
 def _active_died_asked(turn: _Turn, event: Exited) -> None:
-    """PREPARING: what was asked for becomes the successor."""
+    """PREPARING: what was asked for becomes the successor; if there is a spare, it is, and what was asked for waits."""
     reason = _active_died(turn, event)
-    turn.amend(kind="recovery", reason=reason)
+    state = turn.state
+    if state.spare is None:
+        turn.amend(kind="recovery", reason=reason)
+    elif state.handoff is not None and state.handoff.kind == "rollback":
+        turn.answer("failed", f"{reason}; the spare takes over, ask again")
+        _fail_over(turn, reason)
+    else:
+        waiting = (*state.asked, *state.waiting)
+        turn.set(waiting=waiting, waiting_forced=state.forced or state.waiting_forced, asked=(), forced=False)
+        _fail_over(turn, reason)
 
 
 def _active_died_opening(turn: _Turn, event: Exited) -> None:
-    """OPENING: as in PREPARING, and there is nothing left to wait for."""
-    _active_died_asked(turn, event)
+    """OPENING: what was asked for becomes the successor, and there is nothing left to wait for."""
+    turn.amend(kind="recovery", reason=_active_died(turn, event))
     _spawn_alone(turn)
 
 
@@ -941,38 +1229,60 @@ def _active_died_succeeded(turn: _Turn, event: Exited) -> None:
     """SPAWNING, CONNECTING, ACTIVATING: the new child goes on, now as the successor."""
     reason = _active_died(turn, event)
     turn.amend(kind="failover", reason=reason)
+    incoming = turn.need(turn.state.incoming)
+    if turn.state.phase is Phase.CONNECTING and incoming.ready:
+        _activate(turn, incoming.generation)
 
 
 def _active_died(turn: _Turn, event: Exited) -> str:
-    reason = f"generation {event.generation} died: {event.reason}"
+    reason = f"generation {event.generation} died: {_cause(turn, event)}"
     turn.note(reason, serious=True)
     turn.remove(event.generation)
     turn.set(unsettled=True)
     return reason
 
 
+def _cause(turn: _Turn, event: Exited) -> str:
+    """Say why a child is gone: why it was ended, if it was."""
+    fault = turn.need(event.generation).fault
+    return f"{fault} ({event.reason})" if fault else event.reason
+
+
 def _new_gave_up_draining(turn: _Turn, event: GaveUp) -> None:
+    if turn.need(event.generation).standing is Standing.LEAVING:
+        return
     turn.end(event.generation, patience=FATAL_GRACE)
     _take_back(turn, f"generation {event.generation}: {event.reason}")
 
 
 def _new_broke_draining(turn: _Turn, event: Broke) -> None:
+    if turn.need(event.generation).standing is Standing.LEAVING:
+        return
     turn.end(event.generation, patience=None)
     _take_back(turn, f"generation {event.generation}: {event.reason}")
 
 
+def _new_hung(turn: _Turn, event: Rang) -> None:
+    """PROBATION, DRAINING: the old child waits to take over, so it is killed; its exit is what counts."""
+    fault = _lateness(turn, event)
+    turn.note(f"generation {event.generation}: {fault}; it is killed", serious=True)
+    turn.end(event.generation, patience=None, fault=fault)
+
+
 def _new_died_draining(turn: _Turn, event: Exited) -> None:
+    reason = f"generation {event.generation}: {_cause(turn, event)}"
     turn.remove(event.generation)
-    _take_back(turn, f"generation {event.generation}: {event.reason}")
+    _take_back(turn, reason)
 
 
 def _take_back(turn: _Turn, reason: str) -> None:
-    """DRAINING, and the new child is lost: the old one goes on if it still can."""
+    """PROBATION, DRAINING, and the new child is lost: the old one goes on if it still can."""
     old = turn.state.outgoing
     turn.set(active=None, outgoing=None)
-    if old is not None and (child := turn.need(old)).standing is Standing.DRAINING and not child.drained:
+    child = turn.state.child(old)
+    if child is not None and old is not None and child.standing in _CAN_GO_ON and not child.drained:
         turn.note(f"{reason}; generation {old} is made active again", serious=True)
-        turn.cancel(Alarm.DRAIN, generation=old)
+        turn.cancel(Alarm.DRAIN, Alarm.ACK, Alarm.PROBATION, generation=old)
         turn.set(incoming=old)
         turn.amend(result="rolled-back", reason=reason)
         _activate(turn, old)
@@ -988,11 +1298,30 @@ def _outgoing_broke(turn: _Turn, event: GaveUp | Broke) -> None:
         turn.end(event.generation, patience=FATAL_GRACE)
 
 
+def _stood_by_and_broke(turn: _Turn, event: GaveUp | Broke) -> None:
+    """PROBATION: nobody is left to take over; the handoff ends when the old child has left."""
+    _old_fails(turn, event.generation, event.reason)
+
+
+def _old_hung(turn: _Turn, event: Rang) -> None:
+    """PROBATION, DRAINING: it finishes nothing any more."""
+    _old_fails(turn, event.generation, _lateness(turn, event))
+
+
+def _old_fails(turn: _Turn, generation: int, reason: str) -> None:
+    turn.note(f"generation {generation}, the old one: {reason}; it is ended", serious=True)
+    turn.end(generation)
+    if turn.state.phase is Phase.PROBATION:
+        turn.enter(Phase.DRAINING)
+
+
 def _leaver_left(turn: _Turn, event: Exited) -> None:
     """Go on with what waited for this exit."""
     turn.remove(event.generation)
     if turn.state.leavers:
         return
+    if turn.state.phase is Phase.OPENING:
+        _spawn_beside(turn)
     if turn.state.phase is Phase.REVERTING:
         _serve(turn)
     elif turn.state.phase is Phase.WAITING and turn.state.due:
@@ -1004,22 +1333,63 @@ def _child_left_stopping(turn: _Turn, event: Exited) -> None:
     _stopped_if_alone(turn)
 
 
+# --- children that hang -----------------------------------------------------------------------------------------
+
+_CAN_GO_ON = (Standing.STANDBY, Standing.DRAINING)
+"""How far an outgoing child has come that can be made active again."""
+
+
+def _beaten(turn: _Turn, event: Beaten) -> None:
+    child = turn.need(event.generation)
+    if child.standing is Standing.LEAVING:
+        return
+    if child.hung:
+        turn.note(f"generation {event.generation} beats again and goes on")
+        turn.cancel(Alarm.DUMP, generation=event.generation)
+        turn.change(event.generation, hung=False)
+    turn.start(Alarm.HANG, turn.state.timing.hang_timeout, generation=event.generation)
+
+
+def _hangs(turn: _Turn, event: Rang) -> None:
+    """Ask for the child's stacks, and give it that last moment."""
+    turn.note(f"generation {event.generation}: {_lateness(turn, event)}; its stacks follow", serious=True)
+    turn.change(event.generation, hung=True)
+    turn.do(Signal(event.generation, "SIGUSR1"))
+    turn.start(Alarm.DUMP, DUMP_GRACE, generation=event.generation)
+
+
+def _active_hung(turn: _Turn, event: Rang) -> None:
+    """Its exit is what counts: nobody else is activated while it may wake up."""
+    turn.end(event.generation, fault=_lateness(turn, event))
+
+
+def _incoming_hung(turn: _Turn, event: Rang) -> None:
+    _incoming_failed(turn, event.generation, _lateness(turn, event))
+
+
+def _hung_stopping(turn: _Turn, event: Rang) -> None:
+    turn.end(event.generation)
+
+
 # --- timers -----------------------------------------------------------------------------------------------------
 
 
-def _no_hello(turn: _Turn, event: Rang) -> None:
-    limit = min(HELLO_TIMEOUT, turn.state.timing.ready_timeout)
-    _incoming_failed(turn, event.generation, f"said nothing within {limit:g} s of its start")
+def _lateness(turn: _Turn, event: Rang) -> str:
+    """Say what a child has not done in time."""
+    timing = turn.state.timing
+    match event.alarm:
+        case Alarm.HELLO:
+            return f"said nothing within {min(HELLO_TIMEOUT, timing.ready_timeout):g} s of its start"
+        case Alarm.READY:
+            return f"not ready within {timing.ready_timeout:g} s (handoff.ready_timeout)"
+        case Alarm.ACK:
+            return f"did not become active within {ACK_TIMEOUT:g} s"
+        case _:
+            return f"hangs: no sign of life for {timing.hang_timeout:g} s (restart.hang_timeout)"
 
 
-def _not_ready(turn: _Turn, event: Rang) -> None:
-    _incoming_failed(
-        turn, event.generation, f"not ready within {turn.state.timing.ready_timeout:g} s (handoff.ready_timeout)"
-    )
-
-
-def _not_active(turn: _Turn, event: Rang) -> None:
-    _incoming_failed(turn, event.generation, f"did not become active within {ACK_TIMEOUT:g} s")
+def _incoming_late(turn: _Turn, event: Rang) -> None:
+    _incoming_failed(turn, event.generation, _lateness(turn, event))
 
 
 def _not_opened(turn: _Turn, event: Rang) -> None:
@@ -1074,6 +1444,7 @@ def _row(
     spawning: Handler[_E] | None = None,
     connecting: Handler[_E] | None = None,
     activating: Handler[_E] | None = None,
+    probation: Handler[_E] | None = None,
     draining: Handler[_E] | None = None,
     serving: Handler[_E] | None = None,
     reverting: Handler[_E] | None = None,
@@ -1087,6 +1458,7 @@ def _row(
         Phase.SPAWNING: spawning or default,
         Phase.CONNECTING: connecting or default,
         Phase.ACTIVATING: activating or default,
+        Phase.PROBATION: probation or default,
         Phase.DRAINING: draining or default,
         Phase.SERVING: serving or default,
         Phase.REVERTING: reverting or default,
@@ -1098,12 +1470,19 @@ def _row(
 _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     # Commands, and the answers to `Prepare`.
     (Reload, None): _row(
-        _reload_later, serving=_reload_now, waiting=_reload_now, stopping=_command_refused, stopped=_command_refused
+        _reload_later,
+        serving=_reload_now,
+        waiting=_reload_now,
+        probation=_reload_hurries,
+        draining=_reload_hurries,
+        stopping=_command_refused,
+        stopped=_command_refused,
     ),
     (Rollback, None): _row(
         _rollback_busy,
         serving=_rollback_now,
         waiting=_rollback_now,
+        probation=_rollback_on_probation,
         stopping=_command_refused,
         stopped=_command_refused,
     ),
@@ -1115,19 +1494,47 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Progressed, Part.INCOMING): _row(_ignore, connecting=_progressed),
     (BecameReady, Part.INCOMING): _row(_ignore, connecting=_ready),
     (RoleTaken, Part.INCOMING): _row(_ignore, activating=_role_taken),
-    (WindowAnswered, Part.ACTIVE): _row(_window_answered, opening=_window_opened),
+    (RoleTaken, Part.OUTGOING): _row(_ignore, probation=_stands_by),
+    (WindowAnswered, Part.ACTIVE): _row(_window_answered, opening=_window_opened, serving=_window_answered_serving),
     (WindowAnswered, Part.INCOMING): _row(_window_answered),
     (WindowAnswered, Part.OUTGOING): _row(_window_answered),
     (HasDrained, Part.ACTIVE): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.INCOMING): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.OUTGOING): _row(_has_drained),
+    # The spare comes on; what goes wrong with it concerns nobody else.
+    (Greeted, Part.SPARE): _row(_spare_greeted),
+    (BecameReady, Part.SPARE): _row(_spare_ready),
+    (GaveUp, Part.SPARE): _row(_spare_gave_up),
+    (Broke, Part.SPARE): _row(_spare_broke),
+    (Exited, Part.SPARE): _row(_spare_exited),
+    (Alarm.HELLO, Part.SPARE): _row(_spare_rang),
+    (Alarm.READY, Part.SPARE): _row(_spare_rang),
+    (Alarm.DUMP, Part.SPARE): _row(_spare_rang),
+    (Alarm.STABLE, Part.SPARE): _row(_spare_stable),
+    (Alarm.SPARE, None): _row(_ignore, serving=_spare_due),
+    # Signs of life, and their end.
+    (Beaten, Part.ACTIVE): _row(_beaten),
+    (Beaten, Part.INCOMING): _row(_beaten),
+    (Beaten, Part.OUTGOING): _row(_beaten),
+    (Beaten, Part.SPARE): _row(_beaten),
+    (Alarm.HANG, Part.ACTIVE): _row(_hangs),
+    (Alarm.HANG, Part.INCOMING): _row(_hangs),
+    (Alarm.HANG, Part.OUTGOING): _row(_hangs),
+    (Alarm.HANG, Part.SPARE): _row(_hangs),
+    (Alarm.DUMP, Part.ACTIVE): _row(_active_hung, probation=_new_hung, draining=_new_hung, stopping=_hung_stopping),
+    (Alarm.DUMP, Part.INCOMING): _row(_incoming_hung, stopping=_hung_stopping),
+    (Alarm.DUMP, Part.OUTGOING): _row(_old_hung, stopping=_hung_stopping),
     # A child gives up, breaks, is gone.
-    (GaveUp, Part.ACTIVE): _row(_active_gave_up, draining=_new_gave_up_draining, stopping=_outgoing_broke),
+    (GaveUp, Part.ACTIVE): _row(
+        _active_gave_up, probation=_new_gave_up_draining, draining=_new_gave_up_draining, stopping=_outgoing_broke
+    ),
     (GaveUp, Part.INCOMING): _row(_incoming_gave_up, stopping=_outgoing_broke),
-    (GaveUp, Part.OUTGOING): _row(_outgoing_broke),
-    (Broke, Part.ACTIVE): _row(_active_broke, draining=_new_broke_draining, stopping=_outgoing_broke),
+    (GaveUp, Part.OUTGOING): _row(_outgoing_broke, probation=_stood_by_and_broke),
+    (Broke, Part.ACTIVE): _row(
+        _active_broke, probation=_new_broke_draining, draining=_new_broke_draining, stopping=_outgoing_broke
+    ),
     (Broke, Part.INCOMING): _row(_incoming_broke, stopping=_outgoing_broke),
-    (Broke, Part.OUTGOING): _row(_outgoing_broke),
+    (Broke, Part.OUTGOING): _row(_outgoing_broke, probation=_stood_by_and_broke),
     (Exited, Part.ACTIVE): _row(
         _active_died_serving,
         preparing=_active_died_asked,
@@ -1135,6 +1542,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
         spawning=_active_died_succeeded,
         connecting=_active_died_succeeded,
         activating=_active_died_succeeded,
+        probation=_new_died_draining,
         draining=_new_died_draining,
         stopping=_child_left_stopping,
     ),
@@ -1142,10 +1550,12 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Exited, Part.OUTGOING): _row(_outgoing_left, stopping=_child_left_stopping),
     (Exited, Part.LEAVER): _row(_leaver_left, stopping=_child_left_stopping),
     # Timers.
-    (Alarm.HELLO, Part.INCOMING): _row(_ignore, spawning=_no_hello),
-    (Alarm.READY, Part.INCOMING): _row(_ignore, spawning=_not_ready, connecting=_not_ready),
+    (Alarm.HELLO, Part.INCOMING): _row(_ignore, spawning=_incoming_late),
+    (Alarm.READY, Part.INCOMING): _row(_ignore, spawning=_incoming_late, connecting=_incoming_late),
     (Alarm.ACK, Part.ACTIVE): _row(_ignore, opening=_not_opened),
-    (Alarm.ACK, Part.INCOMING): _row(_ignore, activating=_not_active),
+    (Alarm.ACK, Part.INCOMING): _row(_ignore, activating=_incoming_late),
+    (Alarm.ACK, Part.OUTGOING): _row(_ignore, probation=_does_not_stand_by),
+    (Alarm.PROBATION, Part.OUTGOING): _row(_ignore, probation=_probation_over),
     (Alarm.DRAIN, Part.ACTIVE): _row(_ignore, stopping=_not_drained),
     (Alarm.DRAIN, Part.INCOMING): _row(_ignore, stopping=_not_drained),
     (Alarm.DRAIN, Part.OUTGOING): _row(_not_drained),

@@ -30,21 +30,28 @@ def run(
     """
     # Until the engine handles it: a reload asked for now would start what is about to start anyway.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    others: list[int] = []
     with ExitStack() as stack:
         if sandbox:
             load(config, environ=environ, need_token=False)  # what is wrong is said before anything starts
             local = stack.enter_context(LocalSandbox())
+            others.append(local.pid)
             environ = {**environ, "DISCORD_API_URL": local.api_url, "DISCORD_TOKEN": local.token}
         settings = load(config, environ=environ)
         logs.configure()
         reread = partial(load, config, environ=environ)
-        return anyio.run(partial(_serve, settings, reread=reread, sandbox=sandbox, tell=tell))
+        return anyio.run(partial(_serve, settings, reread=reread, others=others, sandbox=sandbox, tell=tell))
 
 
 async def _serve(
-    settings: Settings, *, reread: Callable[[], Settings], sandbox: bool, tell: Callable[[str], object]
+    settings: Settings,
+    *,
+    reread: Callable[[], Settings],
+    others: list[int],
+    sandbox: bool,
+    tell: Callable[[str], object],
 ) -> tuple[int, str | None]:
-    engine = Engine(settings, reread=reread)
+    engine = Engine(settings, reread=reread, others=others)
     async with control.serve(settings.control.socket, engine):
         for line in _greeting(settings, sandbox=sandbox):
             tell(line)

@@ -30,6 +30,8 @@ __all__ = ["Settings", "SettingsError", "load", "read_token"]
 
 MAX_SECONDS = 7 * 24 * 3600
 MAX_SHARDS = 65536
+MIN_HANG = 3
+"""Seconds: children beat once a second, so less would take a short pause for a hang."""
 MAX_TOKEN_BYTES = 4096
 
 THREE_WAYS = (
@@ -39,6 +41,9 @@ THREE_WAYS = (
 
 Seconds: TypeAlias = Annotated[
     float, msgspec.Meta(gt=0, le=MAX_SECONDS, description=f"a number of seconds above 0, at most {MAX_SECONDS}")
+]
+SecondsOrNone: TypeAlias = Annotated[
+    float, msgspec.Meta(ge=0, le=MAX_SECONDS, description=f"a number of seconds from 0 (none) to {MAX_SECONDS}")
 ]
 Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z", description="a text without NUL characters")]
 ShardCount: TypeAlias = Annotated[
@@ -69,20 +74,33 @@ class DiscordSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HandoffSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[handoff]``: limits in seconds; ``headroom`` is a factor on the active child's memory."""
+    """``[handoff]``: limits in seconds; ``headroom`` is a factor on the active child's memory.
+
+    ``probation``: for so long after the switch the old child stays connected and takes over again if the new one fails.
+    """
 
     ready_timeout: Seconds = 300.0
     drain_timeout: Seconds = 30.0
     settle: Seconds = 10.0
     headroom: Annotated[float, msgspec.Meta(ge=1, le=100, description="a factor from 1 to 100")] = 1.2
+    probation: SecondsOrNone = 0.0
 
 
 class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[restart]``: seconds between starts of a bot that dies, and after how long it counts as stable."""
+    """``[restart]``: seconds between starts of a bot that dies, and after how long it counts as stable.
+
+    ``hang_timeout``: a child that has not beaten for so many seconds hangs, and is ended. ``spare``: keep one standby
+    connected all the time, to take over at once from an active child that dies; it costs as much memory as that one.
+    """
 
     backoff_first: Seconds = 1.0
     backoff_max: Seconds = 60.0
     stable_after: Seconds = 60.0
+    hang_timeout: Annotated[
+        float,
+        msgspec.Meta(ge=MIN_HANG, le=MAX_SECONDS, description=f"a number of seconds from {MIN_HANG} to {MAX_SECONDS}"),
+    ] = 20.0
+    spare: Annotated[bool, msgspec.Meta(description="true or false")] = False
 
 
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):

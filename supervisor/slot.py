@@ -51,8 +51,8 @@ class Host(Protocol):
     def launch(self, *, generation: int, standby: bool) -> Launch:
         """Return what a new child is told."""
 
-    def prepare(self, release: Release | None) -> None:
-        """Find out whether a child can be spawned; answer with `Slot.happen`."""
+    def prepare(self, release: Release | None, *, force: bool) -> None:
+        """Find out whether a child can be spawned; answer the newest question with `Slot.happen`."""
 
     def permits_changed(self) -> None:
         """Give the permits that can be given now."""
@@ -138,6 +138,20 @@ class Slot:
             statuses.append(member.seen.status(rss_bytes=rss, cpu_percent=cpu))
         return statuses
 
+    def pid(self, generation: int | None) -> int | None:
+        """Return the process id of a living child."""
+        member = self._members.get(generation or 0)
+        return member.child.pid if member else None
+
+    def pids(self) -> set[int]:
+        """Return the process ids of all children whose exit has not been reported."""
+        return {member.child.pid for member in self._members.values()}
+
+    def shards(self, generation: int | None) -> int | None:
+        """Return how many shards a living child connects, None if it has not said so."""
+        member = self._members.get(generation or 0)
+        return member.seen.shards_total if member else None
+
     def _work(self) -> None:
         """Take events one by one; what an effect brings about is queued, so the machine is not re-entered."""
         if self._busy or self._closed:
@@ -157,6 +171,8 @@ class Slot:
     def _carry_out(self, effects: Sequence[machine.Effect]) -> None:
         for effect in effects:
             self._do(effect)
+        for generation, member in self._members.items():
+            member.child.set_expendable(self.state.active not in (None, generation))
         if self.handoff is not None and self.handoff.result is None and self.state.handoff is not None:
             self.handoff.kind = self.state.handoff.kind
             self.handoff.target = self.state.handoff.target
@@ -177,8 +193,8 @@ class Slot:
             case machine.CancelTimer(alarm=alarm, generation=generation):
                 if timer := self._timers.pop((alarm, generation), None):
                     timer.cancel()
-            case machine.Prepare(release=release):
-                self._host.prepare(release)
+            case machine.Prepare(release=release, force=force):
+                self._host.prepare(release, force=force)
             case machine.Answer(commands=commands, result=result, reason=reason):
                 self._host.answered(commands, result, reason)
             case machine.Note(text=text, serious=serious):
@@ -295,7 +311,7 @@ class Slot:
     def progress(self) -> Progress:
         """Return how far the present attempt is."""
         state = self.state
-        new = self._members.get((state.active if state.phase is Phase.DRAINING else state.incoming) or 0)
+        new = self._members.get((state.active if state.phase in machine.SWITCHED else state.incoming) or 0)
         return Progress(
             phase=state.phase.value,
             message=self._message(new),
@@ -322,6 +338,8 @@ class Slot:
                 old = self._members.get(state.outgoing or 0)
                 count = old.seen.in_flight if old else 0
                 return f"waiting for generation {state.outgoing} to finish ({count} handlers under way)"
+            case Phase.PROBATION:
+                return f"{name} is active; generation {state.outgoing} stands by for {state.timing.probation:g} s"
             case Phase.WAITING:
                 return "nobody serves; the next start waits"
             case _:
@@ -358,5 +376,7 @@ def _event(generation: int, message: FromChild) -> machine.Event | None:
             return machine.HasDrained(generation)
         case Fatal(reason=reason, retryable=retryable):
             return machine.GaveUp(generation, reason, retryable)
-        case Identify() | Limits() | Shard() | Beat():
+        case Beat():
+            return machine.Beaten(generation)
+        case Identify() | Limits() | Shard():
             return None

@@ -81,7 +81,7 @@ def test_the_supported_versions_have_them_all(version: str, tmp_path: Path) -> N
     here = Path(__file__)
     ended = subprocess.run(
         [
-            *(sys.executable, "-m", "pytest", "-q", "-m", "not wide", "-p", "no:cacheprovider", "-p", "no:xdist"),
+            *(sys.executable, "-m", "pytest", "-q", "-m", "not wide", "-p", "no:cacheprovider", "-n", "0"),
             *(str(here), str(here.with_name("test_gate.py"))),
         ],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},

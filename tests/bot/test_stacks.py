@@ -20,11 +20,12 @@ async def main():
     stacks.on_sigusr1(asyncio.get_running_loop())
     task = asyncio.create_task(waiting_for_the_bell(), name="bell")
     await asyncio.sleep(0)
-    print("ready", flush=True)
     def blocked_in_a_handler():
+        print("ready", flush=True)
         time.sleep(600)
     if sys.argv[1] == "blocked":
         blocked_in_a_handler()
+    print("ready", flush=True)
     await task
 
 asyncio.run(main())

@@ -1,7 +1,8 @@
 """An engine without children, for tests of the control socket and of the command line.
 
 Run as ``python fake_engine.py SOCKET RESULT`` it is a process that looks like a supervisor: it prints "ready" when its
-socket is open, answers, and ends on `stop`. RESULT is that of each reload.
+socket is open, answers, and ends on `stop`. RESULT is that of each reload, or "held" (none ends), or
+"guarded" (refused unless forced).
 """
 
 from __future__ import annotations
@@ -93,12 +94,16 @@ class FakeEngine:
         self.stopped = anyio.Event()
         self.progress_lines = 2
         self.failure: Exception | None = None
+        self.forced: list[bool] = []
+        self.guarded = False
+        """Refuses what is not forced."""
 
     def hold(self) -> None:
         """Let reloads wait until `may_finish` is set."""
         self.may_finish = anyio.Event()
 
-    async def reload(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    async def reload(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        self.forced.append(force)
         self.reload_began.set()
         if self.failure:
             raise self.failure
@@ -110,13 +115,16 @@ class FakeEngine:
                 )
         await self.may_finish.wait()
         self.reload_ended.set()
-        if self.result == "succeeded":
+        if self.result == "succeeded" or (self.guarded and force):
             return Outcome(result="succeeded", reason=None, generation=2, handoff=HANDOFF)
         return Outcome(result=self.result, reason="the app could not be imported", generation=1, handoff=None)
 
-    async def rollback(self, *, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    async def rollback(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+        self.forced.append(force)
         if on_progress:
             on_progress(Progress(phase="preparing", message="looks at the release before", generation=3))
+        if self.guarded and not force:
+            return Outcome(result="refused", reason="too little memory", generation=2)
         return Outcome(result="succeeded", generation=3, handoff=HANDOFF)
 
     async def stop(self) -> None:
@@ -129,7 +137,8 @@ class FakeEngine:
 
 
 async def _main(path: Path, result: str) -> None:
-    engine = FakeEngine(result="succeeded" if result == "held" else result)
+    engine = FakeEngine(result={"held": "succeeded", "guarded": "refused"}.get(result, result))
+    engine.guarded = result == "guarded"
     if result == "held":
         engine.hold()
     async with control.serve(path, engine):

@@ -58,6 +58,10 @@ def with_limits(settings: Settings, **seconds: float) -> Settings:
     return replace(settings, handoff=msgspec.structs.replace(settings.handoff, **seconds))
 
 
+def with_restart(settings: Settings, **changes: Any) -> Settings:
+    return replace(settings, restart=msgspec.structs.replace(settings.restart, **changes))
+
+
 def open_fds() -> set[str]:
     found = set()
     for fd in Path("/proc/self/fd").iterdir():
@@ -125,12 +129,14 @@ class Supervised:
 
 
 @asynccontextmanager
-async def supervised(settings: Settings, *, signals: bool = False, serving: bool = True) -> AsyncIterator[Supervised]:
+async def supervised(
+    settings: Settings, *, signals: bool = False, serving: bool = True, root: Path = Path("/")
+) -> AsyncIterator[Supervised]:
     """Run an engine; at the end it is stopped and must have left nothing behind."""
     await anyio.lowlevel.checkpoint()
     before = open_fds()
     it = Supervised(settings)
-    it.engine = Engine(settings, reread=it.reread, log=it.log, signals=signals, command=fake_command)
+    it.engine = Engine(settings, reread=it.reread, log=it.log, signals=signals, command=fake_command, root=root)
 
     async def run() -> None:
         it.code = await it.engine.run()

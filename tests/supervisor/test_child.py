@@ -117,7 +117,8 @@ async def test_the_command_line_says_everything_but_the_token(nursery: Nursery, 
 
 def test_a_childs_environment_has_the_token_and_nothing_of_systemd() -> None:
     base = {"PATH": "/bin", "NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "LISTEN_FDS": "3"}
-    assert environment(base, token=TOKEN) == {"PATH": "/bin", "DISCORD_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1"}
+    ours = {"PATH": "/bin", "DISCORD_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
+    assert environment(base, token=TOKEN) == ours
 
 
 def test_the_releases_directory_cannot_shadow_our_runtime(tmp_path: Path) -> None:

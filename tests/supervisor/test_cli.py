@@ -179,6 +179,12 @@ class TestReload:
             assert "accepted" in done.stdout
             assert json.loads(shell.run("reload", "--no-wait", "--json").stdout) == {"accepted": True}
 
+    @pytest.mark.parametrize("command", ["reload", "rollback"])
+    def test_what_is_refused_may_be_forced(self, shell: Shell, command: str) -> None:
+        with shell.supervisor("guarded"):
+            assert shell.run(command).returncode == 1
+            assert shell.run(command, "--force").returncode == 0
+
     def test_on_a_terminal_it_draws_a_bar(self, shell: Shell) -> None:
         ours, theirs = pty.openpty()
         shown = b""

@@ -124,6 +124,17 @@ def test_a_rollback_streams_and_ends_as_a_reload_does(server: Server) -> None:
     assert outcome["outcome"]["generation"] == 3
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments"), [("reload", {"wait": True}), ("reload", {"wait": False}), ("rollback", {})]
+)
+@pytest.mark.parametrize("force", [True, False])
+def test_a_handoff_may_be_forced(server: Server, command: str, arguments: dict[str, bool], force: bool) -> None:
+    with Connection(server.path) as connection:
+        for _ in connection.ask(command, force=force, **arguments):
+            pass
+    assert server.engine.forced == [force]
+
+
 def test_a_reload_that_nobody_waits_for_is_accepted_at_once_and_goes_on(server: Server) -> None:
     server.do(server.engine.hold)
     with Connection(server.path) as connection:
@@ -249,8 +260,9 @@ def test_idle_clients_cannot_shut_others_out_for_good(server: Server, monkeypatc
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 def test_another_user_is_refused_even_where_the_modes_let_them_in(server: Server, tmp_path: Path) -> None:
-    for directory in [server.path.parent, *server.path.parents[1:4]]:
-        if directory.stat().st_uid == 0 and str(directory).startswith(str(tmp_path.parents[1])):
+    temporary = next(parent for parent in tmp_path.parents if parent.name.startswith("pytest-of-"))
+    for directory in server.path.parents:
+        if directory.is_relative_to(temporary):
             directory.chmod(0o755)
     server.path.chmod(0o666)
     os.seteuid(65534)

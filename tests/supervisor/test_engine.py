@@ -6,7 +6,11 @@ import itertools
 import os
 import re
 import signal
+import threading
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
@@ -23,6 +27,7 @@ from supervising import (
     supervised,
     until,
     with_limits,
+    with_restart,
     with_window,
 )
 
@@ -42,7 +47,8 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture(autouse=True)
 def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in {"ACK_TIMEOUT": 1.0, "DRAIN_GRACE": 0.2, "TERM_GRACE": 0.3, "FATAL_GRACE": 0.5}.items():
+    graces = {"ACK_TIMEOUT": 1.0, "DRAIN_GRACE": 0.2, "TERM_GRACE": 0.3, "FATAL_GRACE": 0.5, "DUMP_GRACE": 0.2}
+    for name, seconds in graces.items():
         monkeypatch.setattr(machine, name, seconds)
 
 
@@ -262,6 +268,67 @@ async def test_the_releases_own_symlink_is_resolved_once_and_kept_by_a_restart(
         assert (await it.children())[0].release == str(tmp_path / "two")
 
 
+# --- memory and IDENTIFYs for two -------------------------------------------------------------------------------
+
+
+def small_machine(root: Path, pid: int, *, available_mib: int) -> None:
+    """A machine with so much memory left, on which this child has 100 MiB."""
+    for path, text in {
+        "meminfo": f"MemTotal: {1024 * 1024} kB\nMemAvailable: {available_mib * 1024} kB\n",
+        f"{pid}/statm": f"0 {100 * 1024 * 1024 // os.sysconf('SC_PAGE_SIZE')} 0 0 0 0 0\n",
+    }.items():
+        (root / "proc" / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / "proc" / path).write_text(text)
+
+
+async def test_a_second_bot_that_does_not_fit_into_memory_is_refused_unless_it_is_forced(
+    settings: Settings, tmp_path: Path
+) -> None:
+    root = tmp_path / "root"
+    async with supervised(settings, root=root) as it:
+        small_machine(root, it.pids[1], available_mib=119)
+        outcome = await it.engine.reload()
+        assert outcome.result == "refused"
+        assert outcome.generation == 1
+        assert "needs 120 MiB" in (outcome.reason or "")
+        assert "905 MiB of 1.0 GiB are used" in (outcome.reason or "")
+        assert await it.roles() == {1: "active"}
+        assert (await it.engine.reload(force=True)).result == "succeeded"
+        await it.serving(2)
+        small_machine(root, it.pids[2], available_mib=121)
+        assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_a_bot_that_has_died_is_restarted_whatever_memory_is_left(settings: Settings, tmp_path: Path) -> None:
+    async with supervised(settings, root=tmp_path / "root") as it:
+        small_machine(tmp_path / "root", it.pids[1], available_mib=1)
+        os.kill(it.pids[1], signal.SIGKILL)
+        await it.serving(2)
+
+
+@pytest.mark.parametrize(("remaining", "enough"), [(6, True), (5, False)])
+async def test_a_reload_needs_identifies_for_the_new_bot_and_a_reserve_for_the_old(
+    tmp_path: Path, remaining: int, enough: bool
+) -> None:
+    # Two are used by the first bot; two for the second, two kept.
+    async with supervised(make_settings(tmp_path, "shards=2", f"remaining={remaining}")) as it:
+        outcome = await it.engine.reload()
+        assert outcome.result == ("succeeded" if enough else "refused")
+        if not enough:
+            assert "needs 2, 2 are kept" in (outcome.reason or "")
+            assert "3 of 1000 are left. It will be possible at " in (outcome.reason or "")
+            assert re.search(r"at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", outcome.reason or "")
+            assert (await it.engine.reload(force=True)).result == "succeeded"
+
+
+async def test_the_settings_say_how_many_identifies_the_new_bot_needs(tmp_path: Path) -> None:
+    async with supervised(make_settings(tmp_path, "remaining=8")) as it:
+        it.release("remaining=8", shards=7)
+        assert "needs 7, 1 are kept" in ((await it.engine.reload()).reason or "")
+        it.release("remaining=8", shards=6)
+        assert (await it.engine.reload()).result == "succeeded"
+
+
 # --- the old child in a handoff ---------------------------------------------------------------------------------
 
 
@@ -318,9 +385,7 @@ async def test_an_old_child_that_dies_while_the_new_one_connects_is_followed_by_
 # --- the active child dies --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGKILL, signal.SIGUSR1, signal.SIGUSR2], ids=["killed", "garbage", "closed"]
-)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP, signal.SIGUSR2], ids=["killed", "garbage", "closed"])
 async def test_a_lost_child_is_restarted_and_the_next_reload_works(settings: Settings, number: signal.Signals) -> None:
     async with supervised(settings) as it:
         os.kill(it.pids[1], number)
@@ -340,6 +405,304 @@ async def test_a_reload_repairs_a_release_that_keeps_crashing(settings: Settings
         while outcome.result != "succeeded":  # one that joins the crashing child's handoff may fail with it
             outcome = await it.engine.reload()
         await it.serving(outcome.generation or 0)
+
+
+# --- memory runs out --------------------------------------------------------------------------------------------
+
+
+def oom_score_adj(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+
+async def test_the_kernel_would_take_the_standby_first_and_after_the_switch_the_old_one(tmp_path: Path) -> None:
+    ours = oom_score_adj(os.getpid())
+    async with supervised(make_settings(tmp_path, "busy=1")) as it, anyio.create_task_group() as tasks:
+        assert oom_score_adj(it.pids[1]) == ours
+        it.settings = with_window(it.settings, 0.3)
+        it.release("shards=2")
+        tasks.start_soon(it.engine.reload)
+        await it.until(lambda roles: set(roles) == {1, 2})
+        assert oom_score_adj(it.pids[2]) == ours + 300
+        assert oom_score_adj(it.pids[1]) == ours
+        await it.until(lambda roles: roles == {1: "draining", 2: "active"})
+        assert oom_score_adj(it.pids[2]) == ours
+        assert oom_score_adj(it.pids[1]) == ours + 300
+        tasks.start_soon(it.engine.stop)
+
+
+# --- children that hang -----------------------------------------------------------------------------------------
+
+
+def quick_to_find_hangs(settings: Settings) -> Settings:
+    return with_restart(settings, hang_timeout=0.6)
+
+
+@pytest.mark.parametrize("how", ["blocked", "stopped"])
+async def test_a_child_that_hangs_is_killed_and_followed_and_its_stacks_are_in_the_log(
+    settings: Settings, how: str
+) -> None:
+    settings = quick_to_find_hangs(settings)
+    if how == "blocked":
+        settings = quick_to_find_hangs(make_settings(settings.bot.directory, "hang=active"))
+    async with supervised(settings) as it:
+        if how == "stopped":
+            await it.until_seen(lambda children: children[0].last_beat_at is not None)
+            os.kill(it.pids[1], signal.SIGSTOP)
+        it.settings = quick_to_find_hangs(make_settings(settings.bot.directory))
+        await until(lambda: "generation 1: hangs: no sign of life for 0.6 s" in it.text)
+        await until(lambda: "generation 1 has left: killed by SIGKILL" in it.text)
+        assert ("in sleep" in it.text) == (how == "blocked"), "a stopped process can print nothing"
+        await until(lambda: "generation 2 spawned" in it.text)
+        assert _index(it, "SIGUSR1") < _index(it, "SIGTERM") < _index(it, "SIGKILL") < _index(it, "2 spawned")
+        if how == "stopped":
+            await it.serving(2)
+            assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_a_child_that_is_stopped_for_a_moment_goes_on(settings: Settings) -> None:
+    async with supervised(quick_to_find_hangs(settings)) as it:
+        await it.until_seen(lambda children: children[0].last_beat_at is not None)
+        os.kill(it.pids[1], signal.SIGSTOP)
+        await until(lambda: "SIGUSR1 to generation 1" in it.text)
+        os.kill(it.pids[1], signal.SIGCONT)
+        await until(lambda: "beats again and goes on" in it.text)
+        assert await it.roles() == {1: "active"}
+
+
+async def test_a_new_child_that_is_stopped_fails_the_reload(settings: Settings) -> None:
+    async with supervised(with_window(quick_to_find_hangs(settings), 0.5)) as it, anyio.create_task_group() as tasks:
+        it.release("shards=3")
+        outcomes: list[Outcome] = []
+
+        async def reload() -> None:
+            outcomes.append(await it.engine.reload())
+
+        tasks.start_soon(reload)
+        await it.until_seen(lambda children: len(children) == 2 and children[1].last_beat_at is not None)
+        os.kill(it.pids[2], signal.SIGSTOP)
+        await until(lambda: outcomes)
+        assert outcomes[0].result == "failed"
+        assert "hangs" in (outcomes[0].reason or "")
+        await it.serving(1)
+        it.release()
+        assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_an_old_child_that_is_stopped_while_it_drains_is_killed_and_the_reload_succeeds(tmp_path: Path) -> None:
+    async with supervised(quick_to_find_hangs(make_settings(tmp_path, "busy=1"))) as it:
+        it.settings = with_limits(it.settings, drain_timeout=60.0)
+        it.release()
+        outcomes: list[Outcome] = []
+
+        async def reload() -> None:
+            outcomes.append(await it.engine.reload())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reload)
+            await it.until(lambda roles: roles == {1: "draining", 2: "active"})
+            os.kill(it.pids[1], signal.SIGSTOP)
+        assert outcomes[0].result == "succeeded"
+        await it.serving(2)
+
+
+# --- probation --------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def on_probation(settings: Settings, *args: str, seconds: float = 60.0) -> AsyncIterator[Probation]:
+    """A reload has switched to generation 2, generation 1 stands by."""
+    async with supervised(quick_to_find_hangs(with_limits(settings, probation=seconds))) as it:
+        it.release(*args)
+        probation = Probation(it)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(probation.reload)
+            await it.until(lambda roles: roles == {1: "standby", 2: "active"})
+            yield probation
+
+
+@dataclass
+class Probation:
+    it: Supervised
+    outcome: Outcome | None = None
+    seen: list[Progress] = field(default_factory=list)
+
+    async def reload(self) -> None:
+        self.outcome = await self.it.engine.reload(on_progress=self.seen.append)
+
+    async def ended(self) -> Outcome:
+        await until(lambda: self.outcome)
+        assert self.outcome is not None
+        return self.outcome
+
+
+async def test_the_old_child_stands_by_until_the_probation_is_over(settings: Settings) -> None:
+    began = time.monotonic()
+    async with on_probation(settings, seconds=0.5) as probation:
+        outcome = await probation.ended()
+        assert time.monotonic() - began >= 0.5
+        assert outcome.result == "succeeded"
+        assert outcome.handoff is not None
+        assert outcome.handoff.phases["probation"] >= 0.5
+        assert any("generation 1 stands by for 0.5 s" in progress.message for progress in probation.seen)
+        await probation.it.serving(2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGHUP, signal.SIGUSR2])
+async def test_a_new_child_that_is_lost_on_probation_is_rolled_back_without_an_identify(
+    settings: Settings, number: signal.Signals
+) -> None:
+    async with on_probation(settings) as probation:
+        it = probation.it
+        before = (await it.engine.status()).session_start_limit
+        os.kill(it.pids[2], number)
+        outcome = await probation.ended()
+        assert (outcome.result, outcome.generation) == ("rolled-back", 1)
+        await it.serving(1)
+        after = (await it.engine.status()).session_start_limit
+        assert before is not None
+        assert after is not None
+        assert after.remaining == before.remaining
+        assert (await it.engine.status()).restarts == 0
+        it.settings = with_limits(it.settings, probation=0.1)
+        it.release()
+        assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_a_rollback_on_probation_needs_no_new_child(settings: Settings) -> None:
+    async with on_probation(settings) as probation:
+        outcome = await probation.it.engine.rollback()
+        assert (outcome.result, outcome.generation) == ("succeeded", 1)
+        assert (await probation.ended()).result == "rolled-back"
+        await probation.it.serving(1)
+        assert outcome.handoff is not None
+        assert (outcome.handoff.kind, outcome.handoff.from_generation, outcome.handoff.to_generation) == (
+            "rollback",
+            2,
+            1,
+        )
+
+
+async def test_an_old_child_that_dies_on_probation_changes_nothing(settings: Settings) -> None:
+    async with on_probation(settings) as probation:
+        os.kill(probation.it.pids[1], signal.SIGKILL)
+        assert (await probation.ended()).result == "succeeded"
+        await probation.it.serving(2)
+
+
+async def test_an_old_child_that_does_not_stand_by_drains(tmp_path: Path) -> None:
+    async with supervised(with_limits(make_settings(tmp_path, "deaf=standby"), probation=60.0)) as it:
+        it.release()
+        assert (await it.engine.reload()).result == "succeeded"
+        assert "does not stand by" in it.text
+
+
+async def test_a_stop_on_probation_drains_both(settings: Settings) -> None:
+    async with on_probation(settings) as probation:
+        await probation.it.engine.stop()
+        assert (await probation.ended()).result == "failed"
+        assert probation.it.text.count("drained within 5") == 2
+
+
+# --- a newer release --------------------------------------------------------------------------------------------
+
+
+async def test_a_reload_while_the_old_child_drains_hurries_it(tmp_path: Path) -> None:
+    async with supervised(with_limits(make_settings(tmp_path, "busy=1"), drain_timeout=600.0)) as it:
+        it.release()
+        outcomes: list[Outcome] = []
+
+        async def reload() -> None:
+            outcomes.append(await it.engine.reload())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reload)
+            await it.until(lambda roles: roles == {1: "draining", 2: "active"})
+            outcomes.append(await it.engine.reload())
+        assert [(outcome.result, outcome.generation) for outcome in outcomes] == [("succeeded", 2), ("succeeded", 3)]
+        assert f"drained within {machine.HURRY_LIMIT}" in it.text
+        await it.serving(3)
+
+
+# --- the spare --------------------------------------------------------------------------------------------------
+
+
+async def test_a_spare_is_kept_and_takes_over_at_once(settings: Settings) -> None:
+    spare = with_restart(settings, spare=True, backoff_first=0.1)
+    async with supervised(spare, serving=False) as it:
+        await it.until(lambda roles: roles == {1: "active", 2: "standby"})
+        assert oom_score_adj(it.pids[2]) == oom_score_adj(os.getpid()) + 300
+        os.kill(it.pids[1], signal.SIGKILL)
+        await it.until(lambda roles: roles == {2: "active", 3: "standby"})
+        status = await it.engine.status()
+        assert status.restarts == 1
+        assert status.last_handoff is not None
+        assert (status.last_handoff.kind, status.last_handoff.result) == ("failover", "succeeded")
+        assert status.last_handoff.duration < 1.0
+
+
+async def test_a_reload_replaces_the_spare(settings: Settings, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.mkdir()
+    async with supervised(with_restart(settings, spare=True), serving=False) as it:
+        await it.until(lambda roles: roles == {1: "active", 2: "standby"})
+        it.release(directory=new)
+        assert (await it.engine.reload()).result == "succeeded"
+        await it.until(lambda roles: roles == {3: "active", 4: "standby"})
+        assert {child.release for child in await it.children()} == {str(new)}
+        gone, spawned = _index(it, "generation 2 has left"), _index(it, "generation 3 spawned")
+        assert gone < spawned, "memory need not suffice for three"
+
+
+async def test_a_spare_takes_over_while_a_reload_reads_the_settings_and_the_reload_follows(
+    settings: Settings, tmp_path: Path
+) -> None:
+    async with supervised(with_restart(settings, spare=True), serving=False) as it, anyio.create_task_group() as tasks:
+        await it.until(lambda roles: roles == {1: "active", 2: "standby"})
+        may_go_on = threading.Event()
+        read = threading.Event()
+
+        def slowly() -> Settings:
+            read.set()
+            may_go_on.wait(20)
+            return it.settings
+
+        it.engine._reread = slowly
+        outcomes: list[Outcome] = []
+
+        async def reload() -> None:
+            outcomes.append(await it.engine.reload())
+
+        tasks.start_soon(reload)
+        await until(read.is_set)
+        os.kill(it.pids[1], signal.SIGKILL)
+        await it.until(lambda roles: roles == {2: "active"})
+        assert outcomes == []
+        may_go_on.set()
+        await until(lambda: outcomes)
+        assert (outcomes[0].result, outcomes[0].generation) == ("succeeded", 3)
+        await it.until(lambda roles: roles == {3: "active", 4: "standby"})
+
+
+async def test_a_spare_gives_its_memory_to_a_reload(settings: Settings, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    async with supervised(with_restart(settings, spare=True), serving=False, root=root) as it:
+        await it.until(lambda roles: roles == {1: "active", 2: "standby"})
+        small_machine(root, it.pids[1], available_mib=21)
+        assert (await it.engine.reload()).result == "refused"
+        small_machine(root, it.pids[2], available_mib=21)
+        assert (await it.engine.reload()).result == "succeeded"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGHUP, signal.SIGUSR2])
+async def test_a_spare_that_is_lost_is_replaced_and_the_active_child_serves_on(
+    settings: Settings, number: signal.Signals
+) -> None:
+    async with supervised(with_restart(quick_to_find_hangs(settings), spare=True), serving=False) as it:
+        await it.until(lambda roles: roles == {1: "active", 2: "standby"})
+        os.kill(it.pids[2], number)
+        await it.until(lambda roles: roles == {1: "active", 3: "standby"})
+        assert (await it.engine.status()).last_handoff is None
+        assert (await it.engine.status()).restarts == 0
 
 
 # --- the first start --------------------------------------------------------------------------------------------

@@ -55,6 +55,29 @@ def connect_all(
         clock.now = max(clock.now, due)
 
 
+def test_a_reload_needs_its_identifies_and_a_reserve(queue: IdentifyQueue, clock: Clock) -> None:
+    assert queue.shortage(needed=9, reserve=9) is None, "nothing is known yet"
+    queue.update(limits(remaining=10, reset_after=600.0))
+    assert queue.shortage(needed=5, reserve=5) is None
+    clock.now += 100
+    assert queue.shortage(needed=5, reserve=6) == 500.0
+    clock.now += 500
+    assert queue.shortage(needed=5, reserve=6) is None
+
+
+def test_a_permit_that_is_out_is_no_longer_there_for_a_reload(queue: IdentifyQueue) -> None:
+    queue.update(limits(remaining=10))
+    queue.ask(1, 0)
+    assert queue.grant(active=1)
+    assert queue.shortage(needed=5, reserve=5) is not None
+
+
+def test_a_reserve_that_no_day_could_hold_is_not_asked_for(queue: IdentifyQueue) -> None:
+    queue.update(limits(remaining=1000))
+    assert queue.shortage(needed=600, reserve=600) is None
+    assert queue.shortage(needed=1001, reserve=600) is not None
+
+
 def test_one_bucket_lets_one_shard_through_per_window(queue: IdentifyQueue, clock: Clock) -> None:
     for shard in range(3):
         queue.ask(1, shard)

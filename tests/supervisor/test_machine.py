@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from supervisor import machine as m
 from supervisor.machine import Alarm, Part, Phase, Standing
 from supervisor.release import Release
 from supervisor.status import HandoffKind
-from supervisor.wire import Activate, Drain, Window
+from supervisor.wire import Activate, Drain, Standby, Window
 
 
 def release(name: str) -> Release:
@@ -23,6 +23,8 @@ def release(name: str) -> Release:
 
 FIRST = release("1")
 TIMING = m.Timing(ready_timeout=100, drain_timeout=30, settle=10, backoff_first=1, backoff_max=8, stable_after=60)
+ON_PROBATION = replace(TIMING, probation=15)
+WITH_SPARE = replace(TIMING, spare=True)
 
 
 @dataclass
@@ -42,11 +44,12 @@ class World:
     exit: m.Exit | None = None
     commands: int = 0
     releases: int = 1
+    timing: m.Timing = TIMING
 
     @classmethod
-    def begun(cls) -> World:
-        state, effects = m.begin(FIRST, TIMING)
-        world = cls(state)
+    def begun(cls, timing: m.Timing = TIMING) -> World:
+        state, effects = m.begin(FIRST, timing)
+        world = cls(state, timing=timing)
         world.take(effects)
         return world
 
@@ -72,8 +75,10 @@ class World:
                     assert generation > max(self.alive, default=0), "a generation is never used twice"
                     assert standby or not self.alive, "a child that handles events from birth is born alone"
                     self.alive[generation] = effect
-                case m.Send():
+                case m.Send(message=message):
                     self.sent.append(effect)
+                    if isinstance(message, Activate):
+                        assert not self.hanging(), "a hung child is dead before another is activated"
                 case m.Signal(generation=generation, name="SIGKILL"):
                     self.killed.add(generation)
                 case m.StartTimer(alarm=alarm, generation=generation, seconds=seconds):
@@ -81,7 +86,7 @@ class World:
                 case m.CancelTimer(alarm=alarm, generation=generation):
                     self.timers.pop((alarm, generation), None)
                 case m.Prepare():
-                    self.preparing.append(effect)
+                    self.preparing = [effect]  # of two, only the newer is answered
                 case m.Answer(commands=commands):
                     for command in commands:
                         self.unanswered.remove(command)
@@ -101,6 +106,11 @@ class World:
     def check(self) -> None:
         state = self.state
         assert {child.generation for child in state.children} == set(self.alive)
+        parts = [g for g in (state.active, state.incoming, state.outgoing, state.spare) if g is not None]
+        assert len(parts) == len(set(parts)), "nobody plays two parts"
+        assert set(parts) <= set(self.alive)
+        if state.spare is not None:
+            assert state.phase in (Phase.SERVING, Phase.PREPARING)
         assert sum(child.standing is Standing.ACTIVE for child in state.children) <= 1
         assert len(state.children) <= 2, "never more than one old beside one new"
         assert {*state.asked, *state.waiting, *state.stops} == self.unanswered, (
@@ -113,6 +123,18 @@ class World:
                 assert (Alarm.END, child.generation) in self.timers or child.generation in self.killed
         assert self.moves_on(), f"{state.phase} waits for nothing"
 
+    def hanging(self) -> list[int]:
+        """Return those that are being ended because they hang, and live."""
+        return [child.generation for child in self.state.children if (child.fault or "").startswith("hangs")]
+
+    def ends(self, generation: int | None) -> bool:
+        """Say whether a child is on its way out, with something behind it that sees to it."""
+        found = self.state.child(generation)
+        return found is not None and (
+            bool({(Alarm.DRAIN, found.generation), (Alarm.END, found.generation)} & set(self.timers))
+            or found.generation in self.killed
+        )
+
     def moves_on(self) -> bool:
         """Say whether something is under way that will end this phase."""
         state = self.state
@@ -122,23 +144,21 @@ class World:
             case Phase.PREPARING:
                 return bool(self.preparing)
             case Phase.OPENING:
-                old = state.active
-                return bool({(Alarm.ACK, old), (Alarm.END, old)} & set(self.timers)) or old in self.killed
+                return (Alarm.ACK, state.active) in self.timers or self.ends(state.active) or bool(state.leavers)
             case Phase.SPAWNING | Phase.CONNECTING:
-                return (Alarm.READY, state.incoming) in self.timers
+                return (Alarm.READY, state.incoming) in self.timers or self.ends(state.active)
             case Phase.ACTIVATING:
                 return (Alarm.ACK, state.incoming) in self.timers
+            case Phase.PROBATION:
+                return (Alarm.PROBATION, state.outgoing) in self.timers or self.ends(state.active)
             case Phase.DRAINING:
-                old = state.outgoing
-                return bool({(Alarm.DRAIN, old), (Alarm.END, old)} & set(self.timers)) or old in self.killed
+                return self.ends(state.outgoing)
             case Phase.SERVING:
                 return state.child(state.active) is not None and not state.waiting and not state.leavers
             case Phase.REVERTING:
                 return bool(state.leavers)
             case Phase.STOPPING:
-                return all(
-                    bool({(Alarm.DRAIN, g), (Alarm.END, g)} & set(self.timers)) or g in self.killed for g in self.alive
-                )
+                return all(self.ends(generation) for generation in self.alive)
             case Phase.STOPPED:
                 return self.exit is not None and not self.alive
 
@@ -150,14 +170,14 @@ class World:
 
     # What an operator and well-behaved children do.
 
-    def reload(self) -> int:
+    def reload(self, *, force: bool = False) -> int:
         self.commands += 1
-        self.step(m.Reload(self.commands))
+        self.step(m.Reload(self.commands, force))
         return self.commands
 
-    def rollback(self) -> int:
+    def rollback(self, *, force: bool = False) -> int:
         self.commands += 1
-        self.step(m.Rollback(self.commands))
+        self.step(m.Rollback(self.commands, force))
         return self.commands
 
     def stop(self) -> int:
@@ -168,7 +188,7 @@ class World:
     def prepared(self) -> None:
         self.releases += 1
         wanted = self.preparing[0].release
-        self.step(m.Prepared(wanted or release(str(self.releases)), TIMING))
+        self.step(m.Prepared(wanted or release(str(self.releases)), self.timing))
 
     def answer_window(self) -> None:
         generation = self.state.active
@@ -187,6 +207,29 @@ class World:
 
     def activated(self) -> None:
         self.step(m.RoleTaken(self.new, "active"))
+
+    def stand_by(self) -> None:
+        assert self.state.outgoing is not None
+        self.step(m.RoleTaken(self.state.outgoing, "standby"))
+
+    def bring_spare(self) -> int:
+        """Let the spare come on, as far as it goes."""
+        if (Alarm.SPARE, 0) in self.timers:
+            self.step(m.Rang(Alarm.SPARE))
+        if self.state.spare is None:
+            self.answer_window()
+        spare = self.state.spare
+        assert spare is not None
+        self.step(m.Greeted(spare))
+        self.step(m.BecameReady(spare))
+        return spare
+
+    def hang(self, generation: int) -> tuple[m.Effect, ...]:
+        """Let a child beat no more; returns what is done when its stacks have been seen."""
+        self.step(m.Beaten(generation))
+        assert self.timers[Alarm.HANG, generation] == TIMING.hang_timeout
+        assert m.Signal(generation, "SIGUSR1") in self.step(m.Rang(Alarm.HANG, generation))
+        return self.step(m.Rang(Alarm.DUMP, generation))
 
     def drained(self) -> None:
         old = self.state.outgoing
@@ -239,21 +282,30 @@ class World:
                 self.ready()
             case Phase.ACTIVATING:
                 self.activated()
+            case Phase.PROBATION:
+                self.stand_by()
+                self.step(m.Rang(Alarm.PROBATION, self.state.outgoing or 0))
             case Phase.DRAINING:
                 self.drained()
             case _:
                 self.step(m.Exited(next(iter(self.alive)), "exited with status 0"))
 
 
-def serving() -> World:
-    world = World.begun()
+def serving(timing: m.Timing = TIMING) -> World:
+    world = World.begun(timing)
     world.cooperate()
     return world
 
 
-def reloading_until(phase: Phase) -> World:
+def with_spare() -> World:
+    world = serving(WITH_SPARE)
+    world.bring_spare()
+    return world
+
+
+def reloading_until(phase: Phase, timing: m.Timing | None = None) -> World:
     """A first child serves, a reload has come to ``phase``."""
-    world = serving()
+    world = serving(timing or (ON_PROBATION if phase is Phase.PROBATION else TIMING))
     world.reload()
     while world.state.phase is not phase:
         world.one_good_step()
@@ -347,6 +399,21 @@ def test_reloads_during_a_handoff_wait_together_for_the_next_one() -> None:
     world.cooperate()
     assert world.answers[second] is world.answers[third]
     assert world.state.active == 3
+
+
+def test_a_forced_command_is_prepared_by_force_and_one_of_those_that_wait_suffices() -> None:
+    world = serving()
+    world.reload(force=True)
+    assert world.preparing == [m.Prepare(None, True)]
+    world.reload(force=True)
+    world.reload()
+    while 1 in world.unanswered:
+        world.one_good_step()
+    assert world.preparing == [m.Prepare(None, True)]
+    world.reload()
+    while world.state.asked != (4,):
+        world.one_good_step()
+    assert world.preparing == [m.Prepare(None, False)]
 
 
 def test_a_reload_while_the_first_child_starts_waits_for_it() -> None:
@@ -588,6 +655,376 @@ def test_a_start_that_comes_on_slowly_is_let_go_on_but_a_handoff_is_not() -> Non
     assert world.step(m.Progressed(2)) == ()
 
 
+# --- children that hang -----------------------------------------------------------------------------------------
+
+
+def test_a_child_that_beats_does_not_hang() -> None:
+    world = serving()
+    world.step(m.Beaten(1))
+    assert world.step(m.Beaten(1)) == (m.StartTimer(Alarm.HANG, 1, TIMING.hang_timeout),)
+
+
+def test_a_child_that_beats_again_while_its_stacks_are_printed_goes_on() -> None:
+    world = serving()
+    world.step(m.Beaten(1))
+    world.step(m.Rang(Alarm.HANG, 1))
+    world.step(m.Beaten(1))
+    assert (Alarm.DUMP, 1) not in world.timers
+    assert (Alarm.HANG, 1) in world.timers
+    assert world.active_lives()
+
+
+def test_a_child_that_has_not_beaten_yet_has_the_limits_of_its_start() -> None:
+    world = World.begun()
+    world.greeted()
+    assert (Alarm.HANG, 1) not in world.timers
+    assert (Alarm.READY, 1) in world.timers
+    world.ready()
+    assert world.timers[Alarm.HANG, 1] == TIMING.hang_timeout
+
+
+def test_an_active_child_that_hangs_gets_sigterm_then_sigkill_and_is_followed_when_it_is_dead() -> None:
+    world = serving()
+    assert m.Signal(1, "SIGTERM") in world.hang(1)
+    assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
+    assert world.phase() is Phase.SERVING
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.cooperate()
+    assert world.closed[-1].kind == "recovery"
+    assert world.closed[-1].reason == (
+        "generation 1 died: hangs: no sign of life for 20 s (restart.hang_timeout) (killed by SIGKILL)"
+    )
+
+
+def test_a_new_child_waits_for_the_death_of_an_active_one_that_hangs() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.hang(1)
+    world.ready()
+    assert world.phase() is Phase.CONNECTING
+    assert world.messages(2) == []
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.messages(2) == [Activate()]
+    world.activated()
+    assert world.closed[-1].kind == "failover"
+    assert world.answers[1].result == "succeeded"
+
+
+@pytest.mark.parametrize("phase", [Phase.CONNECTING, Phase.ACTIVATING])
+def test_a_new_child_that_hangs_is_ended_and_the_old_one_serves_on(phase: Phase) -> None:
+    world = reloading_until(phase)
+    assert m.Signal(2, "SIGTERM") in world.hang(2)
+    assert world.answers[1].result == "failed"
+    assert "hangs" in (world.answers[1].reason or "")
+    assert world.phase() is Phase.REVERTING
+    world.cooperate()
+    assert world.state.active == 1
+
+
+@pytest.mark.parametrize("phase", m.SWITCHED)
+def test_a_new_child_that_hangs_after_the_switch_is_killed_and_then_the_old_one_is_active_again(phase: Phase) -> None:
+    world = reloading_until(phase)
+    assert m.Signal(2, "SIGKILL") in world.hang(2)
+    assert world.messages(1)[-1] != Activate()
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert world.messages(1)[-1] == Activate()
+    world.activated()
+    assert world.answers[1].result == "rolled-back"
+    assert "hangs" in (world.answers[1].reason or "")
+
+
+@pytest.mark.parametrize("phase", m.SWITCHED)
+def test_an_old_child_that_hangs_after_the_switch_is_ended_and_the_handoff_has_succeeded(phase: Phase) -> None:
+    world = reloading_until(phase)
+    assert m.Signal(1, "SIGTERM") in world.hang(1)
+    assert world.phase() is Phase.DRAINING
+    world.cooperate()
+    assert world.answers[1].result == "succeeded"
+
+
+def test_a_child_that_hangs_while_the_supervisor_stops_is_ended() -> None:
+    world = serving()
+    world.stop()
+    assert m.Signal(1, "SIGTERM") in world.hang(1)
+
+
+# --- a newer release while the old child drains ------------------------------------------------------------------
+
+
+def test_a_reload_while_the_old_child_drains_hurries_it_once() -> None:
+    world = reloading_until(Phase.DRAINING)
+    second = world.reload()
+    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    assert world.timers[Alarm.DRAIN, 1] == m.HURRY_LIMIT + m.DRAIN_GRACE
+    third = world.reload()
+    assert world.messages(1).count(Drain(limit=m.HURRY_LIMIT)) == 1
+    world.drained()
+    assert world.answers[1].result == "succeeded"
+    world.cooperate()
+    assert world.answers[second] is world.answers[third]
+    assert world.state.active == 3
+
+
+def test_a_child_that_has_little_time_is_not_given_more_by_a_hurry() -> None:
+    world = reloading_until(Phase.DRAINING, replace(TIMING, drain_timeout=1))
+    world.reload()
+    assert world.messages(1)[-1] == Drain(limit=1)
+
+
+def test_a_child_that_has_drained_or_is_being_ended_is_not_hurried() -> None:
+    for world in (reloading_until(Phase.DRAINING), draining_while_cut()):
+        if (Alarm.END, 1) not in world.timers:
+            world.step(m.HasDrained(1))
+        world.reload()
+        assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
+
+
+# --- probation --------------------------------------------------------------------------------------------------
+
+
+def test_on_probation_the_old_child_stands_by_and_drains_when_it_is_over() -> None:
+    world = reloading_until(Phase.PROBATION)
+    assert world.messages(1)[-1] == Standby()
+    assert world.timers[Alarm.PROBATION, 1] == 15
+    assert world.shown() == "handing-off"
+    world.stand_by()
+    assert (Alarm.ACK, 1) not in world.timers
+    assert 1 in world.unanswered, "the reload ends with its own result"
+    world.step(m.Rang(Alarm.PROBATION, 1))
+    assert world.messages(1)[-1] == Drain(limit=30)
+    world.drained()
+    assert world.answers[1] == m.Answer((1,), "succeeded")
+
+
+@pytest.mark.parametrize("fault", ["gives up", "breaks", "exits"])
+def test_a_new_child_that_fails_on_probation_gives_the_role_back_at_once(fault: str) -> None:
+    world = reloading_until(Phase.PROBATION)
+    world.stand_by()
+    world.step(FAULTS[fault](2))
+    assert world.messages(1)[-1] == Activate()
+    assert (Alarm.PROBATION, 1) not in world.timers
+    world.activated()
+    assert world.answers[1].result == "rolled-back"
+    assert world.closed == [m.CloseHandoff("reload", 1, 2, "rolled-back", world.answers[1].reason)]
+    world.cooperate()
+    assert (world.state.active, world.state.good) == (1, FIRST)
+    command = world.reload()
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+
+
+def test_a_rollback_on_probation_makes_the_old_child_active_at_once() -> None:
+    world = reloading_until(Phase.PROBATION)
+    command = world.rollback()
+    assert world.messages(1)[-1] == Activate()
+    assert world.answers[1].result == "rolled-back"
+    world.activated()
+    assert world.messages(2)[-1] == Drain(limit=30), "without a probation of its own"
+    world.drained()
+    assert world.answers[command] == m.Answer((command,), "succeeded")
+    assert [(closed.kind, closed.origin, closed.target, closed.result) for closed in world.closed] == [
+        ("reload", 1, 2, "rolled-back"),
+        ("rollback", 2, 1, "succeeded"),
+    ]
+    assert (world.state.active, world.state.good, world.state.last_generation) == (1, FIRST, 2)
+
+
+def test_a_rollback_on_probation_whose_old_child_does_not_come_leaves_the_new_one_serving() -> None:
+    world = reloading_until(Phase.PROBATION)
+    command = world.rollback()
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.answers[command].result == "failed"
+    assert world.state.active == 2
+    assert world.phase() is Phase.SERVING
+
+
+def test_a_rollback_while_the_new_child_is_killed_is_refused_for_the_role_comes_back_anyway() -> None:
+    world = reloading_until(Phase.PROBATION)
+    world.hang(2)
+    assert world.answers[world.rollback()].result == "refused"
+    world.step(m.Rang(Alarm.PROBATION, 1))
+    assert world.phase() is Phase.PROBATION, "the old one is needed"
+    world.cooperate()
+    assert world.state.active == 1
+
+
+def test_a_reload_ends_the_probation() -> None:
+    world = reloading_until(Phase.PROBATION)
+    world.reload()
+    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    world.cooperate()
+    assert world.state.active is not None
+    assert world.answers[1].result == "succeeded"
+
+
+def test_a_reload_that_waits_already_leaves_no_probation() -> None:
+    world = reloading_until(Phase.CONNECTING, ON_PROBATION)
+    world.reload()
+    world.ready()
+    world.activated()
+    assert world.phase() is Phase.DRAINING
+    assert world.messages(1)[-1] == Drain(limit=30)
+
+
+def test_an_old_child_that_does_not_stand_by_drains() -> None:
+    world = reloading_until(Phase.PROBATION)
+    world.step(m.Rang(Alarm.ACK, 1))
+    assert world.messages(1)[-1] == Drain(limit=30)
+    world.cooperate()
+    assert world.answers[1].result == "succeeded"
+
+
+@pytest.mark.parametrize("fault", ["gives up", "breaks", "exits"])
+def test_an_old_child_that_is_lost_on_probation_ends_it(fault: str) -> None:
+    world = reloading_until(Phase.PROBATION)
+    world.step(FAULTS[fault](1))
+    assert world.phase() is not Phase.PROBATION
+    world.cooperate()
+    assert world.answers[1].result == "succeeded"
+    assert world.state.active == 2
+
+
+def test_a_restart_and_a_failover_have_no_probation() -> None:
+    world = serving(ON_PROBATION)
+    world.step(m.Exited(1, "killed"))
+    world.step(m.Rang(Alarm.BACKOFF))
+    world.greeted()
+    world.ready()
+    world.activated()
+    assert world.phase() is Phase.SERVING
+
+
+# --- the spare --------------------------------------------------------------------------------------------------
+
+
+def test_a_spare_comes_once_the_active_child_claims_every_event() -> None:
+    world = serving(WITH_SPARE)
+    assert world.messages(1)[-1] == Window(open=True)
+    assert list(world.alive) == [1]
+    world.step(m.WindowAnswered(1, True))
+    assert world.alive[2] == m.Spawn(2, FIRST, True)
+    assert world.shown() == "serving"
+    world.step(m.Greeted(2))
+    world.step(m.BecameReady(2))
+    assert world.messages(2) == []
+    assert (Alarm.READY, 2) not in world.timers
+    assert world.closed == [], "nobody has handed anything over"
+
+
+def test_a_spare_takes_over_at_once_and_another_comes() -> None:
+    world = with_spare()
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.messages(2) == [Activate()]
+    world.activated()
+    assert world.closed == [m.CloseHandoff("failover", 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
+    assert world.state.restarts == 1
+    assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_first, "not at once: what just crashed may do so again"
+    assert world.bring_spare() == 3
+
+
+def test_a_spare_that_connects_still_goes_on_when_the_active_child_dies() -> None:
+    world = serving(WITH_SPARE)
+    world.answer_window()
+    world.step(m.Exited(1, "killed"))
+    assert world.phase() is Phase.SPAWNING
+    world.greeted()
+    world.ready()
+    world.activated()
+    assert world.closed[-1].kind == "failover"
+
+
+def test_an_active_child_that_hangs_is_dead_before_the_spare_takes_over() -> None:
+    world = with_spare()
+    world.hang(1)
+    assert world.messages(2) == []
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.messages(2) == [Activate()]
+
+
+def test_a_reload_drops_the_spare_before_it_spawns_and_another_comes_after() -> None:
+    world = with_spare()
+    world.reload()
+    assert list(world.alive) == [1, 2], "a refused reload keeps it"
+    assert m.Signal(2, "SIGTERM") in world.step(m.Prepared(release("2"), WITH_SPARE))
+    assert world.phase() is Phase.OPENING
+    world.step(m.Exited(2, "exited with status 0"))
+    assert list(world.alive) == [1, 3]
+    world.cooperate()
+    assert world.answers[1].result == "succeeded"
+    assert world.alive[world.bring_spare()].release == release("2")
+
+
+def test_a_reload_that_no_longer_wants_a_spare_leaves_none() -> None:
+    world = with_spare()
+    world.timing = TIMING
+    world.reload()
+    world.cooperate()
+    assert world.state.spare is None
+    assert (Alarm.SPARE, 0) not in world.timers
+
+
+def test_a_spare_takes_over_while_a_reload_is_prepared_and_the_reload_waits() -> None:
+    world = with_spare()
+    command = world.reload(force=True)
+    world.step(m.Exited(1, "killed"))
+    assert world.messages(2) == [Activate()]
+    assert world.state.waiting == (command,)
+    world.activated()
+    assert world.closed[-1].kind == "failover"
+    assert world.preparing == [m.Prepare(None, True)]
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.state.active == 3
+
+
+def test_a_rollback_that_is_prepared_when_the_spare_takes_over_has_failed() -> None:
+    world = with_spare()
+    world.reload()
+    world.cooperate()
+    world.bring_spare()
+    command = world.rollback()
+    world.step(m.Exited(world.state.active or 0, "killed"))
+    assert world.answers[command].result == "failed"
+    world.cooperate()
+    assert world.closed[-1].kind == "failover"
+
+
+@pytest.mark.parametrize("fault", ["gives up", "breaks", "exits", "is not ready in time"])
+def test_a_spare_that_fails_concerns_nobody_and_is_followed_after_a_while(fault: str) -> None:
+    world = serving(WITH_SPARE)
+    delays = []
+    for _ in range(3):
+        if (Alarm.SPARE, 0) in world.timers:
+            world.step(m.Rang(Alarm.SPARE))
+        else:
+            world.answer_window()
+        world.step(FAULTS[fault](world.state.spare or 0))
+        assert world.shown() == "serving"
+        world.cooperate()
+        delays.append(world.timers[Alarm.SPARE, 0])
+    assert delays == [1, 2, 4]
+    spare = world.bring_spare()
+    assert world.state.spare_failures == 3, "one that is ready may still die again and again"
+    world.step(m.Rang(Alarm.STABLE, spare))
+    assert world.state.spare_failures == 0
+    assert world.state.active == 1
+
+
+def test_an_active_child_that_cannot_claim_has_no_spare_for_a_while() -> None:
+    world = serving(WITH_SPARE)
+    world.step(m.WindowAnswered(1, False))
+    assert list(world.alive) == [1]
+    assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_max
+    world.step(m.Rang(Alarm.SPARE))
+    assert world.messages(1)[-1] == Window(open=True)
+
+
+def test_a_stop_ends_the_spare_and_drains_the_active_child() -> None:
+    world = with_spare()
+    effects = world.step(m.Stop(7))
+    assert m.Signal(2, "SIGTERM") in effects
+    assert m.Send(1, Drain(limit=30)) in effects
+
+
 # --- the first start --------------------------------------------------------------------------------------------
 
 
@@ -628,7 +1065,7 @@ def test_what_has_served_once_is_restarted_whatever_it_reports() -> None:
 # --- stopping ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("phase", HANDOFF)
+@pytest.mark.parametrize("phase", [*HANDOFF, Phase.PROBATION])
 def test_a_stop_in_every_phase_answers_all_drains_the_active_and_ends_the_rest(phase: Phase) -> None:
     world = reloading_until(phase)
     waiting = world.reload()
@@ -638,8 +1075,9 @@ def test_a_stop_in_every_phase_answers_all_drains_the_active_and_ends_the_rest(p
     assert world.answers[world.reload()].result == "refused"
     assert world.answers[world.rollback()].result == "refused"
     for generation in list(world.alive):
-        may_handle = generation == world.state.active or phase in (Phase.ACTIVATING, Phase.DRAINING)
-        assert (Drain(limit=30) in world.messages(generation)) == may_handle
+        may_handle = generation == world.state.active or phase in (Phase.ACTIVATING, *m.SWITCHED)
+        drained = any(isinstance(message, Drain) for message in world.messages(generation))
+        assert drained == may_handle
     world.cooperate()
     assert world.answers[stop].result == "succeeded"
     assert world.exit == m.Exit(0, None)
@@ -652,11 +1090,13 @@ def test_a_stop_while_nobody_lives_ends_at_once() -> None:
     assert world.exit == m.Exit(0, None)
 
 
-def test_a_second_stop_kills_at_once() -> None:
-    world = reloading_until(Phase.CONNECTING)
+@pytest.mark.parametrize("phase", [*HANDOFF, Phase.PROBATION])
+def test_a_second_stop_kills_at_once(phase: Phase) -> None:
+    world = reloading_until(phase)
     first = world.stop()
+    living = set(world.alive)
     second = world.stop()
-    assert world.killed == {1, 2}
+    assert world.killed == living
     world.cooperate()
     assert world.answers[first].result == world.answers[second].result == "succeeded"
 
@@ -677,6 +1117,7 @@ def every_event(generation: int) -> Iterator[m.Event]:
     yield from (m.Greeted(generation), m.Progressed(generation), m.BecameReady(generation))
     yield from (m.RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
     yield from (m.WindowAnswered(generation, True), m.WindowAnswered(generation, False), m.HasDrained(generation))
+    yield m.Beaten(generation)
     yield from (m.GaveUp(generation, "no", retryable) for retryable in (True, False))
     yield from (m.Broke(generation, "no", retryable) for retryable in (True, False))
     yield from (m.Exited(generation, "no", retryable) for retryable in (True, False))
@@ -728,6 +1169,37 @@ def abandoned(phase: Phase) -> World:
     return world
 
 
+def hanging(phase: Phase, generation: int) -> World:
+    world = reloading_until(phase)
+    world.hang(generation)
+    return world
+
+
+def spare_takes_over() -> World:
+    world = with_spare()
+    world.step(m.Exited(1, "killed"))
+    return world
+
+
+def spare_dropped() -> World:
+    world = with_spare()
+    world.reload()
+    world.prepared()
+    return world
+
+
+def preparing_with_spare() -> World:
+    world = with_spare()
+    world.reload()
+    return world
+
+
+def rolling_back() -> World:
+    world = reloading_until(Phase.PROBATION)
+    world.rollback()
+    return world
+
+
 SITUATIONS: dict[str, Callable[[], World]] = {
     "starting": World.begun,
     "serving": serving,
@@ -741,6 +1213,21 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "draining, old cut": draining_while_cut,
     "taking back": taking_back,
     "waiting for the last to die": waiting_for_the_last_to_die,
+    "probation": lambda: reloading_until(Phase.PROBATION),
+    "probation, rolling back": rolling_back,
+    **{
+        f"{phase.value}, generation {generation} hangs": lambda phase=phase, generation=generation: hanging(  # type: ignore[misc]
+            phase, generation
+        )
+        for phase in [*HANDOFF, Phase.PROBATION]
+        for generation in (1, 2)
+        if generation == 1 or phase in (Phase.CONNECTING, Phase.ACTIVATING, *m.SWITCHED)
+    },
+    "spare awaits the window": lambda: serving(WITH_SPARE),
+    "with spare": with_spare,
+    "with spare, preparing": preparing_with_spare,
+    "spare dropped": spare_dropped,
+    "spare takes over": spare_takes_over,
     "stopping": stopping,
     "stopped": stopped,
 }
@@ -790,7 +1277,7 @@ def possible_events(world: World) -> list[m.Event]:
     world.commands += 1
     events: list[m.Event] = [m.Reload(world.commands), m.Rollback(world.commands), m.Stop(world.commands)]
     if world.preparing:
-        events += [m.Prepared(release(str(world.commands)), TIMING), m.Refused("no")] * 3
+        events += [m.Prepared(release(str(world.commands)), world.timing), m.Refused("no")] * 3
     events += [m.Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
     for generation in sorted(world.alive):
         events += [
@@ -802,11 +1289,15 @@ def possible_events(world: World) -> list[m.Event]:
 
 
 @settings(max_examples=300, deadline=None)
-@given(choices=st.lists(st.tuples(st.booleans(), st.integers(0, 10_000)), max_size=60), patient=st.booleans())
+@given(
+    choices=st.lists(st.tuples(st.booleans(), st.integers(0, 10_000)), max_size=60),
+    patient=st.booleans(),
+    timing=st.sampled_from([TIMING, ON_PROBATION, WITH_SPARE, replace(ON_PROBATION, spare=True)]),
+)
 def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
-    choices: list[tuple[bool, int]], patient: bool
+    choices: list[tuple[bool, int]], patient: bool, timing: m.Timing
 ) -> None:
-    world = World.begun()
+    world = World.begun(timing)
     for good, choice in choices:
         events = [event for event in possible_events(world) if not (patient and isinstance(event, m.Stop))]
         if good and world.state.phase not in (Phase.SERVING, Phase.STOPPED) and world.alive:
@@ -816,7 +1307,8 @@ def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
     world.cooperate()
     assert world.unanswered == set()
     if world.state.phase is Phase.SERVING:
-        assert [child.standing for child in world.state.children] == [Standing.ACTIVE]
+        others = [child for child in world.state.children if child.generation != world.state.spare]
+        assert [child.standing for child in others] == [Standing.ACTIVE]
         command = world.reload()
         world.cooperate()
         assert world.answers[command].result == "succeeded"

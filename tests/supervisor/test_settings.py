@@ -46,7 +46,9 @@ def test_without_a_file_the_defaults_of_the_contract_hold(config: Path) -> None:
     assert found.discord.identify_window == 5.0
     handoff = found.handoff
     assert (handoff.ready_timeout, handoff.drain_timeout, handoff.settle, handoff.headroom) == (300, 30, 10, 1.2)
+    assert handoff.probation == 0
     restart = found.restart
+    assert (restart.hang_timeout, restart.spare) == (20, False)
     assert (restart.backoff_first, restart.backoff_max, restart.stable_after) == (1.0, 60.0, 60)
     assert (found.ledger.path, found.health.listen, found.source) == (None, "127.0.0.1:8080", None)
 
@@ -70,10 +72,13 @@ def test_every_key_can_be_set(config: Path) -> None:
         drain_timeout = 2
         settle = 3
         headroom = 1
+        probation = 0.5
         [restart]
         backoff_first = 0.5
         backoff_max = 2
         stable_after = 4
+        hang_timeout = 3
+        spare = true
         [ledger]
         path = "claims"
         [control]
@@ -88,6 +93,7 @@ def test_every_key_can_be_set(config: Path) -> None:
     assert (found.bot.app, found.bot.shards, found.bot.args) == ("my.bot:factory.create", 16, ("--fast", "ü"))
     assert (found.discord.api_url, found.discord.token_file) == ("http://127.0.0.1:8000/api/v10", base / "token")
     assert (found.handoff.ready_timeout, found.handoff.headroom, found.restart.stable_after) == (1.0, 1.0, 4.0)
+    assert (found.handoff.probation, found.restart.hang_timeout, found.restart.spare) == (0.5, 3.0, True)
     assert (found.ledger.path, found.control.socket) == (base / "claims", base / "run/s.sock")
     assert (found.health.listen, found.source) == ("[::1]:0", config)
 
@@ -160,6 +166,9 @@ class TestWhatIsWrong:
             ("[handoff]\nsettle = inf", "handoff.settle = inf: allowed is"),
             ('[handoff]\ndrain_timeout = "30s"', "handoff.drain_timeout = '30s': allowed is"),
             ("[handoff]\nheadroom = 0.9", "handoff.headroom = 0.9: allowed is a factor from 1 to 100"),
+            ("[handoff]\nprobation = -1", "handoff.probation = -1: allowed is a number of seconds from 0 (none)"),
+            ("[restart]\nhang_timeout = 2", "restart.hang_timeout = 2: allowed is a number of seconds from 3 to"),
+            ('[restart]\nspare = "yes"', "restart.spare = 'yes': allowed is true or false"),
             ("[restart]\nbackoff_first = 61", "restart.backoff_first = 61.0: allowed is at most restart.backoff_max"),
             ('[health]\nlisten = "8080"', "health.listen = '8080': allowed is \"host:port\""),
             ('[health]\nlisten = "host:70000"', "health.listen = 'host:70000': allowed is"),

@@ -1,19 +1,25 @@
 """A child without Discord: says what a bot says, and misbehaves where its arguments tell it to.
 
 Arguments are words ``what=where``. Where: start, hello, connecting, ready, activate (before the acknowledgement),
-active (after it), drain, draining. What: exit, kill, fatal, retryable, garbage, hang (deaf to SIGTERM), silent, close
-(its pipe), deaf (does not acknowledge, goes on). Also shards=N, protocol=N, print=TEXT, window=refused, stay=1 (after
-it has drained), busy=1 (never done draining). Stands on the standard library alone, so that it starts fast.
+active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fatal, retryable, garbage,
+hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also shards=N, remaining=N (of
+1000 IDENTIFYs), protocol=N, print=TEXT, window=refused, stay=1 (after it has drained), busy=1 (never done draining
+unless hurried), orphans=N (left behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print
+its stacks. It beats while it listens. Stands on the standard library alone, so that it starts fast.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import os
+import select
 import signal
 import sys
 import time
+
+BEAT_SECONDS = 0.1
 
 
 class Fake:
@@ -28,7 +34,9 @@ class Fake:
         self.script = dict(word.partition("=")[::2] for word in self.options.args)
         self.shards = int(self.script.get("shards", "1"))
         self.buffer = b""
-        signal.signal(signal.SIGUSR1, lambda *_: os.write(self.options.write, b"garbage\n"))
+        self.draining = False
+        faulthandler.register(signal.SIGUSR1, file=sys.stderr)
+        signal.signal(signal.SIGHUP, lambda *_: os.write(self.options.write, b"garbage\n"))
         signal.signal(signal.SIGUSR2, lambda *_: os.close(self.options.write))
 
     def say(self, kind: str, **fields: object) -> None:
@@ -36,6 +44,9 @@ class Fake:
 
     def hear(self) -> dict[str, object]:
         while b"\n" not in self.buffer:
+            if not select.select([self.options.read], [], [], BEAT_SECONDS)[0]:
+                self.beat(pong=0)
+                continue
             data = os.read(self.options.read, 65536)
             if not data:
                 sys.exit(0)
@@ -72,10 +83,15 @@ class Fake:
     def run(self) -> None:
         if "print" in self.script:
             print(self.script["print"].replace("TOKEN", os.environ["DISCORD_TOKEN"]), file=sys.stderr)
+        for _ in range(int(self.script.get("orphans", "0"))):
+            if not os.fork():
+                os._exit(7 if os.fork() else 8)
+            os.wait()
         self.at("start")
         self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "1")), versions={"fake": "1"})
         self.at("hello")
-        limits = {"total": 1000, "remaining": 900, "reset_after": 3600.0, "max_concurrency": 1}
+        remaining = int(self.script.get("remaining", "900"))
+        limits = {"total": 1000, "remaining": remaining, "reset_after": 3600.0, "max_concurrency": 1}
         self.say("limits", shards=self.shards, **limits)
         self.connect()
         self.at("connecting")
@@ -104,30 +120,31 @@ class Fake:
                 self.say("window", open=message["open"] and self.script.get("window") != "refused")
         elif kind == "activate":
             self.at("activate")
+            self.draining = False
             if not deaf:
                 self.say("role", role="active")
             self.at("active")
         elif kind == "drain":
-            self.drain()
+            self.drain(message["limit"])
         elif kind == "ping":
-            self.say(
-                "beat",
-                n=1,
-                loop_lag_ms=0.5,
-                in_flight=0,
-                handled=12,
-                replayed=3,
-                expired=1,
-                guilds=7,
-                pong=message["n"],
-            )
+            self.beat(pong=message["n"])
+        elif kind == "standby":
+            self.at("standby")
+            if not deaf:
+                self.say("role", role="standby")
 
-    def drain(self) -> None:
+    def beat(self, *, pong: object) -> None:
+        self.say("beat", n=1, loop_lag_ms=0.5, in_flight=0, handled=12, replayed=3, expired=1, guilds=7, pong=pong)
+
+    def drain(self, limit: object) -> None:
         self.at("drain")
-        self.say("role", role="draining")
+        hurried, self.draining = self.draining, True
+        if not hurried:
+            self.say("role", role="draining")
         self.at("draining")
-        if "busy" in self.script:
+        if "busy" in self.script and not hurried:
             return
+        print(f"drained within {limit}", flush=True)
         self.say("drained", finished=5, cut=["on_message"])
         if "stay" not in self.script:
             sys.exit(0)
