@@ -1,7 +1,8 @@
 """Which gateway events reach the app, by role.
 
 Active passes everything, claiming first while a window is open. Standby keeps discord.py's cache right but holds every
-event back. Draining holds too, for it may be made active again, while it still feeds `wait_for` and its own components.
+event back. Draining holds too, for it may be made active again. A child that was active once, draining or in standby,
+still feeds its `wait_for`s and its own components.
 What is held and was claimed by another child is forgotten as time goes by; what is left on activation is what nobody
 handled, and is replayed in order before anything that arrives meanwhile.
 
@@ -108,6 +109,8 @@ class Gate:
     _numbering: Numbering | None = None
     _held: deque[_Held] = field(default_factory=deque)
     _holding: bool = False
+    _finishing: bool = False
+    """Whether handlers, conversations and components of an active time may still be alive here."""
     _own: internals.Dispatch = field(init=False)
     _parse_interaction: internals.Parser = field(init=False)
     _always_heard: bool = False
@@ -156,18 +159,21 @@ class Gate:
             )
 
     def standby(self) -> None:
-        """Hold everything from now on."""
+        """Hold everything from now on, but for what a child that was active still owes its conversations."""
+        self._finishing = self._finishing or self.role == "active"
         self.role = "standby"
         self._holding = True
 
     def drain(self) -> None:
         """Take nothing new from now on; go on feeding what already waits."""
+        self._finishing = True
         self.role = "draining"
         self._holding = True
 
     async def activate(self) -> None:
         """Handle what was held and nobody claimed, in order and in slices, then go on live."""
         self.role = "active"
+        self._finishing = False
         while self._held and self.role == "active":
             until = self.clock() + _SLICE_SECONDS
             while self._held and self.clock() < until:
@@ -262,7 +268,7 @@ class Gate:
     def _decide(self, event: Event, name: str, args: tuple[Any, ...]) -> bool:
         """Claim an undecided event if something here would hear it now; hold it if now is not the time."""
         if self._holding:
-            fed = self.role == "draining" and internals.waits_for(self.client, name)
+            fed = self._finishing and internals.waits_for(self.client, name)
             if fed:
                 internals.feed_waiters(self.client, name, *args)
             if self._heard(name):
@@ -320,7 +326,7 @@ class Gate:
         if event.decision:
             self._run_interaction(event)
         elif self._holding:
-            if self.role == "draining" and components.ownership(self.client, data) is Ownership.OWNER:
+            if self._finishing and components.ownership(self.client, data) is Ownership.OWNER:
                 self._claim_interaction(event)
             else:
                 self._hold(_Held(event, None))

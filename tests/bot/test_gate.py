@@ -238,6 +238,19 @@ async def test_a_draining_child_takes_nothing_new_but_feeds_a_conversation_that_
     assert client.heard == []
 
 
+async def test_a_standby_that_was_active_feeds_its_conversations_and_one_that_never_was_does_not(world: World) -> None:
+    for role, fed in (("active", True), ("standby", False)):
+        client, gate = await world.child(role)  # type: ignore[arg-type]
+        gate.open_window()
+        conversation = asyncio.ensure_future(client.wait_for("message"))
+        await asyncio.sleep(0)
+        gate.standby()
+        feed(client, "MESSAGE_CREATE", message(1))
+        assert ("message" not in client._listeners) == fed
+        conversation.cancel()
+        await asyncio.wait([conversation])
+
+
 async def test_a_draining_child_that_is_made_active_again_replays_what_it_held_but_not_to_conversations(
     world: World,
 ) -> None:
