@@ -35,6 +35,12 @@ PAIR_WITHIN = 0.5
 Skews of more than a few hundred milliseconds between healthy sessions on one machine have not been reported.
 """
 
+SURE_AFTER = 1.0
+"""Seconds after a session began by which all that happened before it has reached the other sessions.
+
+A child must not be activated sooner: an offset worked out while such an event is still on its way would be wrong.
+"""
+
 _ALIGN_LIMIT = 64
 """Occurrences on either side that the comparison in time looks at; older ones cannot matter to it."""
 

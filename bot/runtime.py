@@ -23,6 +23,7 @@ import discord
 from bot import apps, internals, stacks
 from bot.gate import Gate
 from bot.inflight import InFlight
+from bot.keys import SURE_AFTER
 from bot.ledger import SQLiteLedger
 from bot.link import Link, die_with_parent
 from bot.shards import Shards, ShardsError
@@ -99,6 +100,7 @@ class Runtime:
     _pong: int = 0
     _late: float = 0.0
     _ready: bool = False
+    _youngest_session: float = 0.0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _main: asyncio.Future[None] | None = None
     _ending: asyncio.Task[None] | None = None
@@ -168,6 +170,7 @@ class Runtime:
     def _session_began(self, shard: int, count: int) -> None:
         assert self.gate is not None
         assert self.shards is not None
+        self._youngest_session = asyncio.get_running_loop().time()
         self.gate.session_began(shard, count, identified_at=self.shards.identified_at.get(shard, 0.0))
 
     def _observe(self, name: str, args: tuple[Any, ...]) -> None:
@@ -176,8 +179,12 @@ class Runtime:
         self.shards.observe(name, args)
         if name == "ready" and not self._ready:
             self._ready = True
-            shards = self.client.shard_count or 1
-            self.link.send(wire.Ready(shards=shards, guilds=len(self.client.guilds)))
+            loop = asyncio.get_running_loop()
+            loop.call_at(self._youngest_session + (SURE_AFTER if self.options.standby else 0.0), self._send_ready)
+
+    def _send_ready(self) -> None:
+        assert self.client is not None
+        self.link.send(wire.Ready(shards=self.client.shard_count or 1, guilds=len(self.client.guilds)))
 
     def _obey(self, message: wire.ToChild) -> None:
         if isinstance(message, wire.Ping):

@@ -43,6 +43,7 @@ class Connection:
         self._news = asyncio.Event()
         self._compress: Compressor | None = None
         self._close_code: int | None = None
+        self._reader: asyncio.Task[None]
         self._aborted = False
         self._last_beat = time.monotonic()
         self._received: deque[float] = deque()
@@ -59,17 +60,21 @@ class Connection:
             await self._socket.close(code=4012, message=b"Invalid API version")
             return
         self.send_op(10, {"heartbeat_interval": round(1000 * self._interval)})
+        self._reader = asyncio.create_task(self._read(), name="sandbox gateway reader")
         writer = asyncio.create_task(self._write(), name="sandbox gateway writer")
         watchdog = asyncio.create_task(self._watch(), name="sandbox gateway watchdog")
         try:
-            await self._read()
+            await asyncio.wait([self._reader])
         finally:
             watchdog.cancel()
+            self._reader.cancel()
             if self._close_code is None or self._aborted:
                 writer.cancel()
-            await asyncio.gather(writer, watchdog, return_exceptions=True)
+            await asyncio.gather(self._reader, writer, watchdog, return_exceptions=True)
             if self._session is not None:
                 self._gateway.detach(self._session, self)
+        if not self._reader.cancelled():
+            self._reader.result()
 
     # --- asked by the gateway ---------------------------------------------------------------------------------------
 
@@ -101,6 +106,10 @@ class Connection:
                 while self._urgent:
                     await self._send(self._urgent.popleft())
                 if self._close_code is not None:
+                    # With a reader at work aiohttp would not wait for the client's own close frame before it hangs up;
+                    # a client whose answer fails on that may take the code for 1006.
+                    self._reader.cancel()
+                    await asyncio.wait([self._reader])
                     await self._socket.close(code=self._close_code)
                     return
                 await self._write_due()
