@@ -180,6 +180,8 @@ class State:
     timing: Timing
     good: Release
     """What is spawned after a crash: the release of the last handoff that succeeded."""
+    good_timing: Timing
+    """The limits that came with it."""
     previous: Release | None = None
     """The good release before this one."""
     wanted: Release | None = None
@@ -607,6 +609,9 @@ class _Turn:
         handoff = self.state.handoff
         if handoff is not None:
             self.set(handoff=None)
+            if result != "succeeded":
+                # A release that was not taken leaves nothing behind, its settings neither.
+                self.set(timing=self.state.good_timing)
             self.do(CloseHandoff(handoff.kind, handoff.origin, handoff.target, result, reason))
 
     def answer(self, result: HandoffResult, reason: str | None = None) -> None:
@@ -627,7 +632,7 @@ _E = TypeVar("_E")
 
 def begin(release: Release, timing: Timing) -> tuple[State, tuple[Effect, ...]]:
     """Return the first state, with the first child on its way."""
-    turn = _Turn(State(phase=Phase.WAITING, timing=timing, good=release))
+    turn = _Turn(State(phase=Phase.WAITING, timing=timing, good=release, good_timing=timing))
     _spawn(turn, release, standby=False)
     return turn.state, tuple(turn.effects)
 
@@ -964,8 +969,9 @@ def _succeeded(turn: _Turn) -> None:
     handoff, release = state.handoff, turn.need(state.active).release
     if handoff is not None and handoff.result == "succeeded" and handoff.origin is not None and state.wanted:
         turn.set(previous=state.good)
-    turn.set(good=release, unsettled=True)
     result = handoff.result if handoff else "succeeded"
+    timing = state.timing if result == "succeeded" else state.good_timing
+    turn.set(good=release, good_timing=timing, unsettled=True)
     reason = handoff.reason if handoff else None
     turn.close(result, reason)
     turn.answer(result, None if result == "succeeded" else reason)

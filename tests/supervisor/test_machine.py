@@ -462,6 +462,20 @@ def test_a_refused_reload_changes_nothing() -> None:
     assert world.messages(1) == [Activate()]
 
 
+def test_a_failed_reload_leaves_none_of_its_limits_behind() -> None:
+    world = serving()
+    world.reload()
+    world.timing = replace(TIMING, ready_timeout=2)
+    world.prepared()
+    while world.state.phase is not Phase.CONNECTING:
+        world.one_good_step()
+    assert world.state.timing.ready_timeout == 2
+    incoming = world.state.incoming
+    assert incoming is not None
+    world.step(m.GaveUp(incoming, "cannot import", False))
+    assert world.state.timing == world.state.good_timing == TIMING
+
+
 FAULTS: dict[str, Callable[[int], m.Event]] = {
     "gives up": lambda generation: m.GaveUp(generation, "cannot import", False),
     "breaks": lambda generation: m.Broke(generation, "garbage"),
