@@ -44,6 +44,8 @@ class Shell:
             stdout=stdout,
             stderr=stderr,
             text=True,
+            # A shell starts background jobs with SIGINT ignored, and so they would stay: these tests press Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
