@@ -33,8 +33,8 @@ ALL_KINDS = {
     "member_join": 0.3,
     "member_leave": 0.3,
     "member_update": 0.3,
-    "guild_join": 0.1,
-    "guild_leave": 0.1,
+    "guild_join": 0.04,
+    "guild_leave": 0.04,
 }
 
 

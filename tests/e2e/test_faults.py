@@ -109,6 +109,7 @@ async def test_a_child_killed_in_a_handoff(
         tmp_path, app="sharded_client:client", settings=settings(), handler_ms="50-50", discord__identify_window=WINDOW
     ) as installation:
         sandbox = installation.sandbox
+        installation.environ["PROBE_WAIT_S"] = "6"
         await installation.start()
         sandbox.traffic.start(rate=60, mix=ALL_KINDS)
         if phase == "draining":

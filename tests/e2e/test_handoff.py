@@ -31,7 +31,7 @@ def settings(**changes: object) -> SandboxSettings:
 async def verdict(installation: Rig) -> Verdict:
     """Stop the traffic and judge all of it."""
     await installation.sandbox.traffic.stop()
-    return await installation.sandbox.settled(timeout=15)
+    return await installation.sandbox.settled(timeout=15, quiet=3)
 
 
 def assert_clean(found: Verdict, installation: Rig, *, at_least: int) -> None:

@@ -78,7 +78,7 @@ async def test_no_identify_comes_too_early_also_when_the_old_child_loses_a_sessi
         await sandbox.traffic.stop()
         assert len(sandbox.gateway.identifies) == before + 5
         assert not sandbox.gateway.violations
-        found = await sandbox.settled(timeout=15)
+        found = await sandbox.settled(timeout=15, quiet=3)
         assert found.duplicated == 0, f"{found}\n{installation.tail()}"
         journal = sandbox.journal
         heard_and_lost = [
