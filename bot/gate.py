@@ -89,6 +89,8 @@ class Counters:
     """What the gate did since it began."""
 
     received: int = 0
+    heard: int = 0
+    """Received in a window, and not of one session alone."""
     handled: int = 0
     replayed: int = 0
     expired: int = 0
@@ -236,6 +238,7 @@ class Gate:
         if event.identity is None:
             event.decision = True
             return
+        self.counters.heard += 1
         event.occurrence = numbering.observe(event.identity, event.at)
 
     def _note_join(self, event: Event) -> None:

@@ -184,6 +184,7 @@ class Runtime:
 
     def _send_ready(self) -> None:
         assert self.client is not None
+        self._send_beat()  # so that the supervisor can compare what this child has heard
         self.link.send(wire.Ready(shards=self.client.shard_count or 1, guilds=len(self.client.guilds)))
 
     def _obey(self, message: wire.ToChild) -> None:
@@ -314,6 +315,7 @@ class Runtime:
                 expired=counters.expired,
                 overflowed=counters.overflowed,
                 received=counters.received,
+                heard=counters.heard,
                 guilds=len(self.client.guilds),
                 claims=wire.Claims(won=ledger.won, lost=ledger.lost, errors=ledger.errors),
                 latencies=self.shards.latencies(),

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from supervisor import machine
 from supervisor.child import Child, CommandFactory, Launch, SpawnError, Stream
+from supervisor.hearing import Comparison
 from supervisor.identify import IdentifyQueue
 from supervisor.machine import Alarm, Phase
 from supervisor.observed import HandoffRecord, Observation
@@ -93,6 +94,7 @@ class Slot:
         self._busy = False
         self._closed = False
         self._pings = 0
+        self._hearing = Comparison()
         self._left = asyncio.Event()
         self.handoff: HandoffRecord | None = None
         """The newest handoff, under way or ended."""
@@ -263,7 +265,8 @@ class Slot:
         if self.handoff is not None:
             self.handoff.heard(child.generation, message)
         self._permits(child.generation, message)
-        if event := _event(child.generation, message):
+        self._compare(child.generation, message)
+        if event := self._meant(member, message):
             self.happen(event)
         if isinstance(message, Drained):
             self._ask_for_numbers()
@@ -286,6 +289,23 @@ class Slot:
         self._host.permits.forget(child.generation)
         self.happen(machine.Exited(child.generation, reason, retryable))
         self._host.permits_changed()
+
+    def _compare(self, generation: int, message: FromChild) -> None:
+        """Follow what the active child hears while another one's sessions are young."""
+        if generation == self.state.active and isinstance(message, Beat):
+            self._hearing.active_heard(message.heard)
+        elif generation == self.state.incoming and isinstance(message, Shard) and message.state == "connecting":
+            self._hearing.restart()
+            self._ask_for_numbers()
+
+    def _meant(self, member: _Member, message: FromChild) -> machine.Event | None:
+        """Return what a message means to the machine. A deaf standby that calls itself ready has failed."""
+        generation = member.seen.generation
+        if isinstance(message, Ready) and generation == self.state.incoming and member.seen.standby:
+            heard = member.seen.beat.heard if member.seen.beat else 0
+            if reason := self._hearing.deaf(heard):
+                return machine.Broke(generation, reason, True)
+        return _event(generation, message)
 
     def _permits(self, generation: int, message: FromChild) -> None:
         permits = self._host.permits

@@ -106,6 +106,8 @@ class Beat(_Message, frozen=True, tag="beat"):
     expired: int = 0
     overflowed: int = 0
     received: int = 0
+    heard: int = 0
+    """Events received in a window that every session of the bot should get: what two children can compare."""
     guilds: int = 0
     claims: Claims = Claims()
     latencies: dict[int, float] = {}

@@ -138,3 +138,23 @@ async def test_a_child_killed_in_a_handoff(
         pids = [one["pid"] for one in before["children"]]
         assert await installation.stop() == 0
         assert not any(psutil.pid_exists(pid) for pid in pids)
+
+
+async def test_a_standby_to_which_discord_gives_nothing_is_not_activated(tmp_path: Path) -> None:
+    async with rig(
+        tmp_path, app="sharded_client:client", settings=settings(), handler_ms="0-50", discord__identify_window=WINDOW
+    ) as installation:
+        sandbox = installation.sandbox
+        await installation.start()
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        with sandbox.faults.deaf_sessions(count=4):
+            outcome = await installation.reload()
+        assert outcome["result"] == "failed"
+        assert "heard nothing while the active one heard" in outcome["reason"]
+        serving = active(await installation.status())
+        assert serving is not None
+        assert serving["generation"] == 1
+        assert (await installation.reload())["result"] == "succeeded"
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.clean, f"{found}\n{installation.tail()}"
