@@ -79,6 +79,7 @@ class Rig:
     directory: Path
     environ: dict[str, str]
     options: dict[str, Any]
+    expected: Callable[[Entry], bool]
     process: asyncio.subprocess.Process | None = None
     log: list[str] = field(default_factory=list)
     _reading: asyncio.Task[None] | None = None
@@ -229,7 +230,8 @@ async def rig(
     """Start a sandbox and prepare, but do not start, a supervisor for ``app``."""
     async with Sandbox(settings or SandboxSettings(max_concurrency=16)) as sandbox:
         sandbox.traffic.options.slash = ("ping", "slow", "fruit", "lasting", "form")
-        sandbox.journal.expect(expectation())
+        expected = expectation()
+        sandbox.journal.expect(expected)
         environ = {
             key: value for key, value in os.environ.items() if not key.startswith(("BASTION_", "DISCORD_", "NOTIFY_"))
         }
@@ -239,7 +241,7 @@ async def rig(
             "PROBE_HANDLER_MS": handler_ms,
             "PYTHONPATH": "",
         }
-        made = Rig(sandbox, directory, environ, {})
+        made = Rig(sandbox, directory, environ, {}, expected)
         made.configure(
             **{
                 "bot__app": app,

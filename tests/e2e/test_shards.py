@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import ALL_KINDS, EXPECTED, Rig, active, rig
+from rig import ALL_KINDS, Rig, active, rig
 
 from sandbox import SandboxSettings
 
@@ -84,6 +84,6 @@ async def test_no_identify_comes_too_early_also_when_the_old_child_loses_a_sessi
         heard_and_lost = [
             entry
             for entry in journal.entries
-            if entry.kind in EXPECTED and entry.delivered and not journal.handlings(entry.kind, entry.key)
+            if installation.expected(entry) and entry.delivered and not journal.handlings(entry.kind, entry.key)
         ]
         assert heard_and_lost == [], installation.tail()
