@@ -9,8 +9,10 @@ import asyncio
 import importlib
 import inspect
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 
 import discord
 
@@ -69,6 +71,7 @@ def _import(module_name: str, attribute: str, spec: str, directory: Path) -> obj
         raise AppError(f'bot.app = "{spec}" cannot be imported: {one_line(error)}') from error
     except (Exception, SystemExit) as error:
         if isinstance(error, RuntimeError) and "running event loop" in str(error):
+            _close_unstarted(error.__traceback__)
             raise AppError(
                 f'bot.app = "{spec}": {module_name} runs the bot when it is imported; move that under '
                 '`if __name__ == "__main__":`'
@@ -80,6 +83,14 @@ def _import(module_name: str, attribute: str, spec: str, directory: Path) -> obj
     except AttributeError:
         raise AppError(f'bot.app = "{spec}": module {module_name} has no "{attribute}"') from None
     return value
+
+
+def _close_unstarted(trace: TracebackType | None) -> None:
+    """Close what the app would have run, or Python warns on stderr that it was never awaited."""
+    for frame, _ in traceback.walk_tb(trace):
+        for value in frame.f_locals.values():
+            if inspect.iscoroutine(value) and inspect.getcoroutinestate(value) == inspect.CORO_CREATED:
+                value.close()
 
 
 def _call(value: object, spec: str) -> object:

@@ -51,7 +51,7 @@ def ownership(client: discord.Client, data: Mapping[str, Any]) -> Ownership:
         able = internals.persistent_view(client, component)
     if owned or _waited_for(client, data):
         return Ownership.OWNER
-    return Ownership.ABLE if able or internals.hears(client, "interaction") else Ownership.STRANGER
+    return Ownership.ABLE if able or internals.listens(client, "interaction") else Ownership.STRANGER
 
 
 def _waited_for(client: discord.Client, data: Mapping[str, Any]) -> bool:

@@ -186,6 +186,8 @@ class Gate:
 
     def announce(self, name: str, *args: Any) -> None:
         """Dispatch an event of the runtime itself to the app, as ``on_<name>``; its handlers count as under way."""
+        if self.client.is_closed():
+            return  # It has no loop that a handler could run in.
         token = current.set(Event(name, None, self.clock(), decision=True))
         try:
             self._own(name, *args)

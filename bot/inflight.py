@@ -28,8 +28,9 @@ _DIRECT = (
 """How discord.py names the tasks that run an app's handlers."""
 
 _LIBRARY = os.path.dirname(discord.__file__) + os.sep  # noqa: PTH120 - compared with code objects' file names
-_ENDLESS = ("__timeout_task_impl", "do_typing", "_loop")
-"""discord.py's own tasks that only end when something else does: view timeouts, typing indicators, ext.tasks loops."""
+_ENDLESS = ("__timeout_task_impl", "do_typing", "_loop", "_poll_voice_ws")
+"""discord.py's own tasks that only end when something else does: view timeouts, typing indicators, ext.tasks loops,
+voice connections."""
 
 
 class Origin(Protocol):
@@ -136,5 +137,4 @@ def _is_library(task: asyncio.Task[Any]) -> bool:
 
 
 def _is_endless(task: asyncio.Task[Any]) -> bool:
-    name = getattr(task.get_coro(), "__name__", "")
-    return name.endswith(_ENDLESS)
+    return _is_library(task) and task.get_coro().__name__ in _ENDLESS  # type: ignore[union-attr]

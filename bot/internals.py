@@ -72,8 +72,13 @@ def overrides_dispatch(client: discord.Client) -> bool:
 
 def hears(client: discord.Client, event: str) -> bool:
     """Whether anything in the app listens to this event now: a method, a cog's listener, a `wait_for`."""
+    return listens(client, event) or event in client._listeners
+
+
+def listens(client: discord.Client, event: str) -> bool:
+    """Whether the app hears every event of this name: by a method or a cog's listener, not by a `wait_for` alone."""
     name = f"on_{event}"
-    return hasattr(client, name) or event in client._listeners or bool(getattr(client, "extra_events", {}).get(name))
+    return hasattr(client, name) or bool(getattr(client, "extra_events", {}).get(name))
 
 
 def waits_for(client: discord.Client, event: str) -> bool:

@@ -217,6 +217,8 @@ class Runtime:
                 return
             self._ending.cancel()
             self._ending = None
+        if gate.client.is_closed():
+            return  # The app closed it during the drain: `_last_words` says so.
         gate.role = "active"
         gate.announce("activate")
         self.link.send(wire.Role(role="active"))
@@ -258,10 +260,12 @@ class Runtime:
             self._main.cancel()
 
     async def _last_words(self) -> int:
+        while self._ending is not None and not self._ending.done():
+            await asyncio.wait([self._ending])  # Another order may put a new one in its place, or take it back.
         if self._ending is None:
             self.link.send(wire.Fatal(reason="the app closed its own client", retryable=True))
         else:
-            await self._ending
+            self._ending.result()
         for task in self._tasks:
             task.cancel()
         self.link.flush_now()
@@ -290,6 +294,7 @@ class Runtime:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
+        self._send_beat()
         while True:
             due = loop.time() + BEAT_SECONDS
             await asyncio.sleep(BEAT_SECONDS)

@@ -1,0 +1,271 @@
+"""Finding and loading the app: what a release may name, and what is said when that cannot be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import discord
+import pytest
+
+from bot import apps
+
+pytestmark = pytest.mark.anyio
+
+CLIENT = "import discord\nclient = discord.Client(intents=discord.Intents.none())\n"
+
+
+class Release:
+    """A directory that modules are written to."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, path: str, source: str) -> None:
+        file = self.directory / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(source)
+
+    def load(self, spec: str, *args: str) -> discord.Client:
+        return apps.load(spec, directory=self.directory, args=args)
+
+    def refused(self, spec: str) -> str:
+        """Load what cannot be used; return what is said about it."""
+        with pytest.raises(apps.AppError) as refusal:
+            self.load(spec)
+        text = str(refusal.value)
+        assert "\n" not in text
+        return text
+
+    def check(self, spec: str, *args: str) -> subprocess.CompletedProcess[str]:
+        """Run the check as the supervisor does, with the release as the current directory."""
+        command = [sys.executable, "-P", "-m", "bot", "--check", "--app", spec, "--directory", str(self.directory)]
+        root = Path(apps.__file__).parent.parent
+        return subprocess.run(
+            [*command, *args],
+            capture_output=True,
+            text=True,
+            cwd=self.directory,
+            env=os.environ | {"PYTHONPATH": str(root)},
+            timeout=20,
+            check=False,
+        )
+
+
+@pytest.fixture
+def release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Release]:
+    """An empty release; afterwards the interpreter is as it was."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    before = dict(sys.modules)
+    yield Release(tmp_path)
+    for name in set(sys.modules) - set(before):
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
+
+
+async def test_a_module_attribute_that_is_a_client_is_the_app(release: Release) -> None:
+    release.write("app.py", CLIENT)
+    assert type(release.load("app:client")) is discord.Client
+
+
+async def test_the_module_may_lie_in_a_package_and_the_attribute_on_an_object(release: Release) -> None:
+    release.write("package/__init__.py", "")
+    release.write("package/app.py", CLIENT + "class Holder:\n    inner = client\n")
+    assert isinstance(release.load("package.app:Holder.inner"), discord.Client)
+
+
+async def test_a_callable_is_called_and_what_it_returns_is_the_app(release: Release) -> None:
+    release.write("app.py", CLIENT + "def create():\n    client.made = True\n    return client\n")
+    assert release.load("app:create").made  # type: ignore[attr-defined]
+
+
+async def test_a_class_of_client_without_arguments_is_made(release: Release) -> None:
+    release.write(
+        "app.py",
+        "import discord\nclass App(discord.Client):\n"
+        "    def __init__(self):\n        super().__init__(intents=discord.Intents.none())\n",
+    )
+    assert type(release.load("app:App")).__name__ == "App"
+
+
+async def test_a_client_that_can_itself_be_called_is_not_called(release: Release) -> None:
+    release.write(
+        "app.py",
+        "import discord\nclass App(discord.Client):\n    def __call__(self):\n        raise RuntimeError\n"
+        "client = App(intents=discord.Intents.none())\n",
+    )
+    assert type(release.load("app:client")).__name__ == "App"
+
+
+async def test_arguments_are_what_the_app_finds_in_sys_argv(release: Release) -> None:
+    release.write("app.py", CLIENT + "import sys\nclient.argv = sys.argv[:]\n")
+    assert release.load("app:client", "--debug", "x y").argv == ["app", "--debug", "x y"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("spec", ["app", "app:", ":client", ""])
+async def test_another_form_than_module_and_attribute_is_refused(release: Release, spec: str) -> None:
+    assert release.refused(spec) == f'bot.app = "{spec}" is not of the form "module:attribute"'
+
+
+async def test_a_module_that_is_not_there_is_named_with_the_directory_it_was_looked_for_in(release: Release) -> None:
+    said = release.refused("nosuch:client")
+    assert said == f'bot.app = "nosuch:client": there is no module nosuch in {release.directory}'
+
+
+async def test_of_a_dotted_module_the_part_that_is_missing_is_named(release: Release) -> None:
+    release.write("package/__init__.py", "")
+    assert "there is no module package.nosuch in " in release.refused("package.nosuch:client")
+    assert "there is no module elsewhere in " in release.refused("elsewhere.nosuch:client")
+
+
+async def test_a_module_whose_own_import_is_missing_is_told_from_one_that_is_not_there(release: Release) -> None:
+    release.write("app.py", "import a_dependency_nobody_has\n" + CLIENT)
+    assert release.refused("app:client") == (
+        "bot.app = \"app:client\" cannot be imported: ModuleNotFoundError: No module named 'a_dependency_nobody_has'"
+    )
+
+
+async def test_an_attribute_that_is_not_there_is_named_with_its_whole_path(release: Release) -> None:
+    release.write("app.py", CLIENT)
+    assert release.refused("app:bot") == 'bot.app = "app:bot": module app has no "bot"'
+    said = release.refused("app:client.nosuch.x")
+    assert said == 'bot.app = "app:client.nosuch.x": module app has no "client.nosuch.x"'
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("raise ValueError('no card file\\nat all')", "ValueError: no card file"),
+        ("raise ValueError", "ValueError"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("import sys; sys.exit('usage: app')", "SystemExit: usage: app"),
+        ("x = = 1", "SyntaxError: invalid syntax (app.py, line 1)"),
+    ],
+)
+async def test_a_module_that_raises_or_exits_when_imported_is_refused_in_one_line_that_says_why(
+    release: Release, source: str, said: str
+) -> None:
+    release.write("app.py", source)
+    assert release.refused("app:client") == f'bot.app = "app:client" cannot be imported: {said}'
+
+
+async def test_the_error_of_the_app_is_kept_as_the_cause(release: Release) -> None:
+    release.write("app.py", "1 / 0")
+    with pytest.raises(apps.AppError) as refusal:
+        release.load("app:client")
+    assert isinstance(refusal.value.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("raised", ["ValueError('no token')", "SystemExit('no token')"])
+async def test_a_callable_that_raises_or_exits_is_refused(release: Release, raised: str) -> None:
+    release.write("app.py", f"def create():\n    raise {raised}\n")
+    said = release.refused("app:create")
+    assert said == f'bot.app = "app:create" raised when called: {raised.partition("(")[0]}: no token'
+
+
+async def test_a_coroutine_function_is_refused_without_being_called(release: Release) -> None:
+    release.write("app.py", CLIENT + "async def create():\n    return client\n")
+    assert release.refused("app:create") == (
+        'bot.app = "app:create" is a coroutine function: make it a plain function that returns the client'
+    )
+
+
+async def test_a_callable_that_returns_a_coroutine_is_refused(release: Release) -> None:
+    release.write("app.py", CLIENT + "async def make():\n    return client\ndef create():\n    return make()\n")
+    said = release.refused("app:create")
+    assert said == 'bot.app = "app:create" returned a coroutine: it must return the client itself'
+
+
+@pytest.mark.parametrize(
+    ("source", "kind"),
+    [("x = 'a client'", "a str"), ("x = 3", "an int"), ("x = dict", "a dict"), ("x = None", "a NoneType")],
+)
+async def test_what_is_no_client_is_named_with_what_it_is_and_what_it_should_be(
+    release: Release, source: str, kind: str
+) -> None:
+    release.write("app.py", source)
+    assert release.refused("app:x") == (
+        f'bot.app = "app:x" is {kind}, not a discord.py client: name a Client, AutoShardedClient, Bot or '
+        "AutoShardedBot, or a callable that returns one"
+    )
+
+
+@pytest.mark.parametrize("run", ["client.run('token')", "import asyncio; asyncio.run(client.start('token'))"])
+async def test_a_module_that_runs_its_client_when_imported_is_told_where_to_move_that(
+    release: Release, run: str
+) -> None:
+    release.write("app.py", CLIENT + run)
+    assert release.refused("app:client") == (
+        'bot.app = "app:client": app runs the bot when it is imported; move that under `if __name__ == "__main__":`'
+    )
+
+
+KINDS = ["discord.Client", "discord.AutoShardedClient", "commands.Bot", "commands.AutoShardedBot"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_check_prints_the_class_of_client_and_its_intents(release: Release, kind: str) -> None:
+    intents = discord.Intents(guilds=True, message_content=True)
+    prefix = "command_prefix='!', " if kind.startswith("commands") else ""
+    release.write(
+        "app.py",
+        "import discord\nfrom discord.ext import commands\n"
+        f"class App({kind}): ...\n"
+        f"client = App({prefix}intents=discord.Intents(guilds=True, message_content=True))\n",
+    )
+    checked = release.check("app:client")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert json.loads(checked.stdout) == {"class": kind.partition(".")[2], "intents": intents.value}
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (None, "there is no module app in"),
+        ("import sys; sys.exit(3)", "cannot be imported: SystemExit: 3"),
+        ("1 / 0", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("client = 3", "is an int, not a discord.py client"),
+        (CLIENT + "client.run('token')\n", "app runs the bot when it is imported"),
+    ],
+)
+def test_the_check_of_a_bad_app_exits_78_with_one_line_and_no_traceback(
+    release: Release, source: str | None, said: str
+) -> None:
+    if source is not None:
+        release.write("app.py", source)
+    checked = release.check("app:client")
+    assert (checked.returncode, checked.stdout) == (78, "")
+    assert len(checked.stderr.splitlines()) == 1, checked.stderr
+    assert said in checked.stderr
+
+
+@pytest.mark.parametrize("layout", ["bot.py", "bot/__init__.py"])
+def test_a_release_whose_own_module_is_named_like_the_runtime_comes_first(release: Release, layout: str) -> None:
+    release.write(layout, CLIENT)
+    checked = release.check("bot:client")
+    assert (checked.returncode, checked.stderr) == (0, "")
+    assert json.loads(checked.stdout)["class"] == "Client"
+
+
+def test_a_release_may_import_its_own_modules_that_are_named_like_ours(release: Release) -> None:
+    release.write("supervisor.py", "import discord\nINTENTS = discord.Intents.none()\n")
+    release.write("app.py", "import discord, supervisor\nclient = discord.Client(intents=supervisor.INTENTS)\n")
+    checked = release.check("app:client")
+    assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_the_bot_that_ships_is_found_where_the_release_has_no_bot_of_its_own(release: Release) -> None:
+    checked = release.check("bot.bastion:create")
+    assert checked.returncode == 0, checked.stderr
+
+
+def test_the_check_hands_its_arguments_to_the_app(release: Release) -> None:
+    release.write("app.py", CLIENT + "import sys\nsys.argv[1:] == ['--debug'] or sys.exit('argv')\n")
+    checked = release.check("app:client", "--", "--debug")
+    assert checked.returncode == 0, checked.stderr

@@ -1,0 +1,571 @@
+"""One child's life: how it begins, obeys, drains and ends, and what it says when it gives up."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import aiohttp
+import discord
+import pytest
+
+from bot import __main__ as command_line
+from bot import apps, internals, runtime
+from bot.runtime import Options, SetupError, explain, origin
+from bot.shards import ShardsError
+from supervisor import wire
+
+API = "http://127.0.0.1:9/api/v10"
+TOKEN = "a-token-that-nobody-may-see"
+
+Message = TypeVar("Message", bound=wire.FromChild)
+
+
+# --- giving up ------------------------------------------------------------------------------------------------------
+
+
+def answer(status: int) -> Any:
+    return SimpleNamespace(status=status, reason="because")
+
+
+def closed(code: int) -> discord.ConnectionClosed:
+    return discord.ConnectionClosed(SimpleNamespace(close_code=code), shard_id=0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "retryable"),
+    [
+        (apps.AppError("the app is no app"), "the app is no app", False),
+        (ShardsError("too many shards"), "too many shards", False),
+        (SetupError("setup_hook raised KeyError: 'x'"), "setup_hook raised KeyError: 'x'", False),
+        (
+            discord.LoginFailure("Improper token has been passed."),
+            "Discord refused the token (401): check DISCORD_TOKEN or discord.token_file",
+            False,
+        ),
+        (
+            discord.PrivilegedIntentsRequired(0),
+            "Discord refused the intents (close code 4014): the app asks for privileged ones that are not enabled on "
+            "the Bot page of the Developer Portal",
+            False,
+        ),
+        (closed(4004), "Discord refused the token (close code 4004): it was reset or is not this bot's", False),
+        (closed(4010), "Discord refused the shard (close code 4010): shard id and count do not fit", False),
+        (closed(4011), "Discord requires more shards (close code 4011): set bot.shards higher, or to auto", False),
+        (closed(4012), "Discord refused the gateway version (close code 4012): update discord.py", False),
+        (
+            closed(4013),
+            "Discord refused the intents (close code 4013): the app asks for some that do not exist",
+            False,
+        ),
+        (closed(4000), "Discord closed the gateway (close code 4000)", True),
+        (
+            aiohttp.ClientConnectionError("refused"),
+            f"Discord cannot be reached at {API}: ClientConnectionError: refused",
+            True,
+        ),
+        (
+            discord.GatewayNotFound(),
+            f"Discord cannot be reached at {API}: GatewayNotFound: The gateway to connect to discord was not found.",
+            True,
+        ),
+        (
+            discord.Forbidden(answer(403), "no"),
+            "Discord refused a request while the app started: Forbidden: 403 because (error code: 0): no",
+            False,
+        ),
+        (
+            discord.HTTPException(answer(429), "slow down"),
+            "Discord refused a request while the app started: HTTPException: 429 because (error code: 0): slow down",
+            True,
+        ),
+        (
+            discord.DiscordServerError(answer(503), "ill"),
+            "Discord refused a request while the app started: DiscordServerError: 503 because (error code: 0): ill",
+            True,
+        ),
+        (KeyError("x"), "the app ended with KeyError: 'x'", True),
+        (RuntimeError("first line\nsecond line"), "the app ended with RuntimeError: first line", True),
+        (SystemExit(3), "the app ended with SystemExit: 3", True),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
+)
+def test_each_error_is_explained_in_one_line_that_says_whether_another_try_could_succeed(
+    error: BaseException, reason: str, retryable: bool
+) -> None:
+    assert explain(error, API) == (reason, retryable)
+
+
+EXPLAINED = [
+    ShardsError("x"),
+    closed(4004),
+    discord.GatewayNotFound(),
+    discord.HTTPException(answer(500), "x"),
+    discord.LoginFailure("x"),
+    discord.PrivilegedIntentsRequired(0),
+    aiohttp.ClientConnectionError("x"),
+]
+
+
+@pytest.mark.parametrize("error", EXPLAINED, ids=lambda error: type(error).__name__)
+def test_an_error_that_its_explanation_says_all_about_has_no_traceback(error: BaseException) -> None:
+    assert origin(error) is None
+
+
+def test_an_error_of_no_known_kind_keeps_its_traceback() -> None:
+    error = KeyError("x")
+    assert origin(error) is error
+
+
+def frames(error: BaseException | None) -> list[str]:
+    assert error is not None
+    return [Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)]
+
+
+@pytest.mark.anyio
+async def test_the_traceback_of_an_app_that_cannot_be_imported_begins_in_the_app(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "argv", [*sys.argv])
+    (tmp_path / "app_that_imports.py").write_text("import helper_that_raises\n")
+    (tmp_path / "helper_that_raises.py").write_text("def deep():\n    1 / 0\ndeep()\n")
+    with pytest.raises(apps.AppError) as refusal:
+        apps.load("app_that_imports:client", directory=tmp_path)
+    found = origin(refusal.value)
+    assert isinstance(found, ZeroDivisionError)
+    own = [name for name in frames(found) if not name.startswith("<frozen")]
+    assert own == ["app_that_imports.py", "helper_that_raises.py", "helper_that_raises.py"]
+    assert frames(found)[0] == "app_that_imports.py"
+
+
+@pytest.mark.anyio
+async def test_the_traceback_of_a_setup_hook_begins_in_the_app() -> None:
+    class App(discord.Client):
+        async def setup_hook(self) -> None:
+            raise KeyError("x")
+
+    client = App(intents=discord.Intents.none())
+    internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
+    with pytest.raises(SetupError) as refusal:
+        await client.setup_hook()
+    found = origin(refusal.value)
+    assert isinstance(found, KeyError)
+    assert frames(found) == ["test_runtime.py"]
+
+
+def test_an_app_error_without_a_cause_has_no_traceback() -> None:
+    assert origin(apps.AppError("no such module")) is None
+
+
+# --- options --------------------------------------------------------------------------------------------------------
+
+
+def options_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Options:
+    """Read a command line up to where the runtime would begin."""
+    got: list[Options] = []
+
+    class Noting:
+        def __init__(self, options: Options) -> None:
+            got.append(options)
+
+        async def run(self, token: str) -> int:
+            assert token == TOKEN
+            return 0
+
+    monkeypatch.setattr(command_line, "Runtime", Noting)
+    monkeypatch.setenv("DISCORD_TOKEN", TOKEN)
+    monkeypatch.setenv("BASTION_GENERATION", "")
+    assert command_line.main(arguments) == 0
+    return got[0]
+
+
+def test_the_command_line_says_all_that_a_child_must_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    options = options_of(
+        monkeypatch,
+        *("--app", "app:client", "--directory", str(tmp_path / "x" / ".."), "--generation", "7", "--shards", "4"),
+        *("--role", "standby", "--ledger", "/run/ledger.db", "--api-url", API, "--read", "8", "--write", "9"),
+        *("--", "--debug", "x"),
+    )
+    assert options == Options(
+        generation=7,
+        app="app:client",
+        shards=4,
+        standby=True,
+        ledger="/run/ledger.db",
+        api_url=API,
+        read_fd=8,
+        write_fd=9,
+        directory=tmp_path.resolve(),
+        args=["--debug", "x"],
+    )
+    assert os.environ["BASTION_GENERATION"] == "7", "the app may tell its generation"
+
+
+def test_a_child_is_active_with_the_shards_that_discord_recommends_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = options_of(monkeypatch, "--app", "app:client", "--read", "8", "--write", "9")
+    assert (options.standby, options.shards, options.args) == (False, "auto", [])
+
+
+def test_the_options_hold_no_token() -> None:
+    assert not any("token" in field.name for field in dataclasses.fields(Options))
+
+
+def test_started_by_hand_it_says_what_to_use_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command_line.main(["--app", "app:client"]) == 2
+    assert capsys.readouterr().err == "python -m bot is started by the supervisor: use `supervisor run`\n"
+
+
+# --- a whole child --------------------------------------------------------------------------------------------------
+
+APP = '''
+import asyncio, os, sys
+import discord
+
+MESSAGE = {
+    "channel_id": "5", "content": "hello", "timestamp": "2026-01-01T00:00:00+00:00", "edited_timestamp": None,
+    "author": {"id": "9", "username": "ann", "discriminator": "0", "avatar": None}, "tts": False, "pinned": False,
+    "mention_everyone": False, "mentions": [], "mention_roles": [], "attachments": [], "embeds": [], "type": 0,
+}
+
+
+def say(*words):
+    print(*words, flush=True)
+
+
+class App(discord.Client):
+    """Connects to nothing: what Discord would send comes as lines on stdin."""
+
+    async def start(self, token, *, reconnect=True):
+        self.left = asyncio.Event()
+        self.go = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        await self._async_setup_hook()
+        await self.setup_hook()
+        loop.add_reader(0, self.read)
+        say("started")
+        try:
+            await self.left.wait()
+        finally:
+            loop.remove_reader(0)
+            say("left")
+
+    def read(self):
+        for line in os.read(0, 1000).decode().splitlines():
+            verb, _, ident = line.partition(" ")
+            if verb == "message":
+                self._connection.parsers["MESSAGE_CREATE"]({**MESSAGE, "id": ident})
+            elif verb == "finish":
+                self.go.set()
+            elif verb == "close":
+                self.closing = asyncio.ensure_future(self.close())
+            elif verb == "spin":
+                while True:
+                    pass
+
+    async def close(self):
+        self.left.set()
+        await super().close()
+
+    async def on_message(self, message):
+        say("began", message.id)
+        try:
+            await self.go.wait()
+            say("ended", message.id)
+        except asyncio.CancelledError:
+            say("cut", message.id)
+            raise
+
+    async def on_activate(self):
+        say("activated")
+
+    async def on_deactivate(self):
+        say("deactivated")
+
+
+client = App(intents=discord.Intents.none())
+'''
+
+
+class Child:
+    """A child in a process of its own, with this test as its supervisor and as its Discord."""
+
+    def __init__(self, directory: Path, *, source: str = APP, role: str = "active") -> None:
+        (directory / "app.py").write_text(source)
+        child_reads, self._to_child = os.pipe()
+        from_child, child_writes = os.pipe()
+        self._messages = os.fdopen(from_child, "rb")
+        self.log = directory / "stderr"
+        command = [sys.executable, "-P", "-m", "bot", "--app", "app:client", "--directory", str(directory)]
+        command += ["--generation", "1", "--role", role, "--ledger", str(directory / "ledger.db"), "--api-url", API]
+        command += ["--read", str(child_reads), "--write", str(child_writes)]
+        environment = os.environ | {
+            "DISCORD_TOKEN": TOKEN,
+            "BASTION_SUPERVISOR_PID": str(os.getpid()),
+            "PYTHONPATH": str(Path(runtime.__file__).parent.parent),
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=environment,
+                pass_fds=(child_reads, child_writes),
+                text=True,
+                bufsize=1,
+            )
+        os.close(child_reads)
+        os.close(child_writes)
+
+    def order(self, message: wire.ToChild) -> None:
+        os.write(self._to_child, wire.encode(message))
+
+    def discord(self, line: str) -> None:
+        """Let something happen at Discord."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+
+    def said(self) -> str:
+        """Return the next line that the app prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def told(self, kind: type[Message], condition: Callable[[Message], bool] = lambda _: True) -> Message:
+        """Return the next such message, past all others."""
+        for line in self._messages:
+            message = wire.decode_from_child(line)
+            if isinstance(message, kind) and condition(message):
+                return message
+        raise AssertionError(f"the child ended without {kind.__name__}: {self.log.read_text()}")
+
+    def hang_up(self) -> None:
+        os.close(self._to_child)
+        self._to_child = -1
+
+    def ended(self) -> int:
+        """Return the exit code, when there is one; what else the app said is left to `said`."""
+        return self.process.wait(15)
+
+    def dispose(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self._messages):
+            assert stream is not None
+            stream.close()
+        if self._to_child >= 0:
+            self.hang_up()
+
+
+Start = Callable[..., Child]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    children: list[Child] = []
+
+    def begin(**options: Any) -> Child:
+        children.append(Child(tmp_path, **options))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        child.dispose()
+        assert TOKEN not in child.log.read_text()
+
+
+@pytest.fixture
+def serving(start: Start) -> Child:
+    """An active child with one handler under way."""
+    child = start()
+    assert child.said() == "started"
+    child.discord("message 1")
+    assert child.said() == "began 1"
+    return child
+
+
+def test_its_first_words_name_its_process_the_protocol_and_the_libraries(start: Start) -> None:
+    child = start()
+    hello = child.told(wire.Hello)
+    assert (hello.pid, hello.protocol) == (child.process.pid, wire.PROTOCOL)
+    assert hello.versions["discord.py"] == discord.__version__
+
+
+def test_a_ping_is_answered_by_a_beat_with_its_number_and_what_is_under_way(serving: Child) -> None:
+    serving.order(wire.Ping(n=41))
+    beat = serving.told(wire.Beat, lambda beat: beat.pong == 41)
+    assert (beat.in_flight, beat.handled, beat.received) == (1, 1, 1)
+
+
+def test_opening_and_closing_the_window_is_acknowledged(serving: Child) -> None:
+    for is_open in (True, True, False):
+        serving.order(wire.Window(open=is_open))
+        assert serving.told(wire.WindowAck).open is is_open
+
+
+def test_a_standby_holds_until_it_is_activated(start: Start) -> None:
+    child = start(role="standby")
+    assert child.said() == "started"
+    child.discord("message 1")
+    child.told(wire.Beat, lambda beat: beat.held == 1)
+    child.order(wire.Activate())
+    assert child.told(wire.Role).role == "active"
+    assert (child.said(), child.said()) == ("activated", "began 1")
+
+
+def test_a_drain_lets_handlers_finish_then_closes_and_exits_0(serving: Child) -> None:
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.told(wire.Role).role == "draining"
+    assert serving.said() == "deactivated"
+    serving.discord("message 2")
+    serving.discord("finish")
+    assert serving.told(wire.Drained) == wire.Drained(finished=2, cut=[])
+    assert (serving.said(), serving.said()) == ("ended 1", "left")
+    assert serving.ended() == 0
+    assert serving.said() == "", "the second message was not taken"
+
+
+def test_a_drain_cuts_at_its_limit_and_names_what_it_cut(serving: Child) -> None:
+    serving.order(wire.Drain(limit=0.0))
+    assert serving.told(wire.Drained).cut[0] == "discord.py: on_message (MESSAGE_CREATE 1)"
+    assert serving.ended() == 0
+    assert "cut, for it was not done within the time to drain: discord.py: on_message" in serving.log.read_text()
+
+
+def test_a_second_order_to_end_can_hurry_a_drain(serving: Child) -> None:
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.told(wire.Role).role == "draining"
+    serving.order(wire.Drain(limit=0.0))
+    assert serving.told(wire.Drained).cut == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert serving.ended() == 0
+
+
+def test_a_second_order_to_end_cannot_put_it_off(serving: Child) -> None:
+    serving.order(wire.Drain(limit=0.3))
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.told(wire.Drained).cut == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert serving.ended() == 0
+
+
+def test_activation_during_a_drain_takes_it_back_and_handles_what_was_held(serving: Child) -> None:
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.told(wire.Role).role == "draining"
+    assert serving.said() == "deactivated"
+    serving.discord("message 2")
+    serving.told(wire.Beat, lambda beat: beat.held == 1)
+    serving.order(wire.Activate())
+    assert serving.told(wire.Role).role == "active"
+    assert (serving.said(), serving.said()) == ("activated", "began 2")
+    serving.discord("finish")
+    assert {serving.said(), serving.said()} == {"ended 1", "ended 2"}
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.told(wire.Role).role == "draining", "it can be drained anew"
+    assert serving.ended() == 0
+
+
+def test_a_new_drain_after_an_activation_has_its_own_limit(serving: Child) -> None:
+    serving.order(wire.Drain(limit=0.5))
+    serving.order(wire.Activate())
+    assert serving.told(wire.Role, lambda role: role.role == "active")
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.told(wire.Role).role == "draining"
+    for _ in range(2):  # beats come once a second: the second one is past the first drain's limit
+        assert serving.told(wire.Beat).in_flight >= 1
+    serving.discord("finish")
+    assert serving.told(wire.Drained).cut == []
+    assert serving.ended() == 0
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_sigterm_ends_a_child_within_two_seconds_whether_it_drains_or_not(serving: Child, draining: bool) -> None:
+    if draining:
+        serving.order(wire.Drain(limit=600.0))
+        assert serving.told(wire.Role).role == "draining"
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.told(wire.Drained).cut[0] == "discord.py: on_message (MESSAGE_CREATE 1)"
+    assert serving.ended() == 0
+
+
+def test_sigterm_ends_a_child_whose_event_loop_hangs(serving: Child) -> None:
+    serving.discord("spin")
+    serving.process.send_signal(signal.SIGTERM)
+    assert serving.ended() == -signal.SIGALRM
+
+
+@pytest.mark.parametrize("how", ["hang up", "talk nonsense"])
+def test_a_child_that_lost_its_supervisor_ends_by_itself(serving: Child, how: str) -> None:
+    if how == "hang up":
+        serving.hang_up()
+    else:
+        os.write(serving._to_child, b"nonsense\n")
+    assert serving.ended() == 0
+    assert "ending" in serving.log.read_text()
+
+
+def test_an_app_that_cannot_be_loaded_is_fatal_and_exits_78(start: Start) -> None:
+    child = start(source="import nowhere_to_be_found\n")
+    fatal = child.told(wire.Fatal)
+    assert "No module named 'nowhere_to_be_found'" in fatal.reason
+    assert not fatal.retryable
+    assert child.ended() == 78
+
+
+def test_a_setup_hook_that_raises_is_fatal_and_its_traceback_begins_in_the_app(start: Start) -> None:
+    hook = "    async def setup_hook(self):\n        1 / 0\n\n"
+    child = start(source=APP.replace("    async def close(", hook + "    async def close("))
+    assert child.told(wire.Fatal) == wire.Fatal(
+        reason="setup_hook raised ZeroDivisionError: division by zero", retryable=False
+    )
+    assert child.ended() == 78
+    lines = child.log.read_text().splitlines()
+    first = lines[lines.index("Traceback (most recent call last):") + 1]
+    assert 'app.py", line' in first
+
+
+def test_a_discord_that_cannot_be_reached_is_fatal_but_another_try_could_succeed(start: Start) -> None:
+    child = start(source="import discord\nclient = discord.Client(intents=discord.Intents.none())\n")
+    fatal = child.told(wire.Fatal)
+    assert fatal.reason.startswith(f"Discord cannot be reached at {API}: ")
+    assert fatal.retryable
+    assert child.ended() == 1
+    assert "Traceback" not in child.log.read_text()
+
+
+def test_an_app_that_closes_its_own_client_is_fatal_but_another_try_could_succeed(serving: Child) -> None:
+    serving.discord("close")
+    assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
+    assert serving.ended() == 1
+
+
+def test_an_app_that_closes_its_own_client_during_a_drain_can_still_be_hurried(serving: Child) -> None:
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.said() == "deactivated"
+    serving.discord("close")
+    assert serving.said() == "left"
+    serving.order(wire.Ping(n=1))
+    serving.told(wire.Beat, lambda beat: beat.pong == 1)
+    serving.order(wire.Drain(limit=0.0))
+    assert serving.told(wire.Drained).cut == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert serving.ended() == 0
+
+
+def test_an_app_that_closes_its_own_client_during_a_drain_cannot_be_activated_again(serving: Child) -> None:
+    serving.order(wire.Drain(limit=600.0))
+    assert serving.said() == "deactivated"
+    serving.discord("close")
+    assert serving.said() == "left"
+    serving.order(wire.Ping(n=1))
+    serving.told(wire.Beat, lambda beat: beat.pong == 1)
+    serving.order(wire.Activate())
+    assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
+    assert serving.ended() == 1
