@@ -203,6 +203,17 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
         loop = asyncio.get_running_loop()
         loop.call_later(float(data.get("retry_after", 1.0)), lambda: loop.create_task(again()))
 
+    guild_delete = state.parsers["GUILD_DELETE"]
+
+    def left(data: Any) -> None:
+        # Nobody answers for a guild that was left: whoever waits for its members would wait in vain.
+        for key, request in list(state._chunk_requests.items()):
+            if request.guild_id == int(data["id"]):
+                del state._chunk_requests[key]
+                request.done()
+        guild_delete(data)
+
+    state.parsers["GUILD_DELETE"] = left
     state.parsers["RATE_LIMITED"] = refused
     state._chunk_timeout = (  # type: ignore[method-assign]
         lambda guild: own_timeout(guild) + (0.0 if client.is_ready() else patience)

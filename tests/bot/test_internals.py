@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import os
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from discord.shard import Shard
+from discord.state import ChunkRequest
 
 from bot import internals
 
@@ -67,6 +69,21 @@ def test_parsers_dispatch_and_the_websocket_have_the_shape_that_the_gate_expects
     parameters = inspect.signature(DiscordWebSocket.from_client).parameters
     assert {"client", "shard_id", "resume", "gateway", "session", "sequence"} <= set(parameters)
     assert "'on_' + event" in inspect.getsource(discord.Client.dispatch)
+
+
+def test_who_waits_for_the_members_of_a_guild_that_is_left_waits_no_longer() -> None:
+    loop = asyncio.new_event_loop()
+    client = discord.AutoShardedClient(intents=discord.Intents.none())
+    internals.ask_again_for_members(client, patience=35)
+    requests = client._connection._chunk_requests
+    waiting = {}
+    for guild in (1, 2):
+        requests[guild] = ChunkRequest(guild, 0, loop, lambda _: None)
+        waiting[guild] = requests[guild].get_future()
+    internals.parsers(client)["GUILD_DELETE"]({"id": "1"})
+    assert (waiting[1].done(), waiting[2].done()) == (True, False)
+    assert list(requests) == [2]
+    loop.close()
 
 
 @pytest.mark.wide

@@ -158,15 +158,20 @@ class Rig:
 
     async def until(self, holds: Callable[[dict[str, Any]], bool], *, timeout: float = 40) -> dict[str, Any]:
         """Ask for the status until something holds; there is no event to wait for outside of the supervisor."""
-        async with asyncio.timeout(timeout):
-            while True:
-                assert self.process is not None
-                if self.process.returncode is not None:
-                    raise AssertionError(f"the supervisor ended with {self.process.returncode}\n{self.tail()}")
-                ended = await self.command("status", "--json")
-                if ended.code == 0 and holds(status := json.loads(ended.out)):
-                    return dict(status)
-                await asyncio.sleep(0.05)
+        newest = "no status"
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    assert self.process is not None
+                    if self.process.returncode is not None:
+                        raise AssertionError(f"the supervisor ended with {self.process.returncode}\n{self.tail()}")
+                    ended = await self.command("status", "--json")
+                    newest = ended.out
+                    if ended.code == 0 and holds(status := json.loads(ended.out)):
+                        return dict(status)
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            raise AssertionError(f"not within {timeout} s\n{newest}\n{self.tail()}") from None
 
     def hup(self) -> None:
         assert self.process is not None
