@@ -50,7 +50,8 @@ async def reload_by_hup(installation: Rig) -> None:
             status["supervisor"]["state"] == "serving"
             and len(status["children"]) == 1
             and status["children"][0]["generation"] > before["generation"]
-        )
+        ),
+        timeout=100,
     )
 
 
