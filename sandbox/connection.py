@@ -193,6 +193,8 @@ class Connection:
             raise GatewayCloseError(4001, "Unknown opcode")
         elif self._session is None:
             raise GatewayCloseError(4003, "Not authenticated")
+        elif op == 3:
+            self._gateway.set_presence(self._session, _mapping(data))
         elif op == 8:
             self._gateway.request_members(self._session, _mapping(data))
 
@@ -210,6 +212,8 @@ class Connection:
     async def _resume(self, data: Payload) -> None:
         if self._session is not None and not self._session.ended:
             raise GatewayCloseError(4005, "Already authenticated")
+        if self._gateway.faults.strikes("withhold_resume"):
+            return
         session = self._gateway.resume(data, link=self)
         if session is None:
             await self._invalid()

@@ -44,6 +44,7 @@ _FAULTS = (
     "reconnect",
     "invalidate",
     "withhold_ready",
+    "withhold_resume",
     "refuse_identify",
     "deaf_sessions",
     "kick_old_sessions",

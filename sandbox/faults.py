@@ -134,6 +134,10 @@ class Faults:
         """IDENTIFYs of these shards (None: of all) get no READY, only silence and heartbeat ACKs."""
         return self._arm("withhold_ready", count=count, shards=None if shards is None else sorted(set(shards)))
 
+    def withhold_resume(self, *, count: int | None = UNLIMITED) -> Fault:
+        """RESUMEs get no answer, only silence and heartbeat ACKs. The sessions stay resumable."""
+        return self._arm("withhold_resume", count=count)
+
     def refuse_identify(self, count: int | None = 1) -> Fault:
         """The next IDENTIFYs are answered op 9 false."""
         return self._arm("refuse_identify", count=count)

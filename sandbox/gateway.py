@@ -98,6 +98,18 @@ class Gateway:
         """IDENTIFYs that broke a limit."""
         return [record for record in self.identifies if record.violation]
 
+    @property
+    def presence(self) -> Payload | None:
+        """What people see of the bot: status and activities as a living session set them last. None: offline."""
+        connected = [session for session in self._sessions.values() if session.connected]
+        newest = max(connected, key=lambda session: session.presence_at, default=None)
+        return None if newest is None else newest.presence
+
+    def set_presence(self, session: Session, data: Payload) -> None:
+        """Op 3: the bot shows itself otherwise from now on."""
+        session.set_presence(data)
+        self.changed()
+
     def session_start_limit(self) -> Payload:
         """What GET /gateway/bot says about IDENTIFYs: ``reset_after`` in milliseconds."""
         now = time.monotonic()
@@ -189,6 +201,8 @@ class Gateway:
             resume_url=self.resume_url,
         )
         session = Session(info, self.settings, random.Random(f"{self.settings.seed}/{self._numbers}"))
+        if isinstance(presence := data.get("presence"), dict):
+            session.set_presence(presence)
         self._sessions[session.id] = session
         self._links[session.id] = link
         if self.faults.strikes("kick_old_sessions"):

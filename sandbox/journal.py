@@ -223,6 +223,11 @@ class Journal:
         record = self._records.get(_name(kind, key))
         return list(record.handled) if record is not None else []
 
+    def notes(self, kind: str) -> list[str]:
+        """The keys that a test bot reported under a kind of its own, oldest first."""
+        found = [(one.at, key) for (noted, key), many in self._notes.items() if noted == kind for one in many]
+        return [key for _, key in sorted(found)]
+
     async def wait_handled(self, entry: Entry, *, timeout: float = 5.0) -> Handled:
         """The first handling of an entry's key.
 

@@ -10,7 +10,7 @@ import random
 import secrets
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .events import Event, encode, frame
@@ -80,6 +80,8 @@ class Session:
         self._pending: deque[Pending] = deque()
         self._replay: deque[tuple[int, bytes, Entry | None]] = deque()
         self.wake: Callable[[], None] | None = None
+        self.presence: dict[str, object] = {"status": "online", "activities": []}
+        self.presence_at = time.monotonic()
         self.seq = 0
         self.subscribed = False
         self.deaf = False
@@ -124,6 +126,15 @@ class Session:
     def waiting(self) -> int:
         """Frames that are on their way to this session."""
         return len(self._pending)
+
+    def set_presence(self, data: Mapping[str, object]) -> None:
+        """Take a presence, of op 3 or of IDENTIFY (where discord.py names a single activity ``game``)."""
+        game = data.get("game")
+        self.presence = {
+            "status": data.get("status") or "online",
+            "activities": data.get("activities") or ([game] if game else []),
+        }
+        self.presence_at = time.monotonic()
 
     def covers(self, guild_id: int | None) -> bool:
         """Whether events of a guild (None: direct messages, entitlements) come to this shard."""

@@ -212,8 +212,8 @@ class Traffic:
             due += self._random.expovariate(rate) if spacing == "poisson" else 1 / rate
             if due > end:
                 break
-            if due > time.monotonic():
-                await asyncio.sleep(due - time.monotonic())
+            # Also when the rate is more than this machine can do: the sandbox must go on serving, and be stoppable.
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
             self._emit(kinds, shares)
             self.report.seconds = time.monotonic() - started
         await asyncio.sleep(max(0.0, end - time.monotonic()))

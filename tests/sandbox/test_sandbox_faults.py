@@ -74,6 +74,20 @@ async def test_a_withheld_ready_is_silence_until_it_is_undone(sandbox: Sandbox) 
         await later.expect(t="READY")
 
 
+async def test_a_withheld_resume_is_silence_and_the_session_can_still_be_resumed(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as second, Gateway(sandbox) as third:
+        await first.identify()
+        await first.leave(4000)
+        entry = sandbox.emit_message()
+        with sandbox.faults.withhold_resume() as fault:
+            await second.resume(first)
+            assert await second.silent(0.1)
+            assert fault.hits == 1
+        await third.resume(first)
+        assert (await third.expect(t="MESSAGE_CREATE"))["d"]["id"] == entry.key
+        await third.expect(t="RESUMED")
+
+
 async def test_identifies_are_refused_as_often_as_asked_without_being_violations(sandbox: Sandbox) -> None:
     sandbox.faults.refuse_identify(2)
     async with Gateway(sandbox) as client:

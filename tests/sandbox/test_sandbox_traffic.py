@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import aiohttp
 import pytest
 
 from sandbox import EmitError, Sandbox, SandboxSettings, SettingsError, TrafficError
@@ -24,6 +27,22 @@ async def test_a_run_keeps_rate_and_mix(sandbox: Sandbox, spacing: Any) -> None:
     assert 350 < report.total < 650
     assert 0.6 < report.emitted["message"] / report.total < 0.9
     assert len(sandbox.journal.entries) == report.total
+
+
+async def test_a_rate_beyond_this_machine_leaves_the_sandbox_serving_and_stoppable(sandbox: Sandbox) -> None:
+    sandbox.settings.change({"messages_per_channel": 10})
+    sandbox.traffic.start(rate=10_000, mix={"message": 1})
+    publish = sandbox.gateway.publish
+
+    def slowly(event: Any) -> int:
+        time.sleep(0.001)
+        return publish(event)
+
+    sandbox.gateway.publish = slowly  # type: ignore[method-assign]
+    await asyncio.sleep(0.2)
+    async with aiohttp.ClientSession() as session, session.get(f"{sandbox.url}/sandbox/state") as answer:
+        assert answer.status == 200
+    assert (await sandbox.traffic.stop()).total > 0
 
 
 async def test_a_kind_with_nothing_to_happen_to_gives_its_turn_to_another(sandbox: Sandbox) -> None:
