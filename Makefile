@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test wide lint format types check clean
+.PHONY: help demo test wide bench lint format types check clean
 
 help:
 	@echo "make demo    watch a bot being redeployed under load (about a minute)"
 	@echo "make test    the fast tests"
 	@echo "make wide    the wide tests"
+	@echo "make bench   the benchmarks (about an hour; benchmarks/README.md)"
 	@echo "make lint    ruff check, ruff format --check"
 	@echo "make format  let ruff format and fix"
 	@echo "make types   mypy --strict"
@@ -26,7 +27,10 @@ test: $(BIN)/.installed
 	$(BIN)/python -m pytest -m "not wide"
 
 wide: $(BIN)/.installed
-	$(BIN)/python -m pytest -m wide
+	$(BIN)/python -m pytest -m "wide and not deploy"
+
+bench: $(BIN)/.installed
+	$(BIN)/python -m benchmarks
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check

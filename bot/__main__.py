@@ -1,4 +1,7 @@
-"""``python -m bot``: what the supervisor starts for each generation. Reads the command line, nothing else."""
+"""``python -m bot``: what the supervisor starts for each generation; ``python -m bot sync`` by hand.
+
+Reads the command line, nothing else.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from pathlib import Path
 
 import discord
 
-from bot import apps, internals
+from bot import apps, byhand, internals, survey
+from bot.carry import Limits
 from bot.runtime import EXIT_CONFIGURATION, Options, Runtime
 
 
@@ -28,7 +32,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", default="auto", type=lambda text: text if text == "auto" else int(text))
     parser.add_argument("--role", choices=["active", "standby"], default="active")
     parser.add_argument("--ledger", default="")
+    parser.add_argument("--state-timeout", type=float, default=Limits().timeout, help="seconds")
+    parser.add_argument("--checkpoint", type=float, default=Limits().checkpoint, help="seconds between two; 0: none")
+    parser.add_argument("--supervisor", type=int, default=0, help="its number among those who share the ledger")
     parser.add_argument("--api-url", default="https://discord.com/api/v10")
+    parser.add_argument("--expired-text", default="", help="answer for a control that nothing knows any more")
     parser.add_argument("--read", type=int, default=-1, help="file descriptor of the commands")
     parser.add_argument("--write", type=int, default=-1, help="file descriptor of the answers")
     parser.add_argument("args", nargs="*")
@@ -45,13 +53,26 @@ def _check(app: str, directory: Path, args: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION
     kind = next(base.__name__ for base in type(client).__mro__ if base.__module__.startswith("discord."))
-    print(json.dumps({"class": kind, "intents": internals.intents(client).value}))
+    uses = [
+        {"what": what, "places": places, "advice": survey.ADVICE[what]}
+        for what, places in survey.by_kind(survey.survey(_source(app, directory.resolve()))).items()
+    ]
+    print(json.dumps({"class": kind, "intents": internals.intents(client).value, "uses": uses}))
     return 0
+
+
+def _source(app: str, directory: Path) -> Path:
+    """Return where the app's files are: the release, or where else its module came from."""
+    file = Path(getattr(sys.modules[app.partition(":")[0]], "__file__", None) or directory)
+    return directory if file.is_relative_to(directory) and survey.is_looked_at(file, directory) else file.parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one child. Returns its exit code: 0 drained and closed, 78 the app or token cannot be used, else 1."""
-    parsed = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] == "sync":
+        return byhand.sync(words[1:])
+    parsed = _parser().parse_args(words)
     if parsed.check:
         return _check(parsed.app, parsed.directory, parsed.args)
     if parsed.read < 0 or parsed.write < 0:
@@ -65,11 +86,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         shards=parsed.shards,
         standby=parsed.role == "standby",
         ledger=parsed.ledger,
+        state=Limits(timeout=parsed.state_timeout, checkpoint=parsed.checkpoint),
         api_url=parsed.api_url,
         read_fd=parsed.read,
         write_fd=parsed.write,
         directory=parsed.directory.resolve(),
         args=parsed.args,
+        expired_text=parsed.expired_text,
+        supervisor=parsed.supervisor,
     )
     return asyncio.run(Runtime(options).run(os.environ.get("DISCORD_TOKEN", "")))
 

@@ -2,7 +2,7 @@
 
 Active passes everything, claiming first while a window is open. Standby keeps discord.py's cache right but holds every
 event back. Draining holds too, for it may be made active again. A child that was active once, draining or in standby,
-still feeds its `wait_for`s and its own components.
+still feeds its `wait_for`s and its own components, until it has finished.
 What is held and was claimed by another child is forgotten as time goes by; what is left on activation is what nobody
 handled, and is replayed in order before anything that arrives meanwhile.
 
@@ -14,20 +14,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import discord
 
 from bot import components, internals
-from bot.components import OWNER_FIRST, Ownership
+from bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
 from bot.inflight import current
-from bot.keys import Identity, Numbering, Occurrence, identify
+from bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify
 from bot.ledger import Ledger, number_key
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
+Place: TypeAlias = tuple[int, int]
+"""Where an event stands in its gateway session: shard and sequence."""
 Observer: TypeAlias = Callable[[str, tuple[Any, ...]], None]
+StrangerTaken: TypeAlias = Callable[["Event", discord.Interaction[Any], float], None]
 
 INTERACTION_LIFE = 3.0
 """Seconds after which Discord takes no first answer to an interaction (its documentation, "Interaction Callback")."""
@@ -62,6 +65,12 @@ class Event:
     decision: bool | None = None
     """Whether this child handles it; None while undecided. Everything that follows from one event shares it."""
     counted: bool = False
+    interaction: discord.Interaction[Any] | None = None
+    """What discord.py made of it, if it is one and was handled here."""
+    place: Place | None = None
+    """Known of what is held back."""
+    recovered: bool = False
+    """Whether it comes from a session of a dead child."""
 
     @property
     def passed(self) -> bool:
@@ -104,9 +113,19 @@ class Gate:
     client: discord.Client
     ledger: Ledger
     observer: Observer
-    """Told of every base event, before the app is."""
+    """Told of every base event, before the app is; but for ``socket_event_type``, which tells nothing of a shard."""
     role: Role
+    stranger_taken: StrangerTaken = lambda *_: None
+    """Told of a component or modal that was taken though nothing here knows it, and how many seconds are left for it.
+
+    Handlers that hear every interaction have begun by then."""
     clock: Callable[[], float] = time.monotonic
+    place: Callable[[], Place | None] = lambda: None
+    """Where in its session the event stands that is being received now."""
+    handed: Callable[[Place], None] = lambda place: None
+    """Told of each event that was held back, when it is held back no longer."""
+    waiting: Callable[[Event], Callable[[], None]] = lambda event: lambda: None
+    """Told of each interaction that is left to another child for a moment; what it returns is called after that."""
     counters: Counters = field(default_factory=Counters)
     _numbering: Numbering | None = None
     _held: deque[_Held] = field(default_factory=deque)
@@ -115,9 +134,10 @@ class Gate:
     """Whether handlers, conversations and components of an active time may still be alive here."""
     _own: internals.Dispatch = field(init=False)
     _parse_interaction: internals.Parser = field(init=False)
+    _parsers: dict[str, internals.Parser] = field(default_factory=dict)
     _always_heard: bool = False
     _joins: dict[int, Event] = field(default_factory=dict)
-    _later: set[asyncio.TimerHandle] = field(default_factory=set)
+    _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
 
     def install(self) -> None:
         """Put the gate into the client. A standby's window is open from here on."""
@@ -125,6 +145,7 @@ class Gate:
         self._own = internals.replace_dispatch(self.client, self._dispatch)
         parsers = internals.parsers(self.client)
         for name in [name for name in parsers if name not in _UNGATED_PARSERS]:
+            self._parsers[name] = parsers[name]
             parsers[name] = self._gated(name, parsers[name])
         if self.role == "standby":
             self._holding = True
@@ -138,9 +159,22 @@ class Gate:
         return self._numbering is not None
 
     @property
+    def holding(self) -> bool:
+        """Whether events are held back."""
+        return self._holding
+
+    @property
     def held(self) -> int:
         """How many dispatches are held back now."""
         return len(self._held)
+
+    def first_held(self) -> dict[int, int]:
+        """Return the sequence of the first event of each shard that is held back."""
+        first: dict[int, int] = {}
+        for held in self._held:
+            if held.event.place is not None:
+                first.setdefault(*held.event.place)
+        return first
 
     def open_window(self) -> None:
         """Claim every event from now on. Counting begins here: others follow this child's numbers."""
@@ -162,15 +196,21 @@ class Gate:
 
     def standby(self) -> None:
         """Hold everything from now on, but for what a child that was active still owes its conversations."""
+        self._take_now()
         self._finishing = self._finishing or self.role == "active"
         self.role = "standby"
         self._holding = True
 
     def drain(self) -> None:
         """Take nothing new from now on; go on feeding what already waits."""
+        self._take_now()
         self._finishing = True
         self.role = "draining"
         self._holding = True
+
+    def finish(self) -> None:
+        """Take nothing any more, not even for what waits: it is about to be closed."""
+        self._finishing = False
 
     async def activate(self) -> None:
         """Handle what was held and nobody claimed, in order and in slices, then go on live."""
@@ -179,10 +219,38 @@ class Gate:
         while self._held and self.role == "active":
             until = self.clock() + _SLICE_SECONDS
             while self._held and self.clock() < until:
-                self._release(self._held.popleft())
+                held = self._held.popleft()
+                self._release(held)
+                if held.event.place is not None:
+                    self.handed(held.event.place)
             await asyncio.sleep(0)
         if self.role == "active":
             self._holding = False
+
+    def recover(self, event: Event, run: Callable[[], None] | None = None) -> bool:
+        """Hand an event to the app that was received in a dead child's session, and is claimed.
+
+        ``run`` dispatches it; left out, the event's own parser does. Returns whether anything heard it.
+        """
+        event.decision = event.recovered = True
+        if event.name == "INTERACTION_CREATE":
+            self._run_interaction(event, components.ownership(self.client, event.data))
+        else:
+            token = current.set(event)
+            try:
+                (run or (lambda: self.parse(event)))()
+            finally:
+                current.reset(token)
+        return event.counted
+
+    def parse(self, event: Event) -> None:
+        """Have discord.py parse an event, gate or no gate."""
+        if parser := self._parsers.get(event.name):
+            parser(event.data)
+
+    def hears(self, names: Iterable[str]) -> bool:
+        """Whether anything in the app hears one of these dispatches now."""
+        return any(self._heard(name) for name in names)
 
     def announce(self, name: str, *args: Any) -> None:
         """Dispatch an event of the runtime itself to the app, as ``on_<name>``; its handlers count as under way."""
@@ -213,6 +281,19 @@ class Gate:
             keys[key].decision = False
         self._held = deque(held for held in self._held if held.event.decision is not False)
 
+    def trim(self) -> None:
+        """Let go of claims and counts that nobody can need any more. Call it about once a second."""
+        numbering, now = self._numbering, self.clock()
+        if numbering is None:
+            return
+        if self.role != "active":
+            numbering.forget(now - KEPT_SECONDS, listening=True)
+            return
+        idle = now - IDLE_SECONDS
+        if self.ledger.forget(numbering.idle(idle)):
+            numbering.forget(idle, listening=False)
+        self.ledger.trim(now - KEPT_SECONDS, idle=idle, counts=numbering.counts)
+
     def _gated(self, name: str, parser: internals.Parser) -> internals.Parser:
         if name == "INTERACTION_CREATE":
             self._parse_interaction = parser
@@ -221,6 +302,8 @@ class Gate:
         def gated(data: Any) -> None:
             event = Event(name, data, self.clock())
             self.counters.received += 1
+            if self._holding:
+                event.place = self.place()
             if self._numbering is not None:
                 self._identify(event, self._numbering)
             elif not self._holding:
@@ -246,17 +329,23 @@ class Gate:
     def _note_join(self, event: Event) -> None:
         """Take a join that discord.py tells the app of only later, when it has the guild's members.
 
-        It is claimed now: by then this child may be draining. While READY is being awaited it is dispatched, as
-        guild_available, by a task that began with READY, so it must be found again by its guild.
+        It is claimed now: by then this child may be draining. While a READY is being awaited, also that of one shard
+        that had to identify anew, it is dispatched as guild_available by a task that began with READY, so it must be
+        found again by its guild.
         """
-        if self._holding:
-            self._joins[int(event.data["id"])] = event
-        elif self._heard("guild_join"):
+        if not self._holding:
+            if not self._heard("guild_join"):
+                return
             event.decision = self._claim(event)
+        self._joins[int(event.data["id"])] = event
 
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        if name == "socket_event_type":  # one for each event, whoever hears it: it must cost nothing
+            self._own(name, *args, **kwargs)
+            return
         event = current.get()
-        if name in ("guild_join", "guild_available") and args and args[0].id in self._joins:
+        recovered = isinstance(event, Event) and event.recovered
+        if name in ("guild_join", "guild_available") and args and args[0].id in self._joins and not recovered:
             name, event = "guild_join", self._joins.pop(args[0].id)
         if _is_base(name):
             self.observer(name, args)
@@ -268,6 +357,8 @@ class Gate:
         if event.decision is None and not self._decide(event, name, args):
             return
         if event.decision:
+            if name == "interaction":
+                event.interaction = args[0]
             self._pass(event, name, *args, **kwargs)
 
     def _decide(self, event: Event, name: str, args: tuple[Any, ...]) -> bool:
@@ -328,50 +419,74 @@ class Gate:
     def _take_interaction(self, data: Any) -> None:
         event = current.get()
         assert isinstance(event, Event)
+        mine = components.ownership(self.client, data)
         if event.decision:
-            self._run_interaction(event)
-        elif self._holding:
-            if self._finishing and components.ownership(self.client, data) is Ownership.OWNER:
-                self._claim_interaction(event)
+            self._run_interaction(event, mine)
+        elif not self._holding:
+            if mine is Ownership.STRANGER:
+                self._take_later(event, OWNER_FIRST)
             else:
-                self._hold(_Held(event, None))
-        elif components.ownership(self.client, data) is Ownership.STRANGER:
-            self._leave_to_owner(event, OWNER_FIRST)
+                self._claim_interaction(event, mine)
+        elif self._finishing and mine is Ownership.OWNER:
+            self._claim_interaction(event, mine)
+        elif self._finishing and mine is Ownership.SHARED:
+            self._take_later(event, ACTIVE_FIRST)
         else:
-            self._claim_interaction(event)
+            self._hold(_Held(event, None))
 
     def _release_interaction(self, event: Event) -> None:
         age = self.clock() - event.at
-        if age < OWNER_FIRST and components.ownership(self.client, event.data) is Ownership.STRANGER:
-            self._leave_to_owner(event, OWNER_FIRST - age)
+        mine = components.ownership(self.client, event.data)
+        if age < OWNER_FIRST and mine is Ownership.STRANGER:
+            self._take_later(event, OWNER_FIRST - age)
         elif age <= INTERACTION_LIFE:
-            self.counters.replayed += self._claim_interaction(event)
+            self.counters.replayed += self._claim_interaction(event, mine)
         else:
             self.counters.expired += self._claim(event)
 
-    def _leave_to_owner(self, event: Event, delay: float) -> None:
+    def _take_later(self, event: Event, delay: float) -> None:
+        """Leave an interaction to another child for ``delay`` seconds; then it is whoever's claim is first."""
+
         def take() -> None:
-            self._later.discard(handle)
-            if self._holding and self.role != "active":
-                self._hold(_Held(event, None))
+            del self._later[handle]
+            over()
+            mine = components.ownership(self.client, event.data)
+            if self.role == "active" or (self._finishing and mine in (Ownership.OWNER, Ownership.SHARED)):
+                self._claim_interaction(event, mine)
             else:
-                self._claim_interaction(event)
+                self._hold(_Held(event, None))
 
+        over = self.waiting(event)
         handle = asyncio.get_running_loop().call_later(delay, take)
-        self._later.add(handle)
+        self._later[handle] = event, over
 
-    def _claim_interaction(self, event: Event) -> bool:
+    def _take_now(self) -> None:
+        """Take what is still left to an older child: when a younger one takes over, no older one is there any more.
+
+        The younger one may not have received it, if its session began just after.
+        """
+        if self.role != "active":
+            return
+        for handle, (event, over) in self._later.items():
+            handle.cancel()
+            over()
+            self._claim_interaction(event, components.ownership(self.client, event.data))
+        self._later.clear()
+
+    def _claim_interaction(self, event: Event, mine: Ownership) -> bool:
         event.decision = self._claim(event)
         if event.decision:
-            self._run_interaction(event)
+            self._run_interaction(event, mine)
         return event.decision
 
-    def _run_interaction(self, event: Event) -> None:
+    def _run_interaction(self, event: Event, mine: Ownership) -> None:
         event.counted = True
         self.counters.handled += 1
         token = current.set(event)
         try:
             self._parse_interaction(event.data)
+            if mine is Ownership.STRANGER and event.interaction is not None:
+                self.stranger_taken(event, event.interaction, event.at + INTERACTION_LIFE - self.clock())
         finally:
             current.reset(token)
 

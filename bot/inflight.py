@@ -1,22 +1,23 @@
-"""Handlers under way: which tasks an event began, and waiting for them to end.
+"""Handlers under way: which tasks an event began, and which of them wait for a person.
 
-Knows asyncio tasks and the event that each descends from; knows nothing of roles or claims. A task factory sees every
-task; one that is created while an event is being handled belongs to that event.
+Knows asyncio tasks and the event that each descends from; knows nothing of roles, claims or time limits. A task factory
+sees every task; one that is created while an event is being handled belongs to that event.
+
+A handler that waits for something a person may do (`Client.wait_for`, the `wait` of a view or a modal) is in a
+*conversation*. It may wait in a task of its own making, as for `asyncio.gather`: then all handlers of its event are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import discord
-
-GRACE = 2.0
-"""Seconds that tasks which the app itself began inside a handler are waited for: some of them never end."""
 
 _DIRECT = (
     "discord.py: ",
@@ -49,18 +50,54 @@ current: ContextVar[Origin | None] = ContextVar("current", default=None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrainResult:
-    """How a drain ended: how many handlers finished, and the names of those that the limit cut."""
+class Handler:
+    """A handler as it is now. ``since`` is when it began or last stopped waiting for a person, in the loop's time."""
 
-    finished: int
-    cut: list[str]
+    task: asyncio.Task[Any]
+    since: float
+    conversing: bool
+    own: bool
+    """A task that the app began beside its handlers, and that waits for a person."""
+
+
+@dataclass(slots=True, eq=False)
+class _Course:
+    """What one event set in motion: its unfinished tasks, and the waits of those that are no handlers themselves."""
+
+    origin: Origin
+    tasks: int = 0
+    waits: int = 0
+    waited_until: float = 0.0
+
+
+@dataclass(slots=True, eq=False)
+class _Begun:
+    course: _Course
+    at: float
+    waits: int = 0
+    waited_until: float = 0.0
+
+
+class Watcher(Protocol):
+    """Who is told of tasks as they come and go. Must be quick."""
+
+    def began(self, task: asyncio.Task[Any]) -> None:
+        """Learn of a task; it has no name yet."""
+
+    def ended(self, task: asyncio.Task[Any]) -> None:
+        """Learn that it has ended."""
 
 
 class InFlight:
-    """All unfinished tasks that descend from events."""
+    """All unfinished tasks that descend from events. ``on_change`` is called when one ends and when a wait does."""
 
     def __init__(self) -> None:
-        self._tasks: dict[asyncio.Task[Any], Origin] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.ended = 0
+        """Handlers that came to their own end since the beginning."""
+        self._tasks: dict[asyncio.Task[Any], _Begun] = {}
+        self._courses: dict[Origin, _Course] = {}
+        self.watcher: Watcher | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the creation of tasks, keeping any task factory that is there already."""
@@ -75,8 +112,9 @@ class InFlight:
             context = options.get("context")
             origin = current.get() if context is None else context.get(current)
             if origin is not None and origin.passed:
-                self._tasks[task] = origin
-                task.add_done_callback(self._forget)
+                self._begin(task, origin, loop.time())
+                if self.watcher is not None:
+                    self.watcher.began(task)
             return task
 
         loop.set_task_factory(factory)  # type: ignore[arg-type]
@@ -85,50 +123,108 @@ class InFlight:
         """Return how many handlers are running, not counting what they began beside themselves."""
         return sum(1 for task in self._tasks if _is_direct(task))
 
-    async def drain(self, limit: float) -> DrainResult:
-        """Wait until all handlers have ended, at most ``limit`` seconds; cancel and name what has not.
+    def handlers(self) -> list[Handler]:
+        """Return what runs and is to be waited for, without the task that asks.
 
-        Tasks that the app began inside handlers get `GRACE` seconds after the last handler and are then left alone.
+        These are handlers, what discord.py itself does for them (deleting after a delay), and tasks of the app beside
+        them as long as they are in a conversation.
         """
-        loop = asyncio.get_running_loop()
-        end = loop.time() + limit
-        finished = 0
-        while (waited := self._of(_is_waited_for)) and (left := end - loop.time()) > 0:
-            done, _ = await asyncio.wait(waited, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            finished += sum(1 for task in done if _is_direct(task))
-        cut = self._of(_is_waited_for)
-        names = [self._describe(task) for task in cut]
-        if not cut:
-            await self._wait_for_own(min(GRACE, max(0.0, end - loop.time())))
-        for task in cut:
-            task.cancel()
-        if cut:
-            await asyncio.wait(cut, timeout=1.0)
-        return DrainResult(finished=finished, cut=names)
-
-    async def _wait_for_own(self, limit: float) -> None:
-        own = self._of(lambda task: not _is_endless(task))
-        if own and limit > 0:
-            await asyncio.wait(own, timeout=limit)
-
-    def _of(self, which: Callable[[asyncio.Task[Any]], bool]) -> list[asyncio.Task[Any]]:
         here = asyncio.current_task()
-        return [task for task in self._tasks if task is not here and not task.done() and which(task)]
+        found = []
+        for task, begun in self._tasks.items():
+            direct = _is_direct(task)
+            conversing = begun.waits > 0 or (direct and begun.course.waits > 0)
+            waited_for = direct or conversing or (_is_library(task) and not _is_endless(task))
+            if waited_for and task is not here:  # one that is done just now counts as ended a turn later
+                since = max(begun.at, begun.waited_until, begun.course.waited_until if direct else 0.0)
+                own = conversing and not direct
+                found.append(Handler(task=task, since=since, conversing=conversing, own=own))
+        return found
 
-    def _describe(self, task: asyncio.Task[Any]) -> str:
-        origin = self._tasks.get(task)
-        return f"{task.get_name()} ({origin.describe() if origin else 'unknown event'})"
+    def beside(self) -> list[asyncio.Task[Any]]:
+        """Return all unfinished tasks that may end by themselves, without the task that asks."""
+        here = asyncio.current_task()
+        return [task for task in self._tasks if task is not here and not task.done() and not _is_endless(task)]
 
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.pop(task, None)
+    def of(self, origin: Origin) -> list[asyncio.Task[Any]]:
+        """Return the unfinished tasks of one event that may end by themselves, without the task that asks."""
+        return [task for task in self.beside() if self._tasks[task].course.origin is origin]
+
+    def cut(self, task: asyncio.Task[Any]) -> str:
+        """Cancel a task and forget it. Returns its name and its event's."""
+        begun = self._forget(task)
+        task.cancel()
+        return _named(task, begun)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the running code as waiting for a person within this block."""
+        end = self._begin_wait()
+        try:
+            yield
+        finally:
+            end()
+
+    def note_wait(self, future: asyncio.Future[Any]) -> None:
+        """Count the running code as waiting for a person until ``future`` is done."""
+        end = self._begin_wait()
+        future.add_done_callback(lambda _: end())
+
+    def name(self, task: asyncio.Task[Any]) -> str | None:
+        """Return what a handler is called in logs; None for a task that is none, or has ended."""
+        begun = self._tasks.get(task) if _is_direct(task) else None
+        return _named(task, begun) if begun else None
+
+    def _begin(self, task: asyncio.Task[Any], origin: Origin, at: float) -> None:
+        course = self._courses.get(origin)
+        if course is None:
+            course = self._courses[origin] = _Course(origin)
+        course.tasks += 1
+        self._tasks[task] = _Begun(course, at)
+        task.add_done_callback(self._end)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        if self._forget(task) is not None:
+            self.ended += _is_direct(task)
+        self.on_change()
+
+    def _forget(self, task: asyncio.Task[Any]) -> _Begun | None:
+        begun = self._tasks.pop(task, None)
+        if begun is not None:
+            if self.watcher is not None:
+                self.watcher.ended(task)
+            begun.course.tasks -= 1
+            if not begun.course.tasks:
+                self._courses.pop(begun.course.origin, None)
+        return begun
+
+    def _begin_wait(self) -> Callable[[], None]:
+        task = asyncio.current_task()
+        begun = self._tasks.get(task) if task is not None else None
+        if task is None or begun is None:
+            return lambda: None
+        course = begun.course
+        nested = not _is_direct(task)
+        begun.waits += 1
+        course.waits += nested
+
+        def end() -> None:
+            begun.waits -= 1
+            course.waits -= nested
+            begun.waited_until = asyncio.get_running_loop().time()
+            if nested:
+                course.waited_until = begun.waited_until
+            self.on_change()
+
+        return end
+
+
+def _named(task: asyncio.Task[Any], begun: _Begun | None) -> str:
+    return f"{task.get_name()} ({begun.course.origin.describe() if begun else 'unknown event'})"
 
 
 def _is_direct(task: asyncio.Task[Any]) -> bool:
     return task.get_name().startswith(_DIRECT)
-
-
-def _is_waited_for(task: asyncio.Task[Any]) -> bool:
-    return _is_direct(task) or (_is_library(task) and not _is_endless(task))
 
 
 def _is_library(task: asyncio.Task[Any]) -> bool:

@@ -7,18 +7,27 @@ in discord.py fails there, loudly, and not in somebody's production. No decision
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, TypeAlias
+import datetime
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
 
 import aiohttp
 import discord
 import yarl
-from discord.gateway import DiscordWebSocket
+from discord.activity import create_activity
+from discord.ext import tasks
+from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 from discord.http import Route
 from discord.shard import SessionStartLimits, Shard
 
 Parser: TypeAlias = Callable[[Any], None]
+AnyView: TypeAlias = "discord.ui.view.BaseView"
+"""A view or a modal. Before discord.py 2.6 they had no base of this name, so nothing may look it up."""
 Dispatch: TypeAlias = Callable[..., None]
 FromClient: TypeAlias = Callable[..., Coroutine[Any, Any, DiscordWebSocket]]
 
@@ -29,19 +38,54 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
         "dispatch",
         "shard_count",
         "_view_store",
+        "store_view",
         "_intents",
         "_chunk_requests",
         "_chunk_timeout",
         "chunker",
+        "_messages",
+        "_activity",
+        "_status",
+        "_command_tree",
+        "_ready_state",
+        "_ready_states",
     ),
-    "view store": ("_views", "_modals", "_dynamic_items"),
-    "websocket": ("from_client", "DEFAULT_GATEWAY", "REQUEST_MEMBERS"),
+    "sharded state": ("_delay_ready", "_delay_shard_ready", "_ready_tasks"),
+    "view store": ("_views", "_modals", "_dynamic_items", "_synced_message_views"),
+    "websocket": ("from_client", "DEFAULT_GATEWAY", "REQUEST_MEMBERS", "received_message", "poll_event", "close"),
+    "websocket's own": ("_discord_parsers", "_dispatch"),
     "sharded client": ("launch_shards", "launch_shard"),
     "shard": ("reidentify", "reconnect"),
-    "http": ("get_bot_gateway", "user_agent", "_HTTPClient__session"),
+    "http": (
+        "get_bot_gateway",
+        "user_agent",
+        "_HTTPClient__session",
+        "bulk_upsert_global_commands",
+        "bulk_upsert_guild_commands",
+        "get_global_commands",
+        "get_guild_commands",
+    ),
+    "command tree": ("_guild_commands",),
     "route": ("BASE",),
     "member": ("_copy",),
+    "guild": ("_members", "_member_count"),
+    "loop": ("_call_loop_function", "_last_iteration", "_last_iteration_failed"),
 }
+
+
+class SessionGoneError(Exception):
+    """A session cannot be resumed, now or later. The text says why."""
+
+
+class SideSocket(DiscordWebSocket):
+    """A connection beside the client's own, for a session of a process that is dead."""
+
+    received_message = DiscordWebSocket.received_message
+    """As it is before `around_messages`: what comes here was not received by this process's own sessions."""
+
+
+_from_client = DiscordWebSocket.from_client.__func__  # type: ignore[attr-defined]
+"""As it is before `wrap_connections`: a RESUME needs no permit."""
 
 
 def set_addresses(*, api_url: str | None = None, gateway_url: str | None = None) -> None:
@@ -141,23 +185,111 @@ def make_interaction(client: discord.Client, data: Any) -> discord.Interaction[A
     return discord.Interaction(data=data, state=client._connection)
 
 
-def live_view(client: discord.Client, message_id: int | None, component: tuple[int, str]) -> bool:
-    """Whether an unfinished view that is bound to this message answers the component."""
-    item = client._connection._view_store._views.get(message_id, {}).get(component) if message_id else None
-    return item is not None and item.view is not None and not item.view.is_finished()
+def views_of(client: discord.Client, data: Mapping[str, Any]) -> tuple[AnyView | None, AnyView | None]:
+    """Return the view bound to the message of a raw component interaction, and the one that is bound to none.
+
+    discord.py gives the interaction to the first of them. Up to 2.6 it files the answer to a command under the
+    interaction, whose id the message names, and the answer to a component under no message, also if it is timed.
+    """
+    views = client._connection._view_store._views
+    component = (data["data"]["component_type"], data["data"]["custom_id"])
+    message = data.get("message") or {}
+    item = views.get(None, {}).get(component)
+    unbound = item.view if item is not None else None
+    for number in (message.get("id"), (message.get("interaction_metadata") or {}).get("id")):
+        bound = views.get(int(number), {}).get(component) if number is not None else None
+        if bound is not None:
+            return bound.view, unbound
+    return None, unbound
 
 
-def persistent_view(client: discord.Client, component: tuple[int, str]) -> bool:
-    """Whether a view that is bound to no message, or a dynamic item, answers the component."""
-    store = client._connection._view_store
-    if component in store._views.get(None, {}):
-        return True
-    return any(pattern.fullmatch(component[1]) for pattern in store._dynamic_items)
+def dynamic_item(client: discord.Client, custom_id: str) -> bool:
+    """Whether a registered dynamic item answers components of this custom id."""
+    return any(pattern.fullmatch(custom_id) for pattern in client._connection._view_store._dynamic_items)
 
 
 def open_modal(client: discord.Client, custom_id: str) -> bool:
     """Whether this process sent the modal and waits for it."""
-    return custom_id in client._connection._view_store._modals
+    modal = client._connection._view_store._modals.get(custom_id)
+    return modal is not None and not modal.is_finished()
+
+
+def open_modals(client: discord.Client) -> list[discord.ui.Modal]:
+    """Return the modals that this process sent and that were not submitted, as far as discord.py knows."""
+    return [modal for modal in client._connection._view_store._modals.values() if not modal.is_finished()]
+
+
+def bound_views(client: discord.Client) -> Iterator[tuple[AnyView, int | None]]:
+    """Yield each unfinished view that has a component which nothing but the view answers, and its message.
+
+    A view that was edited away is left out: discord.py keeps it until it times out, but nobody can see it.
+    """
+    store = client._connection._view_store
+    unbound = store._views.get(None, {}).items()
+    lasting = {component for component, item in unbound if item.view is not None and item.view.is_persistent()}
+    seen: set[str] = set()
+    for number, items in list(store._views.items()):
+        for component, item in items.items():
+            view = item.view
+            if view is None or view.id in seen or view.is_finished() or component in lasting:
+                continue
+            if number is not None and store._synced_message_views.get(number) is not view:
+                continue
+            if not dynamic_item(client, component[1]):
+                seen.add(view.id)
+                yield view, number
+
+
+def on_view_sent(client: discord.Client, sent: Callable[[AnyView], None], registered: Callable[[AnyView], Any]) -> None:
+    """Call ``sent`` with every view and modal that discord.py files, and before it ``registered`` if the app did so."""
+    state = client._connection
+    store_view, add_view = state.store_view, client.add_view
+
+    def stored(view: AnyView, *args: Any, **options: Any) -> None:
+        store_view(view, *args, **options)
+        sent(view)
+
+    def added(view: AnyView, **options: Any) -> None:
+        registered(view)
+        add_view(view, **options)
+
+    state.store_view = stored  # type: ignore[method-assign]
+    client.add_view = added  # type: ignore[method-assign]
+
+
+_wait: Callable[[Any], Coroutine[Any, Any, bool]] = discord.ui.View.wait
+
+
+async def wait_finished(view: AnyView) -> None:
+    """Wait until a view or modal was submitted, stopped or timed out. Cancelling this finishes it."""
+    await _wait(view)
+
+
+def around_view_waits(block: Callable[[], AbstractContextManager[None]]) -> None:
+    """Run every ``wait`` of a view or modal in this process within a block."""
+
+    async def wait(view: AnyView) -> bool:
+        with block():
+            return await _wait(view)
+
+    owner: Any = next(kind for kind in discord.ui.View.__mro__ if "wait" in vars(kind))
+    owner.wait = wait
+
+
+def on_wait_for(client: discord.Client, note: Callable[[asyncio.Future[Any]], None]) -> None:
+    """Call ``note`` with the future of every `wait_for`, which listens from the call on, awaited or not."""
+    own = client.wait_for
+
+    def wait_for(event: Any, /, **options: Any) -> Any:
+        name = str(event).lower()
+        before = len(client._listeners.get(name, ()))
+        waiting = own(event, **options)
+        listening = client._listeners.get(name, [])
+        if len(listening) > before:
+            note(listening[-1][0])
+        return waiting
+
+    client.wait_for = wait_for  # type: ignore[method-assign]
 
 
 def intents(client: discord.Client) -> discord.Intents:
@@ -185,23 +317,38 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
     """Repeat a request for a guild's members that Discord put off, and let readiness wait ``patience`` seconds for it.
 
     Discord answers one such request a guild and 30 s, over all sessions of a bot, and discord.py does not know the
-    refusal: a bot that starts soon after another one would be ready with half a cache.
+    refusal: a bot that starts soon after another one would be ready with half a cache. It does not know either that a
+    request went down with its connection, so what is open is asked again on each new one.
     """
     state = client._connection
     own_timeout = state._chunk_timeout
+    own_chunker = state.chunker
+
+    async def chunker(guild_id: int, *args: Any, **options: Any) -> None:
+        # On a connection that has just broken the request would raise, and readiness would never come.
+        with contextlib.suppress(OSError, discord.ConnectionClosed):
+            await own_chunker(guild_id, *args, **options)
+
+    async def again(guild_id: int, nonce: str | None) -> None:
+        if not client.is_closed() and any(request.nonce == nonce for request in state._chunk_requests.values()):
+            await state.chunker(guild_id, nonce=nonce)
 
     def refused(data: Mapping[str, Any]) -> None:
         meta = data.get("meta") or {}
         if data.get("opcode") != DiscordWebSocket.REQUEST_MEMBERS or "guild_id" not in meta:
             return
         guild_id, nonce = int(meta["guild_id"]), meta.get("nonce")
-
-        async def again() -> None:
-            if not client.is_closed() and any(request.nonce == nonce for request in state._chunk_requests.values()):
-                await state.chunker(guild_id, nonce=nonce)
-
         loop = asyncio.get_running_loop()
-        loop.call_later(float(data.get("retry_after", 1.0)), lambda: loop.create_task(again()))
+        loop.call_later(float(data.get("retry_after", 1.0)), lambda: loop.create_task(again(guild_id, nonce)))
+
+    def connected(parser: Parser, shard_of: Callable[[Any], int]) -> Parser:
+        def parse(data: Any) -> None:
+            parser(data)
+            for request in list(state._chunk_requests.values()):
+                if (request.guild_id >> 22) % (state.shard_count or 1) == shard_of(data):
+                    asyncio.get_running_loop().create_task(again(request.guild_id, request.nonce))
+
+        return parse
 
     guild_delete = state.parsers["GUILD_DELETE"]
 
@@ -215,9 +362,40 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
 
     state.parsers["GUILD_DELETE"] = left
     state.parsers["RATE_LIMITED"] = refused
+    state.parsers["READY"] = connected(state.parsers["READY"], lambda data: data.get("shard", (0, 1))[0])
+    state.parsers["RESUMED"] = connected(state.parsers["RESUMED"], lambda data: data.get("__shard_id__") or 0)
+    state.chunker = chunker  # type: ignore[method-assign]
     state._chunk_timeout = (  # type: ignore[method-assign]
         lambda guild: own_timeout(guild) + (0.0 if client.is_ready() else patience)
     )
+
+
+def let_shards_be_ready_on_their_own(client: discord.AutoShardedClient) -> None:
+    """Keep a shard that identifies anew from cutting off what the others do to be ready.
+
+    Stock, its READY cancels the waiting for all shards and with it each one's own: those are never called ready, and
+    the guilds that they join from then on are never told of. Its own former waiting may outlive its cancellation (on
+    Python 3.11 `asyncio.wait_for` swallows one that comes together with a guild), and takes the new one's guilds away:
+    the new one begins when that has ended.
+    """
+    state = client._connection
+    own, own_of_shard = state._delay_ready, state._delay_shard_ready
+    newest: dict[int, asyncio.Task[Any]] = {}
+
+    async def delay_shard_ready(shard_id: int) -> None:
+        former, newest[shard_id] = newest.get(shard_id), cast("asyncio.Task[Any]", asyncio.current_task())
+        if former is not None and not former.done():
+            arrivals = state._ready_states[shard_id]
+            await asyncio.wait([former])
+            state._ready_states.setdefault(shard_id, arrivals)
+        await own_of_shard(shard_id)
+
+    async def delay_ready() -> None:
+        await asyncio.wait(state._ready_tasks.values())  # which, cancelled, leaves them alone
+        await own()
+
+    state._delay_ready = delay_ready  # type: ignore[method-assign]
+    state._delay_shard_ready = delay_shard_ready  # type: ignore[method-assign]
 
 
 def wrap_connections(around: Callable[[FromClient], FromClient]) -> None:
@@ -274,6 +452,60 @@ def on_session(client: discord.Client, note: Callable[[int, int], None]) -> None
     parsers(client)["READY"] = noted
 
 
+class _NoLongerAwaitedError(KeyError, AttributeError):
+    """Tells discord.py that no readiness waits for a guild: a sharded client expects the one, a plain one the other."""
+
+
+class _Arrivals(asyncio.Queue[discord.Guild]):
+    """The guilds that came since READY; it says that no more will come as soon as all that READY named are here."""
+
+    def __init__(self, missing: set[int]) -> None:
+        super().__init__()
+        self.missing = missing
+        self.over = False
+
+    def put_nowait(self, guild: discord.Guild) -> None:
+        if self.over:
+            raise _NoLongerAwaitedError
+        self.missing.discard(guild.id)
+        super().put_nowait(guild)
+
+    async def get(self) -> discord.Guild:
+        try:
+            if self.empty() and not self.missing:
+                raise TimeoutError  # what discord.py takes for the end of the guilds
+            return await super().get()
+        except (TimeoutError, asyncio.CancelledError):
+            self.over = True
+            raise
+
+
+def ready_with_the_last_guild(client: discord.Client) -> None:
+    """End the wait for guilds when the last one is there; stock, it lasts ``guild_ready_timeout`` (2 s) longer.
+
+    READY names them all. While one of them does not come, because it is unavailable or was left, the timeout holds as
+    ever. A guild that is joined later, while members are still on their way, is no longer taken for one of them.
+    """
+    state = client._connection
+    ready = state.parsers["READY"]
+
+    def noted(data: Any) -> None:
+        ready(data)
+        if not state._intents.guilds:
+            return
+        arrivals = _Arrivals({int(guild["id"]) for guild in data["guilds"]})
+        if isinstance(client, discord.AutoShardedClient):
+            states = client._connection._ready_states
+            before = states[data["shard"][0]]
+            while not before.empty():  # of a READY that was cut short
+                asyncio.Queue.put_nowait(arrivals, before.get_nowait())
+            states[data["shard"][0]] = arrivals
+        else:
+            state._ready_state = arrivals
+
+    state.parsers["READY"] = noted
+
+
 def around_setup_hook(client: discord.Client, translate: Callable[[Exception], Exception]) -> None:
     """Turn what the app's ``setup_hook`` raises into another exception, so that its origin stays known."""
     hook = client.setup_hook
@@ -285,6 +517,102 @@ def around_setup_hook(client: discord.Client, translate: Callable[[Exception], E
             raise translate(error) from error
 
     client.setup_hook = setup_hook  # type: ignore[method-assign]
+
+
+def wrap_loops(
+    *,
+    started: Callable[[tasks.Loop[Any], tuple[Any, ...], dict[str, Any]], None],
+    before_loop: Callable[[tasks.Loop[Any], Callable[[], Awaitable[None]]], Awaitable[None]],
+) -> None:
+    """Have ``started`` told of every loop of this process that is started, and put ``before_loop`` around that hook.
+
+    A loop's task does not run before ``started`` returns. ``before_loop`` is awaited also where the app has none.
+    """
+    own_start, own_call = tasks.Loop.start, tasks.Loop._call_loop_function
+
+    def start(loop: tasks.Loop[Any], *args: Any, **options: Any) -> asyncio.Task[None]:
+        task = own_start(loop, *args, **options)
+        started(loop, args, options)
+        return task
+
+    async def call(loop: tasks.Loop[Any], name: str, *args: Any, **options: Any) -> None:
+        if name == "before_loop":
+            await before_loop(loop, lambda: own_call(loop, name, *args, **options))
+        else:
+            await own_call(loop, name, *args, **options)
+
+    tasks.Loop.start = start  # type: ignore[method-assign, assignment]
+    tasks.Loop._call_loop_function = call  # type: ignore[method-assign, assignment]
+
+
+def turn_due(loop: tasks.Loop[Any]) -> datetime.datetime:
+    """Return when the turn that runs now was due."""
+    return loop._last_iteration
+
+
+def tries_again(loop: tasks.Loop[Any]) -> bool:
+    """Whether the turn that begins now is one that failed before."""
+    return loop._last_iteration_failed
+
+
+def has_presence(client: discord.Client) -> bool:
+    """Whether the app gave its client a presence to identify with."""
+    return client._connection._activity is not None or client._connection._status is not None
+
+
+def identify_with(client: discord.Client, *, activity: Any, status: str | None) -> None:
+    """Set the presence of sessions that begin from now on. ``activity`` is raw, as `to_dict` gives it."""
+    client._connection._activity = activity
+    client._connection._status = "invisible" if status == "offline" else status or "online"
+
+
+def make_activity(client: discord.Client, data: Any) -> Any:
+    """Build an activity of what `to_dict` gave."""
+    return create_activity(dict(data), client._connection) if data else None  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandCalls:
+    """The REST calls about commands, each with application and guild (None: global)."""
+
+    get: Callable[[int, int | None], Awaitable[list[Any]]]
+    put: Callable[[int, int | None, Any], Awaitable[list[Any]]]
+
+
+def replace_command_sync(
+    client: discord.Client, sync: Callable[[int, int | None, Any], Awaitable[list[Any]]]
+) -> CommandCalls:
+    """Put ``sync`` in the place of the calls that replace all commands; return the calls themselves."""
+    http = client.http
+    put_global, put_guild = http.bulk_upsert_global_commands, http.bulk_upsert_guild_commands
+
+    async def get(application: int, guild: int | None) -> list[Any]:
+        if guild is None:
+            return list(await http.get_global_commands(application))
+        return list(await http.get_guild_commands(application, guild))
+
+    async def put(application: int, guild: int | None, payload: Any) -> list[Any]:
+        if guild is None:
+            return list(await put_global(application, payload))
+        return list(await put_guild(application, guild, payload))
+
+    http.bulk_upsert_global_commands = (  # type: ignore[method-assign]
+        lambda application_id, payload: sync(int(application_id), None, payload)  # type: ignore[assignment, return-value]
+    )
+    http.bulk_upsert_guild_commands = (  # type: ignore[method-assign]
+        lambda application_id, guild_id, payload: sync(int(application_id), int(guild_id), payload)  # type: ignore[assignment, return-value]
+    )
+    return CommandCalls(get=get, put=put)
+
+
+def command_tree(client: discord.Client) -> discord.app_commands.CommandTree[Any] | None:
+    """Return the client's command tree, if it has one."""
+    return client._connection._command_tree
+
+
+def guilds_with_commands(tree: discord.app_commands.CommandTree[Any]) -> list[int]:
+    """Return the ids of the guilds for which the tree has commands of their own."""
+    return [guild for guild, commands in tree._guild_commands.items() if commands]
 
 
 def default_identify_hook(client: discord.Client) -> bool:
@@ -300,3 +628,116 @@ def silence_identify_hook(client: discord.Client) -> None:
         del shard_id, initial
 
     client.before_identify_hook = nothing  # type: ignore[method-assign]
+
+
+def around_messages(before: Callable[[DiscordWebSocket], None], after: Callable[[DiscordWebSocket], None]) -> None:
+    """Call these before and after each message of a session of this process; after: its event has been dispatched."""
+    inner = DiscordWebSocket.received_message
+
+    async def received_message(self: DiscordWebSocket, msg: Any, /) -> None:
+        before(self)
+        await inner(self, msg)
+        after(self)
+
+    DiscordWebSocket.received_message = received_message  # type: ignore[method-assign]
+
+
+def keep_sessions() -> None:
+    """Have every connection that this process still closes leave its session alive, to be resumed by another one."""
+    inner = DiscordWebSocket.close
+
+    async def close(self: DiscordWebSocket, code: int = 4000) -> None:
+        await inner(self, 4000 if code == 1000 else code)
+
+    DiscordWebSocket.close = close  # type: ignore[method-assign]
+
+
+class _Table(dict[str, Parser]):
+    """A table of parsers that has an entry for every name."""
+
+    def __init__(self, take: Callable[[str, Any], None]) -> None:
+        super().__init__()
+        self.take = take
+
+    def __missing__(self, name: str) -> Parser:
+        return lambda data: self.take(name, data)
+
+
+async def resume_beside(
+    client: discord.Client, take: Callable[[str, Any], None], *, shard: int, session: str, sequence: int, gateway: str
+) -> SideSocket:
+    """Open a connection and RESUME a session on it. What it receives goes to ``take`` and nowhere else.
+
+    Raises `SessionGoneError`, and `ConnectionError` for what may go better on another try.
+    """
+    opening = _from_client(
+        SideSocket,
+        client,
+        gateway=yarl.URL(gateway),
+        shard_id=shard,
+        session=session,
+        sequence=sequence,
+        resume=True,
+    )
+    websocket: SideSocket = await _told(opening)
+    websocket._discord_parsers = _Table(take)
+    websocket._dispatch = lambda *_: None
+    return websocket
+
+
+async def read_beside(websocket: SideSocket) -> None:
+    """Receive one message. Raises as `resume_beside`."""
+    await _told(websocket.poll_event())
+
+
+async def _told(doing: Awaitable[Any]) -> Any:
+    try:
+        return await doing
+    except ReconnectWebSocket as error:
+        if not error.resume:
+            raise SessionGoneError("Discord no longer knows it (op 9)") from None
+        raise ConnectionError("the connection was lost") from None
+    except discord.ConnectionClosed as error:
+        raise SessionGoneError(f"Discord closed the connection (close code {error.code})") from None
+    except (OSError, TimeoutError, aiohttp.ClientError) as error:
+        raise ConnectionError(str(error) or type(error).__name__) from None
+
+
+def with_messages(client: discord.Client, messages: deque[discord.Message], run: Callable[[], None]) -> None:
+    """Run a parser on another message cache than the client's own."""
+    state = client._connection
+    own = state._messages
+    state._messages = messages
+    try:
+        run()
+    finally:
+        state._messages = own
+
+
+def as_member(client: discord.Client, data: Mapping[str, Any], *, present: bool, run: Callable[[], None]) -> None:
+    """Run a parser as if a user were, or were not, a member of the guild; then put things back as they were.
+
+    One who is not there is made of what the payload says of the user; roles are then unknown.
+    """
+    guild = client.get_guild(int(data["guild_id"]))
+    if guild is None:
+        run()
+        return
+    user = int(data["user"]["id"])
+    count, before = guild._member_count, guild._members.pop(user, None)
+    if present:
+        blank: Any = {"user": data["user"], "roles": [], "joined_at": None, "flags": 0}
+        guild._members[user] = before or discord.Member(data=blank, guild=guild, state=client._connection)
+    try:
+        run()
+    finally:
+        guild._member_count = count
+        guild._members.pop(user, None)
+        if before is not None:
+            guild._members[user] = before
+
+
+def make_guild(client: discord.Client, data: Mapping[str, Any]) -> discord.Guild:
+    """Build a guild of a payload, of whatever is in it, without putting it into the cache."""
+    given: Any = data
+    return discord.Guild(data=given, state=client._connection)

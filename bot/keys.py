@@ -18,6 +18,11 @@ number of occurrences, its *offset*, and works it out from what the others wrote
    That is exact as long as equal events of such a stream are further apart than the sessions' skew.
 
 Equal occurrences are interchangeable, so an offset needs only the right count, not the right pairing.
+
+A window may stay open for days. What a child keeps is therefore bounded by time: one that listens forgets a digest that
+has not occurred for `KEPT_SECONDS` and aligns itself anew should it come again; by then the newest claim of each digest
+is still there and says how far the count is. The active child forgets, and counts from one again, only after
+`IDLE_SECONDS`, when every listening one has forgotten too, and together with the digest's claims.
 """
 
 from __future__ import annotations
@@ -25,6 +30,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Protocol
 
 import msgspec
@@ -40,6 +46,23 @@ SURE_AFTER = 1.0
 
 A child must not be activated sooner: an offset worked out while such an event is still on its way would be wrong.
 """
+
+KEPT_SECONDS = 900.0
+"""How long claims are kept: longer than any child holds an event back (5 minutes), and than a session that was cut may
+need to bring what it missed."""
+
+IDLE_SECONDS = 2 * KEPT_SECONDS
+"""After so long without an occurrence a digest is counted from one again."""
+
+_BEFORE = 60.0
+"""Seconds: what another child received so long before a digest's first occurrence here was another occurrence."""
+
+_NEWEST = 1000
+"""How many anchors of a stream are kept at least, and places of a digest: the claims that they are compared with are
+seconds behind."""
+
+_BEYOND = 10.0
+"""How much more a second beyond `PAIR_WITHIN` counts than one within it."""
 
 _ALIGN_LIMIT = 64
 """Occurrences on either side that the comparison in time looks at; older ones cannot matter to it."""
@@ -161,14 +184,28 @@ class Occurrence:
     mark: str | None
     at: float
     stream: _Stream = field(repr=False)
+    entry: _Digest = field(repr=False)
 
 
 @dataclass(slots=True, eq=False)
 class _Digest:
+    since: float
+    """No claim from before this is of an occurrence that was seen here."""
     seen: int = 0
+    last: float = 0.0
     places: list[tuple[int, float]] = field(default_factory=list)
-    """(position of the newest anchor before it, time) of each occurrence; kept only by a child that joined."""
+    """(position of the newest anchor before it, time) of the newest occurrences, as long as the offset is unknown."""
     offset: int | None = None
+
+    def found(self, offset: int) -> None:
+        """Take the offset; what it was worked out from is not needed any more."""
+        self.offset = offset
+        self.places.clear()
+
+    def times(self, limit: int) -> dict[int, float]:
+        """Return when the newest occurrences came, by index."""
+        newest = self.places[-limit:]
+        return {self.seen - len(newest) + place: at for place, (_, at) in enumerate(newest, 1)}
 
 
 @dataclass(slots=True, eq=False)
@@ -179,20 +216,35 @@ class _Stream:
     sure: float
     """Everything that happened after this reaches this child."""
     mark: str | None = ""
-    anchors: dict[str, int] = field(default_factory=dict)
+    anchors: dict[str, tuple[int, float]] = field(default_factory=dict)
+    """Position and time of each, in order."""
+    position: int = 0
+    """How many anchors there have been."""
+    heard: float = 0.0
     digests: dict[str, _Digest] = field(default_factory=dict)
+
+    def join(self) -> None:
+        """Follow the numbers of others from here on, but for what is counted already."""
+        self.joined = True
+        for digest in self.digests.values():
+            digest.offset = digest.offset or 0
 
 
 class Numbering:
     """Numbers the occurrences that one child sees while a window is open.
 
     ``joined`` tells whether this child came after the window was opened. ``clock`` is the machine's monotonic clock.
+    ``continues``, for the session of a dead child that goes on: the claims that its counts follow on.
     """
 
-    def __init__(self, *, joined: bool, clock: Callable[[], float]) -> None:
+    def __init__(self, *, joined: bool, clock: Callable[[], float], continues: Others | None = None) -> None:
         self._joined = joined
+        self._continues = continues
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
+        """In the order in which they were heard last."""
+        self._recent: dict[str, _Stream] = {}
+        """The stream of each digest, in the order in which they occurred last."""
         self._sessions: dict[int, tuple[float, float]] = {}
         self._shards = 1
 
@@ -210,22 +262,39 @@ class Numbering:
             if active or not self._joined:
                 self._streams[name].mark = None
             else:
-                del self._streams[name]
+                gone = self._streams.pop(name)
+                for text in gone.digests:
+                    del self._recent[text]
 
     def observe(self, identity: Identity, at: float) -> Occurrence | None:
         """Take note of an event as it arrives, each once and in its place; counted ones get an `Occurrence`."""
-        stream = self._streams.get(identity.stream) or self._open(identity.stream)
+        stream = self._streams.pop(identity.stream, None) or self._open(identity.stream)
+        self._streams[identity.stream] = stream
+        stream.heard = at
         if not identity.counted:
             if identity.anchor:
                 stream.mark = identity.text
-                if stream.joined:
-                    stream.anchors.setdefault(identity.text, len(stream.anchors) + 1)
+                if stream.joined and identity.text not in stream.anchors:
+                    stream.position += 1
+                    stream.anchors[identity.text] = stream.position, at
+                    if len(stream.anchors) > 2 * _NEWEST:
+                        stream.anchors = dict(list(stream.anchors.items())[-_NEWEST:])
             return None
-        entry = stream.digests.setdefault(identity.text, _Digest())
+        entry = stream.digests.get(identity.text)
+        if entry is None:
+            entry = stream.digests[identity.text] = _Digest(since=max(stream.since, at - _BEFORE))
+            if self._continues is not None:
+                rows = self._continues.claimed_by_others(identity.text)
+                entry.offset = max((row.number for row in rows), default=0)
         entry.seen += 1
-        if stream.joined:
-            entry.places.append((len(stream.anchors), at))
-        return Occurrence(identity, entry.seen, stream.mark, at, stream)
+        entry.last = at
+        self._recent.pop(identity.text, None)
+        self._recent[identity.text] = stream
+        if stream.joined and entry.offset is None:
+            entry.places.append((stream.position, at))
+            if len(entry.places) > 2 * _NEWEST:
+                del entry.places[:-_NEWEST]
+        return Occurrence(identity, entry.seen, stream.mark, at, stream, entry)
 
     def number(self, occurrence: Occurrence, others: Others) -> int:
         """Return the occurrence's number, the same that every other child gives it."""
@@ -233,77 +302,124 @@ class Numbering:
         if number is not None:
             return number
         stream = occurrence.stream
-        entry = stream.digests[occurrence.identity.text]
+        entry = occurrence.entry
         rows = others.claimed_by_others(occurrence.identity.text)
-        entry.offset = _align(entry.places, rows, since=stream.since, sure=stream.sure, now=self._clock())
+        entry.found(_align(entry, rows, sure=stream.sure, now=self._clock()))
+        assert entry.offset is not None
         return entry.offset + occurrence.index
 
     def sure_number(self, occurrence: Occurrence, others: Others) -> int | None:
         """Return the occurrence's number if more than a comparison in time can tell it."""
         stream = occurrence.stream
+        entry = occurrence.entry
         if not stream.joined:
-            return occurrence.index
-        entry = stream.digests[occurrence.identity.text]
+            return (entry.offset or 0) + occurrence.index
         if entry.offset is None:
             rows = others.claimed_by_others(occurrence.identity.text)
             offset = self._offset(stream, entry, rows, others) if rows else 0
             if offset is None:
                 return None
-            entry.offset = offset
+            entry.found(offset)
+            return offset + occurrence.index
         return entry.offset + occurrence.index
+
+    def counts(self, digest: str) -> bool:
+        """Say whether a digest is being counted."""
+        return digest in self._recent
+
+    def idle(self, before: float) -> list[str]:
+        """Return the digests that have not occurred since."""
+        return [text for text, _ in takewhile(lambda one: one[1].digests[one[0]].last < before, self._recent.items())]
+
+    def forget(self, before: float, *, listening: bool) -> None:
+        """Forget the digests that have not occurred since, and streams in which nothing has.
+
+        A child that is ``listening`` aligns itself anew should one come again: the active one goes on counting.
+        """
+        for text in self.idle(before):
+            stream = self._recent.pop(text)
+            if listening and not stream.joined:
+                stream.join()
+            del stream.digests[text]
+        if listening and not self._joined:
+            return  # a stream that it opened anew would count from one
+        for name, _ in list(takewhile(lambda one: one[1].heard < before, self._streams.items())):
+            del self._streams[name]
 
     def _open(self, name: str) -> _Stream:
         since, sure = self._sessions.get(self._shard_of(name), (0.0, 0.0))
-        stream = self._streams[name] = _Stream(joined=self._joined, since=since, sure=sure)
-        return stream
+        return _Stream(joined=self._joined, since=since, sure=sure)
 
     def _shard_of(self, stream: str) -> int:
         return 0 if stream.startswith("dm:") else (int(stream) >> 22) % self._shards
 
     def _offset(self, stream: _Stream, entry: _Digest, rows: Sequence[Claimed], others: Others) -> int | None:
-        if any(row.mark is None and row.at >= stream.since for row in rows):
+        recent = [row for row in rows if row.at >= entry.since]
+        if any(row.mark is None for row in recent):
             return None
-        for row in rows:
-            place = stream.anchors.get(row.mark or "")
-            if place is not None:
-                return row.number - 1 - _before(entry, place)
-        passed = others.anchor_claimed_by_others(stream.anchors)
+        for row in recent:
+            found = stream.anchors.get(row.mark or "")
+            if found is not None:
+                return row.number - 1 - _before(entry, found[0])
+        newest_first = reversed(stream.anchors.items())
+        near = [anchor for anchor, _ in takewhile(lambda item: item[1][1] >= entry.since, newest_first)]
+        passed = others.anchor_claimed_by_others(near)
         if passed is None:
             return None
         anchor, at = passed
         claimed = max((row.number for row in rows if row.at < at), default=0)
-        return max(0, claimed - _before(entry, stream.anchors[anchor]))
+        return max(0, claimed - _before(entry, stream.anchors[anchor][0]))
 
 
 def _before(entry: _Digest, place: int) -> int:
-    return sum(1 for position, _ in entry.places if position < place)
+    """Return how many occurrences came before an anchor; those whose places are forgotten all did."""
+    forgotten = entry.seen - len(entry.places)
+    return forgotten + sum(1 for position, _ in entry.places if position < place)
 
 
-def _align(
-    places: Sequence[tuple[int, float]], rows: Sequence[Claimed], *, since: float, sure: float, now: float
-) -> int:
+def _align(entry: _Digest, rows: Sequence[Claimed], *, sure: float, now: float) -> int:
     """Return the offset that lays this child's occurrences best beside the others' claims, by time alone."""
-    mine = [at for _, at in places[:_ALIGN_LIMIT]]
+    mine, seen = entry.times(_ALIGN_LIMIT), entry.seen
     last = rows[-1].number
     theirs = {row.number: row.at for row in rows[-_ALIGN_LIMIT:]}
-    lowest = max((row.number for row in rows if row.at < since), default=0)
-    candidates: Iterable[int] = range(max(lowest, last - _ALIGN_LIMIT), last + 1)
-    return min(candidates, key=lambda offset: (_misfit(mine, theirs, offset, last, sure=sure, now=now), -offset))
+    lowest = max((row.number for row in rows if row.at < entry.since), default=0)
+    # After many occurrences here the counts are not far apart: the active child keeps up with what reaches it.
+    many = seen > _ALIGN_LIMIT
+    first, final = (last - seen - _ALIGN_LIMIT, last - seen + _ALIGN_LIMIT) if many else (last - _ALIGN_LIMIT, last)
+    candidates: Iterable[int] = range(max(lowest, first), max(lowest, final) + 1)
+    return min(candidates, key=lambda offset: (_misfit(mine, seen, theirs, offset, last, sure=sure, now=now), -offset))
 
 
 def _misfit(
-    mine: Sequence[float], theirs: Mapping[int, float], offset: int, last: int, *, sure: float, now: float
+    mine: Mapping[int, float],
+    seen: int,
+    theirs: Mapping[int, float],
+    offset: int,
+    last: int,
+    *,
+    sure: float,
+    now: float,
 ) -> float:
-    """Seconds by which an offset is implausible: pairs that are apart, and events that should have had a partner."""
+    """Say how implausible an offset is: pairs that are apart, and events that should have had a partner.
+
+    What the other claimed may be from before this child's session, or on its way here; what came here may be on its way
+    to the other, or the other takes nothing any more.
+    """
     total = 0.0
     for number, at in theirs.items():
         index = number - offset
         if index < 1:
-            total += max(0.0, at - sure)
-        elif index <= len(mine):
-            total += abs(at - mine[index - 1])
-        else:
-            total += PAIR_WITHIN + now - at
-    for index in range(max(1, last - offset + 1), len(mine) + 1):
-        total += PAIR_WITHIN + now - mine[index - 1]
+            total += _strain(at - sure)
+        elif index in mine:
+            total += _strain(abs(at - mine[index]))
+        elif index > seen:
+            total += _strain(now - at)
+    for index, at in mine.items():
+        if index + offset > last:
+            total += PAIR_WITHIN + min(now - at, PAIR_WITHIN)
     return total
+
+
+def _strain(seconds: float) -> float:
+    """Weigh a difference in time: up to the skew between two sessions it means little, beyond it a lot."""
+    return max(0.0, seconds) + _BEYOND * max(0.0, seconds - PAIR_WITHIN)

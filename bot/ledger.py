@@ -1,7 +1,8 @@
 """Where claims are kept: WAL SQLite in a private directory on tmpfs, shared by the children of one supervisor.
 
-Knows keys and generations; knows nothing of discord.py or of roles. A claim takes about 13 us and never waits: the
-busy timeout is zero and a lock is tried again for at most `_RETRY_SECONDS`, because this runs on the event loop.
+Beside the claims of events it holds the last turns of loops, and notes that outlive a window. Knows keys and
+generations; knows nothing of discord.py or of roles. A claim takes about 13 us and never waits: the busy timeout is
+zero and a lock is tried again for as long as `_PATIENCE` lasts, because this runs on the event loop.
 
 An error is never read as "not mine". An event that may be answered twice is better than one answered by nobody, so
 whatever cannot be claimed is handled, and counted.
@@ -12,15 +13,21 @@ from __future__ import annotations
 import logging
 import sqlite3
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Protocol
 
 from bot.keys import Claimed, Others
 
 _log = logging.getLogger("bastion.ledger")
 
-_RETRY_SECONDS = 0.02
-"""Longest time that a claim may hold up the event loop; at 5,000 claims a second 99 of 100 need less than 2 ms."""
+_PATIENCE = 0.3
+"""Seconds for which claims may hold up the event loop while another process has the lock.
+
+It has it for microseconds, but a busy machine may put that process off for some tenths of a second; to give up then is
+to handle an event twice. One that is stopped keeps it for ever: patience is used up, and comes back slowly."""
+
+_PATIENCE_BACK = 0.05
+"""Seconds of patience that come back each second: the most of the event loop that a lost lock costs."""
 _BATCH = 500
 """Keys per query; SQLite takes at least 999 variables."""
 
@@ -39,6 +46,16 @@ CREATE TABLE IF NOT EXISTS claims (
     at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claims_by_digest ON claims (digest, number) WHERE digest IS NOT NULL;
+CREATE INDEX IF NOT EXISTS claims_by_age ON claims (at);
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS turns (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+
+_TRIM = """
+DELETE FROM claims WHERE at >= ? AND at < ? AND (digest IS NULL OR EXISTS (
+    SELECT 1 FROM claims AS newer WHERE newer.digest = claims.digest AND newer.number > claims.number
+))
 """
 
 
@@ -57,6 +74,15 @@ class Ledger(Others, Protocol):
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed."""
+
+    def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
+        """Forget claims from before a time, but for the newest of each digest.
+
+        From before ``idle``, the earlier time, that one too is forgotten, unless the caller ``counts`` its digest.
+        """
+
+    def forget(self, digests: Sequence[str]) -> bool:
+        """Forget all claims of these digests. False: they could not be forgotten now."""
 
     def clear(self) -> None:
         """Forget all claims."""
@@ -82,6 +108,9 @@ class SQLiteLedger:
         self._db: sqlite3.Connection | None = None
         self._opened_at = float("-inf")
         self._failed_at = float("-inf")
+        self._trimmed = self._trimmed_idle = float("-inf")
+        self._patience = _PATIENCE
+        self._waited_at = time.monotonic()
 
     def claim(self, key: str, at: float) -> bool:
         """Claim a unique event."""
@@ -122,9 +151,63 @@ class SQLiteLedger:
                 return found[0]
         return None
 
+    def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
+        """Forget old claims, each call what has come of age since the one before; what fails is done by the next."""
+        if self._try(_TRIM, (self._trimmed, before)) is not None:
+            self._trimmed = before
+        old = self._try(
+            "SELECT DISTINCT digest FROM claims WHERE at >= ? AND at < ? AND digest IS NOT NULL",
+            (self._trimmed_idle, idle),
+        )
+        if old is None:
+            return
+        digests = [digest for (digest,) in old if not counts(digest)]
+        if self.forget(digests) and self._try(_TRIM, (self._trimmed_idle, idle)) is not None:
+            self._trimmed_idle = idle
+
+    def forget(self, digests: Sequence[str]) -> bool:
+        """Forget all claims of these digests."""
+        for start in range(0, len(digests), _BATCH):
+            batch = digests[start : start + _BATCH]
+            marks = ",".join("?" * len(batch))
+            if self._try(f"DELETE FROM claims WHERE digest IN ({marks})", batch) is None:
+                return False
+        return True
+
+    def take_turn(self, name: str, last: float | None, at: float) -> bool:
+        """Put ``at`` in the place of a loop's last turn. True if that was ``last`` (or if the ledger failed)."""
+        if last is None:
+            cursor = self._run("INSERT OR IGNORE INTO turns VALUES (?, ?)", (name, at))
+        else:
+            cursor = self._run("UPDATE turns SET at = ? WHERE name = ? AND at = ?", (at, name, last))
+        return cursor is None or cursor.rowcount == 1
+
+    def note_turn(self, name: str, at: float) -> None:
+        """Write down a loop's last turn, unless a later one is."""
+        self._run("INSERT INTO turns VALUES (?, ?) ON CONFLICT DO UPDATE SET at = max(at, excluded.at)", (name, at))
+
+    def last_turn(self, name: str) -> float | None:
+        """Return when a loop's last turn began, None if that is not written down (or if the ledger failed)."""
+        rows = self._rows("SELECT at FROM turns WHERE name = ?", (name,))
+        return rows[0][0] if rows else None
+
+    def note(self, key: str, value: str) -> None:
+        """Write something down for later children."""
+        self._run("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, value))
+
+    def noted(self, key: str) -> str | None:
+        """Return what was written down last; None if nothing was (or if the ledger failed)."""
+        rows = self._rows("SELECT value FROM notes WHERE key = ?", (key,))
+        return rows[0][0] if rows else None
+
+    def forget_notes(self) -> None:
+        """Forget what children of an earlier supervisor wrote down."""
+        self._run("DELETE FROM notes", ())
+
     def clear(self) -> None:
-        """Forget all claims."""
+        """Forget all claims and turns."""
         self._run("DELETE FROM claims", ())
+        self._run("DELETE FROM turns", ())
 
     def close(self) -> None:
         """Let go of the file."""
@@ -145,17 +228,31 @@ class SQLiteLedger:
         return [] if cursor is None else cursor.fetchall()
 
     def _run(self, sql: str, values: Sequence[object]) -> sqlite3.Cursor | None:
-        give_up = 0.0
+        waiting: float | None = None
         while True:
             try:
-                return self._open().execute(sql, values)
+                cursor = self._open().execute(sql, values)
             except sqlite3.Error as error:
                 now = time.monotonic()
-                give_up = give_up or now + _RETRY_SECONDS
-                if not _is_lock(error) or now >= give_up:
-                    self._fail(error, now)
-                    return None
-                time.sleep(0.0002)
+                if waiting is None:
+                    waiting = now
+                    self._patience = min(_PATIENCE, self._patience + _PATIENCE_BACK * (now - self._waited_at))
+                if _is_lock(error) and now - waiting < self._patience:
+                    time.sleep(0.0002)
+                    continue
+                self._fail(error, now)
+                cursor = None
+            if waiting is not None:
+                self._waited_at = time.monotonic()
+                self._patience = max(0.0, self._patience - (self._waited_at - waiting))
+            return cursor
+
+    def _try(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]] | None:
+        """Do what can as well be done later: nothing is waited for, and failing is no error."""
+        try:
+            return self._open().execute(sql, values).fetchall()
+        except sqlite3.Error:
+            return None
 
     def _open(self) -> sqlite3.Connection:
         if self._db is None:

@@ -7,6 +7,7 @@ means here. Decides nothing about other children: the supervisor does.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import importlib
 import logging
 import os
@@ -20,13 +21,23 @@ from typing import Any
 import aiohttp
 import discord
 
-from bot import apps, internals, stacks
+from bot import apps, internals, lifecycle, stacks
+from bot.carry import Carry, Limits
+from bot.controls import Controls
+from bot.drain import Drain
+from bot.expired import ExpiredControls
 from bot.gate import Gate
 from bot.inflight import InFlight
 from bot.keys import SURE_AFTER
 from bot.ledger import SQLiteLedger
 from bot.link import Link, die_with_parent
+from bot.loops import Loops
+from bot.presence import Presence
+from bot.recovery import Recovery
+from bot.registration import Registration
+from bot.sessions import DeadSession, SessionFile, SessionFileError
 from bot.shards import Shards, ShardsError
+from bot.trail import Trail
 from supervisor import wire
 
 _log = logging.getLogger("bastion")
@@ -41,7 +52,23 @@ ALARM_SECONDS = 2
 MEMBERS_PATIENCE = 35.0
 """How long readiness may wait for members that Discord put off: 30 s is Discord's limit for one guild."""
 
+RESUME_FIRST = 5.0
+"""How long a successor waits for the dead child's sessions before it IDENTIFYs its own.
+
+What these missed has then been received before its own sessions begin, and no number needs to be compared in time."""
+
+RESUME_PATIENCE = 15.0
+"""How long a successor that is ready otherwise waits for them."""
+
+SILENT_PATIENCE = 2.0
+"""Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
+then the active child has told again what it has heard, and the supervisor can tell deaf from quiet."""
+
 _CLOSE_SECONDS = 5.0
+_CUT_NAMED = 200
+_CUT_LENGTH = 200
+"""Most names, and most characters of one, of what a drain cut: they must fit in one line of the pipe."""
+
 EXIT_CONFIGURATION = 78
 
 _CLOSE_CODES = {
@@ -80,6 +107,14 @@ class Options:
     write_fd: int
     directory: Path
     args: list[str]
+    expired_text: str = ""
+    state: Limits = field(default_factory=Limits)
+    supervisor: int = 0
+    """The supervisor's number among those who share the ledger, 0 if it has the ledger to itself."""
+
+    def claimer(self, generation: int) -> int:
+        """Return under which number a generation of this supervisor claims."""
+        return wire.claimer(self.supervisor, generation)
 
 
 class SetupError(Exception):
@@ -91,35 +126,64 @@ class Runtime:
     """The pieces of one child."""
 
     options: Options
+    _token: str = field(default="", repr=False)
     link: Link = field(init=False)
     inflight: InFlight = field(default_factory=InFlight)
+    ledger: SQLiteLedger = field(init=False)
+    loops: Loops = field(init=False)
+    carry: Carry = field(init=False)
+    presence: Presence = field(init=False)
+    registration: Registration = field(init=False)
     client: discord.Client | None = None
     gate: Gate | None = None
+    controls: Controls | None = None
     shards: Shards | None = None
+    trail: Trail | None = None
+    recovery: Recovery | None = None
     _beats: int = 0
     _pong: int = 0
     _late: float = 0.0
     _ready: bool = False
     _youngest_session: float = 0.0
+    _own_sessions: dict[int, tuple[int, float]] = field(default_factory=dict)
+    """Shard count and time of each shard's newest READY."""
+    _logged_in: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _main: asyncio.Future[None] | None = None
     _ending: asyncio.Task[None] | None = None
+    _drain: Drain | None = None
     _closing: bool = False
-    _drain_ends: float = float("inf")
+    _orders: int = 0
+    """How many roles this child was told to take: an older order ends where a newer one begins."""
+    _was_active: bool = False
+    _early: asyncio.Task[None] | None = None
+    _checkpoints: asyncio.Task[None] | None = None
+    _exporting: asyncio.Task[None] | None = None
 
     async def run(self, token: str) -> int:
         """Live until the client is closed. Returns the exit code."""
         options = self.options
+        self._token = token
         self.link = Link(options.read_fd, options.write_fd, on_message=self._obey, on_lost=self._orphaned)
         self.link.open()
-        if not die_with_parent(int(os.environ.get("BASTION_SUPERVISOR_PID") or os.getppid())):
+        if not die_with_parent(_supervisor()):
             return 1
         loop = asyncio.get_running_loop()
         # A handler of Python's, not of the loop's: the alarm behind it must be set although the loop hangs.
-        signal.signal(signal.SIGTERM, lambda *_: self._terminated(loop))
+        context = contextvars.copy_context()  # A signal interrupts any handler; what it begins is not the handler's.
+        signal.signal(signal.SIGTERM, lambda *_: self._terminated(loop, context))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         stacks.on_sigusr1(loop)
         self._send_hello()
+        lifecycle.PROCESS.enter("standby" if options.standby else "active")
+        self.ledger = SQLiteLedger(options.ledger, options.claimer(options.generation))
+        if options.generation == 1 and not options.standby:  # a first standby is beside another supervisor's bot
+            self.ledger.forget_notes()
+        self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, window_open=self._window_open)
+        self.loops.install()
+        self.carry = Carry(
+            wire.state_base(options.ledger, options.supervisor), generation=options.generation, limits=options.state
+        )
         try:
             client = apps.load(options.app, directory=options.directory, args=options.args)
             self._surround(client, loop)
@@ -139,24 +203,70 @@ class Runtime:
     def _surround(self, client: discord.Client, loop: asyncio.AbstractEventLoop) -> None:
         options = self.options
         self.client = client
+        self.carry.attach(client)
+        self.presence = Presence(lifecycle=lifecycle.PROCESS, notes=self.ledger)
+        self.presence.install(client)
+        self.registration = Registration(
+            lifecycle=lifecycle.PROCESS, notes=self.ledger, lock=f"{options.ledger}.commands"
+        )
+        self.registration.install(client)
         internals.set_addresses(api_url=options.api_url)
         internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
         self.inflight.install(loop)
-        ledger = SQLiteLedger(options.ledger, options.generation)
-        role = "standby" if options.standby else "active"
-        self.gate = Gate(client=client, ledger=ledger, observer=self._observe, role=role)  # type: ignore[arg-type]
+        internals.on_wait_for(client, self.inflight.note_wait)
+        internals.around_view_waits(self.inflight.waiting)
+        self.controls = Controls(client)
+        self.controls.install()
+        self.gate = Gate(
+            client=client,
+            ledger=self.ledger,
+            observer=self._observe,
+            role=lifecycle.role(),
+            stranger_taken=ExpiredControls(options.expired_text, self.inflight).take,
+        )
         self.gate.install()
         self.shards = Shards(client=client, requested=options.shards, send=self.link.send)
         self.shards.install()
         internals.before_connect(client, self._before_connect)
         internals.ask_again_for_members(client, patience=MEMBERS_PATIENCE)
+        internals.ready_with_the_last_guild(client)
         internals.on_session(client, self._session_began)
+        self._leave_trail()
         self._spawn(self._beat())
+
+    def _leave_trail(self) -> None:
+        assert self.gate is not None
+        path = Path(wire.sessions_path(self.options.ledger, self.options.claimer(self.options.generation)))
+        try:
+            file = SessionFile.create(path, token=self._token, supervisor=_supervisor())
+        except (OSError, ValueError) as error:
+            _log.error("%s: %s; should this process be killed, nothing that it misses can be recovered", path, error)
+            return
+        trail = self.trail = Trail(file, self.gate, self.inflight)
+        self.gate.place, self.gate.handed, self.gate.waiting = trail.place, trail.handed, trail.waits
+        self.inflight.watcher = trail
+        internals.around_messages(trail.before, self._received)
+
+    def _received(self, websocket: Any) -> None:
+        assert self.trail is not None
+        self.trail.after(websocket)
+        if self.recovery is not None:
+            self.recovery.advance()
+
+    def _window_open(self) -> bool:
+        return self.gate is not None and self.gate.window_open
 
     async def _before_connect(self) -> None:
         assert self.client is not None
         assert self.shards is not None
         internals.sign_requests(self.client, f"generation/{self.options.generation}")
+        self._logged_in = True
+        if self.recovery is not None:
+            self.recovery.begin()
+            await self.recovery.caught_up(RESUME_FIRST)
+        if not self.options.standby:
+            self._report(await self.carry.take_checkpoint())
+        self.presence.inherit()
         await self.shards.prepare()
 
     def _send_hello(self) -> None:
@@ -171,7 +281,10 @@ class Runtime:
         assert self.gate is not None
         assert self.shards is not None
         self._youngest_session = asyncio.get_running_loop().time()
+        self._own_sessions[shard] = count, self._youngest_session
         self.gate.session_began(shard, count, identified_at=self.shards.identified_at.get(shard, 0.0))
+        if self.recovery is not None:
+            self.recovery.session_began(shard, count)
 
     def _observe(self, name: str, args: tuple[Any, ...]) -> None:
         assert self.shards is not None
@@ -180,12 +293,27 @@ class Runtime:
         if name == "ready" and not self._ready:
             self._ready = True
             loop = asyncio.get_running_loop()
-            loop.call_at(self._youngest_session + (SURE_AFTER if self.options.standby else 0.0), self._send_ready)
+            sure_at = self._youngest_session + (SURE_AFTER if self.options.standby else 0.0)
+            loop.call_at(sure_at, lambda: self._spawn(self._send_ready()))
 
-    def _send_ready(self) -> None:
+    async def _send_ready(self) -> None:
+        """Say that it is ready; a standby that has heard nothing yet listens on, so that its silence can mean more."""
         assert self.client is not None
+        assert self.gate is not None
+        if self.options.standby and not self.gate.counters.heard:
+            silent_until = self._youngest_session + SILENT_PATIENCE
+            await asyncio.sleep(max(0.0, silent_until - asyncio.get_running_loop().time()))
+        if self.recovery is not None:
+            await self.recovery.caught_up(RESUME_PATIENCE)
         self._send_beat()  # so that the supervisor can compare what this child has heard
-        self.link.send(wire.Ready(shards=self.client.shard_count or 1, guilds=len(self.client.guilds)))
+        self.link.send(
+            wire.Ready(
+                shards=self.client.shard_count or 1,
+                guilds=len(self.client.guilds),
+                exports=self.carry.exports,
+                imports=self.carry.imports,
+            )
+        )
 
     def _obey(self, message: wire.ToChild) -> None:
         if isinstance(message, wire.Ping):
@@ -199,53 +327,197 @@ class Runtime:
         elif isinstance(message, wire.Window):
             if message.open:
                 self.gate.open_window()
+                self.loops.window_opened()
             else:
                 self.gate.close_window()
             self.link.send(wire.WindowAck(open=self.gate.window_open))
+        elif isinstance(message, wire.Recover):
+            self._recover(message.generation, self.gate)
         elif isinstance(message, wire.Activate):
-            self._spawn(self._activate(self.gate))
+            self._orders += 1
+            self._spawn(self._activate(self.gate, order=self._orders, wait_for_state=message.wait_for_state))
+        elif isinstance(message, wire.Import):
+            self.carry.arrived(message)
         elif isinstance(message, wire.Standby):
+            self._orders += 1
             self.gate.standby()
+            self._rest("standby")
             self.gate.announce("deactivate")
             self.link.send(wire.Role(role="standby"))
+            if message.export:
+                self._export()
         else:
-            self._end(message.limit)
+            self._end(message.limit, message.linger)
+            if message.export:
+                self._export()
 
-    async def _activate(self, gate: Gate) -> None:
+    async def _activate(self, gate: Gate, *, order: int, wait_for_state: bool) -> None:
+        if order != self._orders:
+            return  # told otherwise before it began
         if self._ending is not None:
             if self._closing:
                 return
             self._ending.cancel()
-            self._ending = None
+            self._ending = self._drain = None
         if gate.client.is_closed():
             return  # The app closed it during the drain: `_last_words` says so.
+        if self.recovery is not None:
+            await self.recovery.finish()
+        if self.trail is not None:
+            self.trail.recovered = None
+        if self._early is not None:
+            await self._early
+        takes_state = self.carry.imports and not self._was_active and self.options.standby
+        if takes_state:
+            self.link.send(wire.Role(role="active"))
+            await self._take_state(wait=wait_for_state)
+        if order != self._orders:
+            return
         gate.role = "active"
+        self._work()
         gate.announce("activate")
-        self.link.send(wire.Role(role="active"))
+        self._spawn(self.presence.activated())
+        self._spawn(self.registration.catch_up())
+        self._checkpoints = self._spawn(self.carry.keep_checkpoints())
+        await self._take_over(gate, announced=not takes_state)
+
+    async def _take_over(self, gate: Gate, *, announced: bool = True) -> None:
+        if self.trail is not None:
+            self.trail.begin_replay()
+        if announced:
+            self.link.send(wire.Role(role="active"))
         await gate.activate()
+        if self.trail is not None:
+            self.trail.end_replay()
         self._send_beat()
 
-    def _end(self, limit: float) -> None:
-        """Drain and close. A second call while it drains can only hurry it."""
-        ends = asyncio.get_running_loop().time() + limit
-        if self._ending is not None:
-            if self._closing or ends >= self._drain_ends:
-                return
-            self._ending.cancel()
-        self._drain_ends = ends
-        self._ending = asyncio.ensure_future(self._drain_and_close(limit))
+    # What a dead child left.
 
-    async def _drain_and_close(self, limit: float) -> None:
-        if self.gate is not None:
-            if self.gate.role != "draining":
-                self.gate.drain()
-                self.link.send(wire.Role(role="draining"))
-                self.gate.announce("deactivate")
-            result = await self.inflight.drain(limit)
+    def _recover(self, generation: int, gate: Gate) -> None:
+        """Begin to recover the sessions of a generation whose process is gone, unless this child is active already."""
+        assert self.client is not None
+        if self.recovery is not None or gate.role != "standby":
+            return
+        claimer = self.options.claimer(generation)
+        path = Path(wire.sessions_path(self.options.ledger, claimer))
+        try:
+            file = SessionFile.open(path, token=self._token, supervisor=_supervisor())
+        except SessionFileError as error:
+            _log.warning("nothing of generation %s can be recovered: %s", generation, error)
+            self.link.send(wire.Recovered(generation=generation, sessions=0))
+            self._take_over_early(gate)
+            return
+        self.recovery = Recovery(
+            client=self.client,
+            gate=gate,
+            ledger=SQLiteLedger(self.options.ledger, claimer),
+            file=file,
+            generation=generation,
+            covered=self._covers,
+            changed=self._recovery_changed,
+        )
+        if self.trail is not None:
+            self.trail.recovered = file
+        for shard, (count, _) in self._own_sessions.items():
+            self.recovery.session_began(shard, count)
+        self._recovery_changed()
+        if self._logged_in:
+            self.recovery.begin()
+
+    def _covers(self, dead: DeadSession) -> bool:
+        """Whether this child's own sessions have missed nothing of a dead one."""
+        now = asyncio.get_running_loop().time()
+        count, began_at = self._own_sessions.get(dead.shard, (0, now))
+        return count == dead.shards and now - began_at > SURE_AFTER
+
+    def _recovery_changed(self) -> None:
+        recovery = self.recovery
+        if recovery is None:
+            return
+        self.link.send(
+            wire.Recovered(
+                generation=recovery.generation,
+                sessions=recovery.sessions,
+                lost=recovery.lost,
+                missed=recovery.missed,
+                cut=_shortened(recovery.cut),
+            )
+        )
+        if recovery.hopeless and self.gate is not None:
+            self._take_over_early(self.gate)
+
+    def _take_over_early(self, gate: Gate) -> None:
+        """Nobody handles anything, and nothing will come from the dead: do not wait for the last shard."""
+        if not self._own_sessions and gate.role == "standby" and gate.holding and self._early is None:
+            self._early = self._spawn(self._serve_early(gate))
+
+    async def _serve_early(self, gate: Gate) -> None:
+        order = self._orders
+        await self._take_state(wait=False)
+        if order == self._orders:
+            gate.role = "active"
+            self._work()
+            await self._take_over(gate, announced=False)
+
+    # The active role, and what belongs to it.
+
+    def _work(self) -> None:
+        """Begin what runs by itself in an active child."""
+        self._was_active = True
+        lifecycle.PROCESS.enter("active")
+        self.loops.resume()
+
+    async def _take_state(self, *, wait: bool) -> None:
+        self._report(await self.carry.take_over() if wait else await self.carry.take_checkpoint())
+
+    def _report(self, message: wire.FromChild | None) -> None:
+        if message is not None:
+            self.link.send(message)
+
+    def _export(self) -> None:
+        """Export the app's state, behind the event that this child took last."""
+
+        async def export() -> None:
+            self.link.send(await self.carry.export())
+
+        self._exporting = self._spawn(export())
+
+    def _rest(self, role: lifecycle.Role) -> None:
+        """Let go of the active role, where what runs by itself is concerned."""
+        lifecycle.PROCESS.enter(role)
+        self.loops.pause()
+        if self._checkpoints is not None:
+            self._checkpoints.cancel()
+
+    def _end(self, limit: float, linger: float = 0.0) -> None:
+        """Drain and close. A second call while it drains can only hurry it."""
+        if self._closing:
+            return
+        self._orders += 1
+        if self._ending is None:
+            if self.gate is not None and self.controls is not None:
+                self._drain = Drain(self.inflight, self.controls, on_lingering=self._lingers, on_over=self.gate.finish)
+            self._ending = asyncio.ensure_future(self._drain_and_close())
+        if self._drain is not None:
+            self._drain.order(limit, linger)
+            self.loops.order(limit)
+
+    async def _drain_and_close(self) -> None:
+        if self.recovery is not None:
+            await self.recovery.abandon()
+        if self.gate is not None and self._drain is not None:
+            self.gate.drain()
+            self._rest("draining")
+            self.link.send(wire.Role(role="draining"))
+            self.gate.announce("deactivate")
+            result = await self._drain.run()
+            cut = _shortened(result.cut + await self.loops.finish())
             self._send_beat()
-            for name in result.cut:
+            for name in cut:
                 _log.warning("cut, for it was not done within the time to drain: %s", name)
-            self.link.send(wire.Drained(finished=result.finished, cut=result.cut))
+            self.link.send(wire.Drained(finished=result.finished, cut=cut))
+        if self._exporting is not None:
+            await asyncio.wait([self._exporting])
         self._closing = True
         if self.shards is not None:
             self.shards.stop()
@@ -258,6 +530,10 @@ class Runtime:
             # A client that is closed while it still logs in or sets up does not end by itself.
             await asyncio.wait([self._main], timeout=0.5)
             self._main.cancel()
+
+    def _lingers(self, views: int, conversations: int) -> None:
+        self.link.send(wire.Lingering(views=views, conversations=conversations))
+        self._send_beat()
 
     async def _last_words(self) -> int:
         while self._ending is not None and not self._ending.done():
@@ -282,9 +558,11 @@ class Runtime:
         _log.warning("%s: ending", reason)
         self._hurry()
 
-    def _terminated(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _terminated(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
         _end_within(ALARM_SECONDS)
-        loop.call_soon_threadsafe(self._hurry)
+        if self.gate is not None and self.gate.role == "active":
+            internals.keep_sessions()  # It is ended, not relieved: its successor resumes them.
+        loop.call_soon_threadsafe(self._hurry, context=context)
 
     def _hurry(self) -> None:
         _end_within(ALARM_SECONDS)
@@ -301,6 +579,7 @@ class Runtime:
             self._late = max(self._late, loop.time() - due)
             if self.gate is not None:
                 self.gate.forget_claimed()
+                self.gate.trim()
             self._send_beat()
 
     def _send_beat(self) -> None:
@@ -308,12 +587,14 @@ class Runtime:
             return
         counters = self.gate.counters
         ledger = self.gate.ledger
+        errors = ledger.errors + (self.recovery.errors if self.recovery is not None else 0)
         self._beats += 1
         self.link.send(
             wire.Beat(
                 n=self._beats,
                 loop_lag_ms=round(self._late * 1000, 1),
                 in_flight=self.inflight.count(),
+                lingering=self._drain.lingering if self._drain is not None else 0,
                 handled=counters.handled,
                 held=self.gate.held,
                 replayed=counters.replayed,
@@ -322,17 +603,28 @@ class Runtime:
                 received=counters.received,
                 heard=counters.heard,
                 guilds=len(self.client.guilds),
-                claims=wire.Claims(won=ledger.won, lost=ledger.lost, errors=ledger.errors),
+                claims=wire.Claims(won=ledger.won, lost=ledger.lost, errors=errors),
                 latencies=self.shards.latencies(),
                 pong=self._pong,
             )
         )
         self._late = 0.0
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _shortened(names: list[str]) -> list[str]:
+    """Return as many names of what was cut as fit in one message, and how many more there are."""
+    shown = [name if len(name) <= _CUT_LENGTH else name[: _CUT_LENGTH - 3] + "..." for name in names[:_CUT_NAMED]]
+    return [*shown, f"and {len(names) - _CUT_NAMED} more"] if len(names) > _CUT_NAMED else shown
+
+
+def _supervisor() -> int:
+    return int(os.environ.get("BASTION_SUPERVISOR_PID") or os.getppid())
 
 
 def _end_within(seconds: int) -> None:

@@ -89,6 +89,7 @@ class Shards:
         internals.wrap_connections(self._permitted)
         if isinstance(self.client, discord.AutoShardedClient):
             internals.reconnect_side_by_side(self._keep)
+            internals.let_shards_be_ready_on_their_own(self.client)
             internals.replace_launch(self.client, self._launch)
 
     async def prepare(self) -> None:
@@ -184,7 +185,13 @@ class Shards:
             self._become(shard, "waiting")
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
-            websocket = await inner(client, **options)
+            try:
+                websocket = await inner(client, **options)
+            except Exception:
+                if self.client.is_closed():
+                    # Another shard was refused for good. discord.py would log this one's failure as a fault of its own.
+                    raise asyncio.CancelledError from None
+                raise
             self._become(shard, "connecting")
             return websocket
 

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from supervisor.control import directory_problem
 from supervisor.release import Release, ReleaseError, resolve
@@ -19,6 +20,9 @@ from supervisor.settings import Settings, SettingsError, load, read_token
 
 APP_TIMEOUT = 60.0
 """Seconds that the import of an app may take here. A start allows handoff.ready_timeout for everything together."""
+
+PLACES = 3
+"""How many places of one use are named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,13 +32,18 @@ class Check:
     name: str
     ok: bool
     detail: str
+    intents: int = 0
+    """Of the app, if that was looked at."""
 
     def __str__(self) -> str:
         return f"{'OK' if self.ok else 'FAIL':<4}  {self.name:<11}  {self.detail}"
 
 
-def checks(config: Path | None, *, environ: Mapping[str, str]) -> Iterator[Check]:
-    """Yield each result as it is known. What cannot be looked at because of an earlier failure is left out."""
+def checks(config: Path | None, *, environ: Mapping[str, str], deploy: bool = False) -> Iterator[Check]:
+    """Yield each result as it is known. What cannot be looked at because of an earlier failure is left out.
+
+    ``deploy``: look at the surroundings too, and ask Discord about the token.
+    """
     try:
         settings = load(config, environ=environ, need_token=False)
     except SettingsError as error:
@@ -43,6 +52,7 @@ def checks(config: Path | None, *, environ: Mapping[str, str]) -> Iterator[Check
         return
     yield Check(name="settings", ok=True, detail=str(settings.source or "no file: all defaults"))
     yield _token(settings, environ=environ)
+    intents = 0
     try:
         release = resolve(settings.bot)
     except ReleaseError as error:
@@ -50,12 +60,31 @@ def checks(config: Path | None, *, environ: Mapping[str, str]) -> Iterator[Check
     else:
         yield Check(name="directory", ok=True, detail=_directory(settings, release))
         yield Check(name="interpreter", ok=True, detail=str(release.python))
-        yield check_app(release, environ=environ)
+        app, *uses = check_app(release, environ=environ)
+        intents = app.intents
+        yield app
+        yield from uses
     yield _socket(settings.control.socket.parent)
+    if deploy:
+        yield from _deployment(config, intents=intents, environ=environ)
 
 
-def check_app(release: Release, *, environ: Mapping[str, str], timeout: float = APP_TIMEOUT) -> Check:
-    """Import the app in a child of the release's interpreter, which connects to nothing. ``timeout`` is in seconds."""
+def _deployment(config: Path | None, *, intents: int, environ: Mapping[str, str]) -> Iterator[Check]:
+    from supervisor.deployment import findings
+
+    try:
+        settings = load(config, environ=environ)
+    except SettingsError:  # no token, which has been said
+        return
+    for found in findings(settings, intents=intents, environ=environ):
+        yield Check(name=found.name, ok=found.ok, detail=found.detail)
+
+
+def check_app(release: Release, *, environ: Mapping[str, str], timeout: float = APP_TIMEOUT) -> list[Check]:
+    """Import the app in a child of the release's interpreter, which connects to nothing. ``timeout`` is in seconds.
+
+    Behind the app itself comes what of it concerns a handoff, as far as its source shows that.
+    """
     command = [str(release.python), "-P", "-m", "bot", "--check"]
     command += ["--app", release.app, "--directory", str(release.directory)]
     try:
@@ -63,18 +92,30 @@ def check_app(release: Release, *, environ: Mapping[str, str], timeout: float = 
             command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, env=dict(environ), check=False
         )
     except subprocess.TimeoutExpired:
-        return Check(name="app", ok=False, detail=f"{release.app}: its import takes longer than {timeout:g} s")
+        return [_bad_app(f"{release.app}: its import takes longer than {timeout:g} s")]
     except OSError as error:
-        return Check(name="app", ok=False, detail=f"{release.python} cannot be run: {error.strerror or error}")
+        return [_bad_app(f"{release.python} cannot be run: {error.strerror or error}")]
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = said[-1] if said else f"the check ended with {done.returncode} and said nothing"
-        return Check(name="app", ok=False, detail=reason if release.app in reason else f"{release.app}: {reason}")
+        return [_bad_app(reason if release.app in reason else f"{release.app}: {reason}")]
     try:  # an app may print while it is imported: the answer is the last line
         answer = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])
-        return Check(name="app", ok=True, detail=f"{release.app}: {answer['class']}, intents {answer['intents']}")
+        text, intents = f"{release.app}: {answer['class']}, intents {answer['intents']}", int(answer["intents"])
+        app = Check(name="app", ok=True, detail=text, intents=intents)
+        return [app, *(_use(use) for use in answer.get("uses", []))]
     except (ValueError, LookupError, TypeError):
-        return Check(name="app", ok=False, detail=f"{release.app}: the check gave no answer; is `bot` of this version?")
+        return [_bad_app(f"{release.app}: the check gave no answer; is `bot` of this version?")]
+
+
+def _bad_app(detail: str) -> Check:
+    return Check(name="app", ok=False, detail=detail)
+
+
+def _use(use: Mapping[str, Any]) -> Check:
+    places = list(use["places"])
+    where = ", ".join(places[:PLACES]) + (f" and {len(places) - PLACES} more" if len(places) > PLACES else "")
+    return Check(name="uses", ok=True, detail=f"{use['what']} ({where}): {use['advice']}")
 
 
 def _token(settings: Settings, *, environ: Mapping[str, str]) -> Check:

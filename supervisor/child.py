@@ -24,6 +24,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import psutil
 
+from supervisor.adopted import Adopted, Process
 from supervisor.release import Release
 from supervisor.wire import PROTOCOL, Fatal, FromChild, Hello, LineBuffer, ToChild, WireError, decode_from_child, encode
 
@@ -41,7 +42,10 @@ EXIT_CONFIG = 78
 _READ = 64 * 1024
 _LAST_READS = 16
 """How often a dead child's pipe is read: it held 64 KiB, more can only come from a process that it left behind."""
-_STRIPPED = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES")
+_STRIPPED = (
+    *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    "JOURNAL_STREAM",  # a child's output comes to us
+)
 _NO_REASON = ("DEBUG ", "INFO ", "WARNING ")
 """How lines of a child's log begin that do not say why it ended."""
 _EXPENDABLE = 300
@@ -78,13 +82,49 @@ class Listener(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
-    """What a child is told at its start, besides its release."""
+    """What a child is told at its start, besides its release. Times are in seconds."""
 
     generation: int
     standby: bool
     api_url: str
     ledger: Path
+    supervisor: int = 0
+    """Our number among those who share the ledger, 0 if nobody does."""
+    expired_text: str = ""
+    state_timeout: float = 2.0
+    checkpoint: float = 60.0
     token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedChild:
+    """All that is known of a child here: what a re-executed supervisor takes it up again with.
+
+    ``read``, ``write``, ``stdout`` and ``stderr`` are our ends of its pipes, -1 for a closed one; the bytes are what
+    has been read and is no line yet, or is to be written.
+    """
+
+    generation: int
+    release: Release
+    token: str = field(repr=False)
+    pid: int
+    read: int
+    write: int
+    stdout: int
+    stderr: int
+    expendable: bool = False
+    greeted: bool = False
+    broken: bool = False
+    unread: bytes = b""
+    unsent: bytes = b""
+    out_part: bytes = b""
+    err_part: bytes = b""
+    last: tuple[str, ...] = ()
+
+    @property
+    def descriptors(self) -> list[int]:
+        """Return the descriptors that are open."""
+        return [fd for fd in (self.read, self.write, self.stdout, self.stderr) if fd >= 0]
 
 
 def python_module(release: Release) -> Sequence[str]:
@@ -101,33 +141,72 @@ def environment(base: Mapping[str, str], *, token: str) -> dict[str, str]:
     return {**kept, "DISCORD_TOKEN": token, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
 
 
-class Child:
-    """One process, from spawn to exit. When it is gone, all that it held here is released."""
+def spawn(release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = python_module) -> Child:
+    """Start a process. Needs a running event loop. Raises `SpawnError`; then nothing is left behind."""
+    process, carried = _start(release, launch, command)
+    return Child(carried, process, listener)
 
-    def __init__(
-        self, release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = python_module
-    ) -> None:
-        """Spawn. Needs a running event loop. Raises `SpawnError`; then nothing is left behind."""
-        self.release = release
-        self.generation = launch.generation
+
+def adopt(carried: CarriedChild, listener: Listener) -> Child:
+    """Go on with a process that was spawned before this supervisor re-executed itself."""
+    return Child(carried, Adopted(carried.pid), listener)
+
+
+class Child:
+    """One process, from spawn (or adoption) to exit. When it is gone, all that it held here is released."""
+
+    def __init__(self, carried: CarriedChild, process: Process, listener: Listener) -> None:
+        """Listen to a living process. Needs a running event loop."""
+        self.release = carried.release
+        self.generation = carried.generation
         self._listener = listener
-        self._token = launch.token
+        self._token = carried.token
         self._loop = asyncio.get_running_loop()
-        self._buffer = LineBuffer()
-        self._unsent = bytearray()
-        self._last: deque[str] = deque(maxlen=LAST_LINES)
-        self._greeted = False
-        self._broken = False
+        self._buffer = LineBuffer(carried.unread)
+        self._unsent = bytearray(carried.unsent)
+        self._last: deque[str] = deque(carried.last, maxlen=LAST_LINES)
+        self._greeted = carried.greeted
+        self._broken = carried.broken
         self._gone = False
         self._sampled = False
-        self._expendable = False
+        self._expendable = carried.expendable
         self._timers: list[asyncio.TimerHandle] = []
         self._stalled: asyncio.TimerHandle | None = None
-        self._process, self._read, self._write = _start(release, launch, command)
-        self._psutil = _watched(self._process.pid)
-        self._outputs = self._open_outputs()
-        self._loop.add_reader(self._read, self._on_pipe)
+        self._process, self._read, self._write = process, carried.read, carried.write
+        self._psutil = _watched(process.pid)
+        self._outputs: dict[Stream, _Output] = {
+            "stdout": _Output(carried.stdout, bytearray(carried.out_part)),
+            "stderr": _Output(carried.stderr, bytearray(carried.err_part)),
+        }
+        for stream, output in self._outputs.items():
+            self._loop.add_reader(output.fd, self._on_output, stream)
+        if not self._broken:
+            self._loop.add_reader(self._read, self._on_pipe)
+        if self._unsent:
+            self._on_writable()
         self._watch_exit()
+
+    def carry(self) -> CarriedChild:
+        """Return what `adopt` needs; this object must not be used any more if that happens."""
+        out, err = self._outputs["stdout"], self._outputs["stderr"]
+        return CarriedChild(
+            generation=self.generation,
+            release=self.release,
+            token=self._token,
+            pid=self.pid,
+            read=self._read,
+            write=self._write,
+            stdout=out.fd,
+            stderr=err.fd,
+            expendable=self._expendable,
+            greeted=self._greeted,
+            broken=self._broken,
+            unread=self._buffer.rest,
+            unsent=bytes(self._unsent),
+            out_part=bytes(out.part),
+            err_part=bytes(err.part),
+            last=tuple(self._last),
+        )
 
     @property
     def pid(self) -> int:
@@ -255,16 +334,6 @@ class Child:
 
     # Output.
 
-    def _open_outputs(self) -> dict[Stream, _Output]:
-        outputs: dict[Stream, _Output] = {}
-        for stream, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            name: Stream = "stdout" if stream == "stdout" else "stderr"
-            outputs[name] = _Output(fd=pipe.fileno())
-            self._loop.add_reader(pipe.fileno(), self._on_output, name)
-        return outputs
-
     def _on_output(self, stream: Stream) -> bool:
         """Read once; True if there may be more."""
         output = self._outputs[stream]
@@ -306,14 +375,10 @@ class Child:
         self._read_the_rest()
         self._gone = True
         self._close_write()
-        for fd in (self._read, self._pidfd):
+        for fd in (self._read, self._pidfd, *(output.fd for output in self._outputs.values())):
             if fd >= 0:
                 self._loop.remove_reader(fd)
                 os.close(fd)
-        for pipe in (self._process.stdout, self._process.stderr):
-            if pipe is not None:
-                self._loop.remove_reader(pipe.fileno())
-                pipe.close()
         for timer in self._timers:
             timer.cancel()
         reason, retryable = _explain(status, list(self._last), self.release)
@@ -341,7 +406,7 @@ class _Output:
     """One output stream, cut into lines of bounded length."""
 
     fd: int
-    _part: bytearray = field(default_factory=bytearray)
+    part: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> list[str]:
         first, *others = data.split(b"\n")
@@ -354,61 +419,80 @@ class _Output:
 
     def rest(self) -> list[str]:
         """Return the line that never ended, if there is one."""
-        return [self._line()] if self._part else []
+        return [self._line()] if self.part else []
 
     def _keep(self, piece: bytes) -> None:
-        self._part += piece[: max(0, MAX_LOG_LINE - len(self._part))]
+        self.part += piece[: max(0, MAX_LOG_LINE - len(self.part))]
 
     def _line(self) -> str:
-        cut = len(self._part) >= MAX_LOG_LINE
-        text = self._part.decode("utf-8", "replace").rstrip("\r")
-        self._part.clear()
+        cut = len(self.part) >= MAX_LOG_LINE
+        text = self.part.decode("utf-8", "replace").rstrip("\r")
+        self.part.clear()
         return text + " ... (cut)" if cut else text
 
 
-def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[subprocess.Popen[bytes], int, int]:
-    """Spawn; return the process, our reading end and our writing end."""
-    fds: list[int] = []
+def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[Process, CarriedChild]:
+    """Spawn; return the process, and our ends of its pipes."""
+    ours: list[int] = []
+    theirs: list[int] = []
     try:
-        fds += os.pipe()
-        fds += os.pipe()
-        ours_read, theirs_write, theirs_read, ours_write = fds
-        os.set_blocking(ours_read, False)
-        os.set_blocking(ours_write, False)
+        for way in ("read", "write", "read", "read"):
+            read, write = os.pipe()
+            ours.append(read if way == "read" else write)
+            theirs.append(write if way == "read" else read)
+            os.set_blocking(ours[-1], False)
         process = subprocess.Popen(
-            [*command(release), *_arguments(release, launch, read=theirs_read, write=theirs_write)],
+            [*command(release), *_arguments(release, launch, read=theirs[1], write=theirs[0])],
             cwd=release.directory,
             env=environment(os.environ, token=launch.token),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            pass_fds=(theirs_read, theirs_write),
+            stdout=theirs[2],
+            stderr=theirs[3],
+            pass_fds=theirs[:2],
             start_new_session=True,
         )
     except OSError as error:
-        for fd in fds:
+        for fd in ours:
             os.close(fd)
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
+        if not release.directory.is_dir():
+            what = f"the release {release.directory} is no longer there; put it back, or reload to one that is"
         raise SpawnError(f"cannot be started: {what}", retryable=error.errno in _RETRYABLE) from None
-    os.close(theirs_read)
-    os.close(theirs_write)
-    return process, ours_read, ours_write
+    finally:
+        for fd in theirs:
+            os.close(fd)
+    read, write, stdout, stderr = ours
+    return process, CarriedChild(
+        generation=launch.generation,
+        release=release,
+        token=launch.token,
+        pid=process.pid,
+        read=read,
+        write=write,
+        stdout=stdout,
+        stderr=stderr,
+    )
 
 
 def _arguments(release: Release, launch: Launch, *, read: int, write: int) -> list[str]:
-    options = {
+    options: dict[str, object] = {
         "--generation": launch.generation,
         "--app": release.app,
         "--shards": release.shards,
         "--role": "standby" if launch.standby else "active",
         "--ledger": launch.ledger,
+        "--state-timeout": launch.state_timeout,
+        "--checkpoint": launch.checkpoint,
         "--api-url": launch.api_url,
         "--read": read,
         "--write": write,
         "--directory": release.directory,
     }
-    return [str(word) for pair in options.items() for word in pair] + ["--", *release.args]
+    if launch.supervisor:  # an older release that shares nothing need not know the option
+        options["--supervisor"] = launch.supervisor
+    words = [str(word) for pair in options.items() for word in pair]
+    # In one word: the text may begin with a hyphen.
+    return [*words, f"--expired-text={launch.expired_text}", "--", *release.args]
 
 
 def _read_some(fd: int) -> bytes | None:

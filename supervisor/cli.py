@@ -72,26 +72,69 @@ def cli() -> None:
 @cli.command(epilog=_EPILOG)
 @_with_config
 @click.option("--sandbox", is_flag=True, help="Run against a local Discord with light traffic; needs no token.")
-def run(config: Path | None, sandbox: bool) -> None:
+@click.option(
+    "--standby-since",
+    metavar="TIMESTAMP",
+    callback=lambda _context, _option, value: _timestamp(value),
+    help="Deployed at this time (unix seconds, or ISO 8601 in UTC) beside another one that shares the ledger: wait "
+    "until that one hands over, unless this is a later restart or nobody else is there.",
+)
+@click.option("--trial", metavar="FD", hidden=True)
+def run(config: Path | None, sandbox: bool, standby_since: float | None, trial: str | None) -> None:
     """Run the bot under a supervisor, in the foreground.
 
-    SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once.
+    SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once. SIGUSR2 puts newly
+    installed code and settings of the supervisor itself in place, while the bot goes on.
     """
     from supervisor.control import ControlError
     from supervisor.local_sandbox import SandboxError
+    from supervisor.reexec import CarryError, failed, passed
     from supervisor.run import run as run_supervisor
+    from supervisor.run import try_out
 
+    if trial is not None:  # asked for by a running supervisor: see `reexec`
+        problem = try_out(config, environ=os.environ, descriptor=trial)
+        click.echo(passed() if problem is None else failed(problem))
+        return
     with _settings_errors("No bot was started."):
         try:
-            code, failure = run_supervisor(config, sandbox=sandbox, environ=os.environ, tell=click.echo)
+            code, failure = run_supervisor(
+                config, sandbox=sandbox, environ=os.environ, tell=click.echo, standby_since=standby_since
+            )
         except (ControlError, SandboxError) as error:
             raise _Failure(f"{error} No bot was started.") from None
+        except CarryError as error:
+            raise _Failure(f"{error}. The bots of the program before end now.") from None
     if failure:
         message = (
             f"{failure}\nNo bot runs. Once this is mended, `supervisor check` looks at it without starting anything."
         )
         raise _BadConfiguration(message) if code == _BadConfiguration.exit_code else _Failure(message)
     sys.exit(code)
+
+
+def _timestamp(text: str | None) -> float | None:
+    """Read a time. Raises `click.BadParameter`."""
+    if text is None:
+        return None
+    import math
+    from datetime import UTC, datetime
+
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            read = datetime.fromisoformat(text)
+            seconds = (read if read.tzinfo else read.replace(tzinfo=UTC)).timestamp()
+        except (ValueError, OverflowError):
+            seconds = math.nan
+    if not math.isfinite(seconds):
+        raise click.BadParameter(f"{text!r}: write unix seconds, or a time such as 2026-01-31T12:00:00Z")
+    return seconds
+
+
+def _nothing() -> None:
+    """Take nothing back."""
 
 
 def _with_force(command: _F) -> _F:
@@ -103,22 +146,54 @@ def _with_force(command: _F) -> _F:
 @cli.command(epilog=_EPILOG, short_help="Move to a new bot process; end with the handoff's result.")
 @_with_config
 @_with_force
+@click.option(
+    "--release",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Have the symlink bot.directory name DIR first; if the reload does not succeed, it is moved back.",
+)
 @click.option("--no-wait", is_flag=True, help="Return once the reload is accepted; look at `status` for its result.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as one JSON object.")
-def reload(config: Path | None, force: bool, no_wait: bool, as_json: bool) -> None:
+def reload(config: Path | None, force: bool, release: Path | None, no_wait: bool, as_json: bool) -> None:
     """Move to a new bot process, and end with the handoff's own result.
 
     Exits with 0 when the new one serves, with 1 when the old one goes on serving.
     """
     from supervisor.control_client import Connection
 
+    if release is not None and no_wait:
+        raise click.UsageError("--release needs the result, to move the symlink back: it does not go with --no-wait")
     with _client_errors(config) as path, Connection(path) as connection:
         if no_wait:
             for _ in connection.ask("reload", wait=False, force=force):
                 click.echo('{"accepted": true}' if as_json else "reload accepted: `supervisor status` shows its result")
                 return
             raise connection.lost()
-        _wait_for_outcome(connection, "reload", as_json=as_json, force=force)
+        undo = _nothing if release is None else _switched(config, release)
+        _wait_for_outcome(connection, "reload", as_json=as_json, force=force, on_failure=undo)
+
+
+def _switched(config: Path | None, release: Path) -> Callable[[], None]:
+    """Have bot.directory name ``release``; return what takes that back."""
+    from supervisor.release import ReleaseError, switch
+    from supervisor.settings import load
+
+    with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
+        link = load(config, environ=os.environ, need_token=False).bot.directory
+    try:
+        switched = switch(link, release)
+    except ReleaseError as error:
+        raise _Failure(f"{error}. No supervisor was asked; a bot that runs is not affected.") from None
+
+    def undo() -> None:
+        try:
+            again = switched.undo()
+        except ReleaseError as error:
+            raise _Failure(f"{error}. It still names the release that did not make it.") from None
+        end = f"names {switched.before} again" if again else "is left: somebody has moved it meanwhile"
+        click.echo(f"supervisor: {link} {end}", err=True)
+
+    return undo
 
 
 @cli.command(epilog=_EPILOG, short_help="Go back to the release that served before this one.")
@@ -135,7 +210,9 @@ def rollback(config: Path | None, force: bool) -> None:
         _wait_for_outcome(connection, "rollback", as_json=False, force=force)
 
 
-def _wait_for_outcome(connection: Any, command: str, *, as_json: bool, force: bool) -> None:
+def _wait_for_outcome(
+    connection: Any, command: str, *, as_json: bool, force: bool, on_failure: Callable[[], None] = _nothing
+) -> None:
     """Show a handoff until it ends; exit with 1 unless it succeeded."""
     import json
     import time
@@ -162,6 +239,8 @@ def _wait_for_outcome(connection: Any, command: str, *, as_json: bool, force: bo
         click.echo(json.dumps(outcome))
     else:
         click.echo(outcome_text(outcome, command=command, seconds=time.monotonic() - began), err=not succeeded)
+    if not succeeded:
+        on_failure()
     sys.exit(0 if succeeded else _Failure.exit_code)
 
 
@@ -218,9 +297,37 @@ def stop(config: Path | None) -> None:
     click.echo(f"the supervisor (pid {pid}) has stopped")
 
 
+@cli.command(epilog=_EPILOG, short_help="Say whether every shard is ready: for container engines and scripts.")
+@_with_config
+def healthcheck(config: Path | None) -> None:
+    """Ask the supervisor at health.listen whether every shard of the active bot is ready.
+
+    Exits with 0 if so, with 1 if not, with 3 if nothing answers there.
+    """
+    from supervisor.healthcheck import NoAnswerError, ask
+    from supervisor.location import locate_health
+
+    with _settings_errors("Nothing was asked; a bot that runs is not affected."):
+        address = locate_health(config, environ=os.environ)
+        if address is None:
+            raise SettingsError('health.listen is "", so nobody answers for health: give it an address')
+    try:
+        health = ask(address)
+    except NoAnswerError as error:
+        raise _NoSupervisor(str(error)) from None
+    if not health.ready:
+        raise _Failure(health.reason)
+    click.echo(health.reason)
+
+
 @cli.command(epilog=_EPILOG, short_help="Look at all that a start needs; start nothing.")
 @_with_config
-def check(config: Path | None) -> None:
+@click.option(
+    "--deploy",
+    is_flag=True,
+    help="Ask Discord about the token and intents; look at memory, ledger and systemd, too.",
+)
+def check(config: Path | None, deploy: bool) -> None:
     """Look at everything that `run` and `reload` need, and start nothing.
 
     Imports the app in a process of its own. Exits with 78 if something is wrong.
@@ -228,7 +335,7 @@ def check(config: Path | None) -> None:
     from supervisor.check import checks
 
     failed = False
-    for result in checks(config, environ=os.environ):
+    for result in checks(config, environ=os.environ, deploy=deploy):
         failed = failed or not result.ok
         click.echo(str(result))
     if failed:

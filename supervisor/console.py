@@ -93,7 +93,7 @@ def _children_table(children: Sequence[Mapping[str, Any]], *, now: datetime, col
             for name, cell, width in zip(_HEADER, row, widths, strict=True)
         ]
         if row is not _HEADER:  # coloured after it was padded: colour codes have no width
-            cells[1] = paint(cells[1], _STATE_COLOURS.get(row[1]), colour=colour)
+            cells[1] = paint(cells[1], _STATE_COLOURS.get(row[1].partition(",")[0]), colour=colour)
         lines.append("  ".join(cells).rstrip())
     lines[0] = paint(lines[0], "bold", colour=colour)
     return lines + [line for child in children if (line := _shards_not_ready(child))]
@@ -104,7 +104,7 @@ def _child_row(child: Mapping[str, Any], *, now: datetime) -> tuple[str, ...]:
     ready = sum(shard.get("state") == "ready" for shard in shards)
     return (
         _count(child.get("generation")),
-        plain(child.get("role")),
+        _role(child),
         str(child.get("pid")),
         f"{ready}/{len(shards)}" if shards else "-",
         _count(child.get("guilds")),
@@ -116,6 +116,13 @@ def _child_row(child: Mapping[str, Any], *, now: datetime) -> tuple[str, ...]:
         _age(child.get("started_at"), now),
         plain(child.get("release")),
     )
+
+
+def _role(child: Mapping[str, Any]) -> str:
+    role, lingering = plain(child.get("role")), child.get("lingering")
+    if child.get("spare"):
+        return f"{role}, spare"
+    return f"{role}, lingers ({_count(lingering)} left)" if role == "draining" and lingering else role
 
 
 def _shards_not_ready(child: Mapping[str, Any]) -> str | None:
@@ -143,6 +150,13 @@ def _handoff_lines(handoff: Mapping[str, Any] | None, *, now: datetime, colour: 
     if handoff.get("reason"):
         lines.append(f"  reason: {plain(handoff['reason'])}")
     lines.append(f"  replayed {_count(handoff.get('replayed'))}, expired {_count(handoff.get('expired'))}")
+    if recovered := handoff.get("recovered"):
+        lines.append(
+            f"  sessions of the dead bot: {_count(recovered.get('sessions'))}, lost {_count(recovered.get('lost'))}; "
+            f"events missed: {_count(recovered.get('missed'))}"
+        )
+    if (state := plain(handoff.get("state") or "none")) != "none":
+        lines.append(f"  state: {state}")
     if cut := handoff.get("cut"):
         lines.append(f"  handlers cut: {_some([plain(name) for name in cut])}")
     return lines
@@ -302,7 +316,12 @@ def outcome_text(outcome: Mapping[str, Any], *, command: str, seconds: float) ->
     result = plain(outcome.get("result")).replace("-", " ")
     generation = outcome.get("generation")
     if outcome.get("result") == "succeeded":
-        return f"{command} succeeded after {_seconds(seconds)}: generation {generation} is active"
+        text = f"{command} succeeded after {_seconds(seconds)}: generation {generation} is active"
+        lingering = outcome.get("lingering")
+        if not lingering:
+            return text
+        what = "view or conversation that is" if lingering == 1 else "views and conversations that are"
+        return f"{text}; the old one stays for {_count(lingering)} {what} open"
     left = "no generation is active" if generation is None else f"generation {generation} goes on serving"
     reason = plain(outcome.get("reason") or "no reason was given").rstrip(".")
     return f"{command} {result} after {_seconds(seconds)}: {reason}. {left[0].upper()}{left[1:]}."

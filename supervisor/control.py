@@ -7,6 +7,7 @@ it leaves, ends that client's connection and nothing else: a reload goes on with
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import logging
 import os
@@ -14,13 +15,15 @@ import socket
 import stat
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import msgspec
 
 from supervisor.status import Status
@@ -37,6 +40,10 @@ REQUEST_TIMEOUT = 5.0
 SEND_TIMEOUT = 5.0
 """Seconds in which a client must take a line; one that does not read is let go."""
 MAX_CLIENTS = 64
+ACCEPT_PAUSE = 0.5
+"""Seconds until a failing accept is tried again: descriptors must be freed, and nothing tells when."""
+QUIET_TIMEOUT = 2.0
+"""Seconds in which clients must have their answers before the supervisor re-executes itself."""
 PROGRESS_KEPT = 256
 """Progress lines kept for a client that reads slowly; further ones are dropped, the result never is."""
 
@@ -91,36 +98,127 @@ Request: TypeAlias = Reload | Rollback | GetStatus | Stop
 _requests: msgspec.json.Decoder[Request] = msgspec.json.Decoder(Request)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """An open control socket, by its descriptors: what is carried over a re-execution."""
+
+    path: Path
+    listener: int
+    lock: int
+
+
 @asynccontextmanager
-async def serve(path: Path, engine: Engine) -> AsyncIterator[None]:
+async def serve(path: Path, engine: Engine, *, held: Held | None = None) -> AsyncIterator[Server]:
     """Answer clients at ``path`` while the context is open; the socket is removed at its end.
 
-    Raises `ControlError` before anything has begun when the directory is not safe or another supervisor answers there.
+    ``held`` is a socket that is open already. If its path is another one, it is closed as soon as the one at ``path``
+    is open; if that cannot be opened, the old one goes on. Raises `ControlError` before anything has begun when the
+    directory is not safe or another supervisor answers there.
     """
-    _prepare_directory(path.parent)
-    with _only_one(path), _left_behind_removed(path):
+    with ExitStack() as stack:
+        opened = _kept_or_opened(path, held, stack)
+        with socket.socket(fileno=opened.listener) as listener:
+            async with anyio.create_task_group() as tasks:
+                server = Server(engine, opened, listener, tasks)
+                server.resume()
+                try:
+                    yield server
+                    await server.farewell()
+                finally:
+                    await server.pause(timeout=0.0)
+                    tasks.cancel_scope.cancel()
+
+
+def try_out(path: Path, *, held: Held) -> None:
+    """See whether `serve` could open ``path`` beside ``held``. Leaves nothing. Raises `ControlError`."""
+    if path != held.path:
+        _prepare_directory(path.parent)
+        with _only_one(path), _left_behind_removed(path):
+            pass
+
+
+def _kept_or_opened(path: Path, held: Held | None, stack: ExitStack) -> Held:
+    """Open the socket, or go on with the one that is open; ``stack`` removes it."""
+    if held is None or held.path != path:
         try:
-            listener = await anyio.create_unix_listener(path, mode=0o600)
-        except OSError as error:
-            raise ControlError(f"the control socket {path} cannot be opened: {error.strerror or error}") from None
-        server = _Server(engine)
-        async with listener, anyio.create_task_group() as tasks:
-            tasks.start_soon(server.accept, listener, tasks)
+            opened = stack.enter_context(_opened(path))
+        except ControlError as error:
+            if held is None:
+                raise
+            _logger.warning("%s; the control socket stays at %s", error, held.path)
+        else:
+            if held is not None:
+                with _closed_after(held):
+                    os.close(held.listener)
+            return opened
+    stack.enter_context(_closed_after(held))
+    return held
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Held]:
+    _prepare_directory(path.parent)
+    with _only_one(path) as lock, _left_behind_removed(path):
+        with ExitStack() as undo:
+            listener = undo.enter_context(socket.socket(socket.AF_UNIX))
             try:
-                yield
-                await server.farewell()
-            finally:
-                tasks.cancel_scope.cancel()
+                listener.bind(str(path))
+                path.chmod(0o600)  # nobody can connect before it listens
+                listener.listen(MAX_CLIENTS)
+            except OSError as error:
+                raise ControlError(f"the control socket {path} cannot be opened: {error.strerror or error}") from None
+            undo.pop_all()
+        yield Held(path=path, listener=listener.detach(), lock=lock)
 
 
-class _Server:
+@contextmanager
+def _closed_after(held: Held) -> Iterator[None]:
+    """Remove at the end what was carried over."""
+    try:
+        yield
+    finally:
+        held.path.unlink(missing_ok=True)
+        _lock_path(held.path).unlink(missing_ok=True)
+        os.close(held.lock)
+
+
+class _Stream:
+    """A client's connection: an accepted socket, read and written by the event loop."""
+
+    def __init__(self, peer: socket.socket) -> None:
+        peer.setblocking(False)
+        self.peer = peer
+        self._loop = asyncio.get_running_loop()
+
+    async def receive(self, size: int) -> bytes:
+        """Return what is there, at most ``size`` bytes. Raises `anyio.EndOfStream` at the end, OSError."""
+        data = await self._loop.sock_recv(self.peer, size)
+        if not data:
+            raise anyio.EndOfStream
+        return data
+
+    async def send(self, data: bytes) -> None:
+        """Write all of it, after what was begun before has had its turn. Raises OSError."""
+        await anyio.lowlevel.checkpoint()
+        await self._loop.sock_sendall(self.peer, data)
+
+
+class Server:
     """Connections and what they asked for."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, held: Held, listener: socket.socket, tasks: anyio.abc.TaskGroup) -> None:
+        self.held = held
         self._engine = engine
+        self._listener = listener
+        self._tasks = tasks
+        self._loop = asyncio.get_running_loop()
+        self._resuming: asyncio.TimerHandle | None = None
         self._clients = 0
+        self._gone = anyio.Event()
+        """Set, and renewed, when a client has left."""
         self._waiting: set[anyio.Event] = set()
         """One event for each client that waits for an outcome, set when it has been sent or the client has left."""
+        listener.setblocking(False)
 
     async def farewell(self) -> None:
         """Let the outcomes of an engine that has ended reach those who wait for them."""
@@ -128,34 +226,51 @@ class _Server:
             while self._waiting:
                 await next(iter(self._waiting)).wait()
 
-    async def accept(self, listener: anyio.abc.SocketListener, tasks: anyio.abc.TaskGroup) -> None:
-        """Take connections until cancelled; a failing accept (too many open files) is tried again."""
-        while True:
-            try:
-                stream = await listener.accept()
-            except OSError as error:
-                _logger.warning("control socket: a client could not be accepted: %s", error)
-                await anyio.sleep(0.5)  # the only remedy is that descriptors are freed, and nothing tells when
-                continue
-            if self._clients >= MAX_CLIENTS:
-                await stream.aclose()
-                continue
-            self._clients += 1
-            tasks.start_soon(self._connection, stream, tasks)
+    def resume(self) -> None:
+        """Take connections."""
+        self._resuming = None
+        self._loop.add_reader(self._listener.fileno(), self._accept)
 
-    async def _connection(self, stream: anyio.abc.SocketStream, tasks: anyio.abc.TaskGroup) -> None:
+    async def pause(self, *, timeout: float = QUIET_TIMEOUT) -> None:
+        """Leave new clients in the socket's queue; wait until those who are here have left, ``timeout`` seconds."""
+        self._loop.remove_reader(self._listener.fileno())
+        if self._resuming is not None:
+            self._resuming.cancel()
+        with anyio.move_on_after(timeout):
+            while self._clients and timeout:
+                self._gone = anyio.Event()
+                await self._gone.wait()
+
+    def _accept(self) -> None:
         try:
-            async with stream:
+            peer, _ = self._listener.accept()
+        except BlockingIOError:  # it left before we came
+            return
+        except OSError as error:
+            _logger.warning("control socket: a client could not be accepted: %s", error)
+            self._loop.remove_reader(self._listener.fileno())
+            self._resuming = self._loop.call_later(ACCEPT_PAUSE, self.resume)
+            return
+        if self._clients >= MAX_CLIENTS:
+            peer.close()
+            return
+        self._clients += 1
+        self._tasks.start_soon(self._connection, _Stream(peer), self._tasks)
+
+    async def _connection(self, stream: _Stream, tasks: anyio.abc.TaskGroup) -> None:
+        try:
+            with stream.peer:
                 await self._talk(stream, tasks)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, TimeoutError, OSError):
+        except (anyio.EndOfStream, OSError):  # TimeoutError is one
             _logger.debug("control socket: a client left early")
         except Exception:
             _logger.exception("control socket: a request failed; the bot is not affected")
         finally:
             self._clients -= 1
+            self._gone.set()
 
-    async def _talk(self, stream: anyio.abc.SocketStream, tasks: anyio.abc.TaskGroup) -> None:
-        if problem := _stranger(stream.extra_attributes[anyio.abc.SocketAttribute.raw_socket]()):
+    async def _talk(self, stream: _Stream, tasks: anyio.abc.TaskGroup) -> None:
+        if problem := _stranger(stream.peer):
             return await _send(stream, {"type": "error", "error": problem})
         with anyio.fail_after(REQUEST_TIMEOUT):
             line = await _read_line(stream)
@@ -168,7 +283,7 @@ class _Server:
         except _EngineFailedError as failure:
             await _send(stream, {"type": "error", "error": str(failure)})
 
-    async def _answer(self, stream: anyio.abc.SocketStream, request: Request, tasks: anyio.abc.TaskGroup) -> None:
+    async def _answer(self, stream: _Stream, request: Request, tasks: anyio.abc.TaskGroup) -> None:
         match request:
             case GetStatus():
                 await _send(stream, {"type": "status", "status": await _asked(self._engine.status)})
@@ -186,7 +301,7 @@ class _Server:
                 await _until_closed(stream)
 
     async def _handoff(
-        self, stream: anyio.abc.SocketStream, tasks: anyio.abc.TaskGroup, begin: Callable[..., Awaitable[Outcome]]
+        self, stream: _Stream, tasks: anyio.abc.TaskGroup, begin: Callable[..., Awaitable[Outcome]]
     ) -> None:
         """Stream progress and the outcome, for as long as the client is there."""
         send, receive = anyio.create_memory_object_stream[dict[str, object]](PROGRESS_KEPT)
@@ -221,10 +336,10 @@ class _Server:
 
 async def _forward(
     lines: MemoryObjectReceiveStream[dict[str, object]],
-    stream: anyio.abc.SocketStream,
+    stream: _Stream,
     done: anyio.CancelScope,
 ) -> None:
-    with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError, TimeoutError):  # it left, or does not read
+    with suppress(OSError):  # it left, or does not read: TimeoutError is one
         async for line in lines:
             await _send(stream, line)
     done.cancel()
@@ -248,12 +363,12 @@ async def _unheard(call: Callable[[], Awaitable[Any]]) -> None:
         await _asked(call)
 
 
-async def _send(stream: anyio.abc.SocketStream, line: dict[str, object]) -> None:
+async def _send(stream: _Stream, line: dict[str, object]) -> None:
     with anyio.fail_after(SEND_TIMEOUT):
         await stream.send(msgspec.json.encode(line) + b"\n")
 
 
-async def _read_line(stream: anyio.abc.SocketStream) -> bytes:
+async def _read_line(stream: _Stream) -> bytes:
     buffer = b""
     while b"\n" not in buffer:
         if len(buffer) > MAX_REQUEST:
@@ -262,9 +377,9 @@ async def _read_line(stream: anyio.abc.SocketStream) -> bytes:
     return buffer.split(b"\n", 1)[0]
 
 
-async def _until_closed(stream: anyio.abc.SocketStream) -> None:
+async def _until_closed(stream: _Stream) -> None:
     """Return when the client has closed its end; what else it says is not listened to."""
-    with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+    with suppress(anyio.EndOfStream, OSError):
         while True:
             await stream.receive(MAX_REQUEST)
 
@@ -318,9 +433,9 @@ def _prepare_directory(directory: Path) -> None:
 
 
 @contextmanager
-def _only_one(path: Path) -> Iterator[None]:
+def _only_one(path: Path) -> Iterator[int]:
     """Hold the lock that says: this process is the supervisor at ``path``. The kernel frees it with the process."""
-    lock_path = path.with_name(path.name + ".lock")
+    lock_path = _lock_path(path)
     while True:
         try:
             lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -336,10 +451,14 @@ def _only_one(path: Path) -> Iterator[None]:
                 break
         os.close(lock)  # its holder removed the file between our open and our lock: that lock guards nothing
     try:
-        yield
+        yield lock
     finally:
         lock_path.unlink(missing_ok=True)
         os.close(lock)
+
+
+def _lock_path(path: Path) -> Path:
+    return path.with_name(path.name + ".lock")
 
 
 @contextmanager

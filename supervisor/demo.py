@@ -45,6 +45,7 @@ python = {python}
 
 [handoff]
 drain_timeout = 10
+probation = 1.5
 settle = 3
 
 [control]

@@ -16,29 +16,70 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
+import msgspec
 
-from supervisor import __version__, headroom, machine, orphans
+from supervisor import __version__, headroom, machine, neighbours, orphans
 from supervisor.child import CommandFactory, Launch, python_module
-from supervisor.identify import IdentifyQueue
-from supervisor.ledgerdir import ledger_path
+from supervisor.identify import CarriedPermits, IdentifyQueue
+from supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
 from supervisor.location import SettingsError
 from supervisor.logs import LogLine as LogLine
 from supervisor.logs import to_logging
-from supervisor.observed import utc_now
+from supervisor.neighbours import LOOK_SECONDS, Neighbour, Register
+from supervisor.observed import ActiveReadiness, Summary, Totals, utc_now
 from supervisor.outcome import Outcome as Outcome
 from supervisor.outcome import Progress as Progress
 from supervisor.release import Release, ReleaseError, resolve, still_there
 from supervisor.settings import Settings
-from supervisor.slot import Slot
+from supervisor.slot import CarriedSlot, Slot
 from supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
 
+SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
+"""The signals that ask for something; none is lost while the supervisor re-executes itself."""
+_LOOP_TURNS = 3
+"""Turns of the event loop after which a signal that came before is known: one reads it, the next calls its handler."""
 _NOT_RUNNING = "the supervisor is not running"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedEngine:
+    """All of an engine at rest: what the next one goes on with. ``settings`` are those of the last good handoff."""
+
+    slot: CarriedSlot
+    permits: CarriedPermits
+    settings: Settings
+    place: Place
+    started_at: str
+
+
+class Successor(Protocol):
+    """Puts the supervisor's new code in the place of the running one."""
+
+    @property
+    def pids(self) -> set[int]:
+        """Return the processes that it waits for."""
+
+    async def try_out(self, carried: CarriedEngine) -> str | None:
+        """Let the new code look at all that it would go on with, in a process of its own; return what is wrong."""
+
+    def quiet(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Keep new clients waiting, and let those go that have been answered."""
+
+    def holding_signals(self) -> AbstractContextManager[None]:
+        """Keep signals from then on for the new code, or until the end."""
+
+    def take_over(self, carried: CarriedEngine) -> str:
+        """Become the new code. Returns only if that failed: why."""
 
 
 class Engine:
@@ -54,6 +95,8 @@ class Engine:
         command: CommandFactory = python_module,
         root: Path = Path("/"),
         others: Collection[int] = (),
+        on_move: Callable[[Summary], None] | None = None,
+        standby_since: float | None = None,
     ) -> None:
         """Take the settings; nothing starts before `run`.
 
@@ -62,7 +105,9 @@ class Engine:
         ``log`` takes each line (default: the standard logging, logger "supervisor"). ``signals`` False leaves the
         process's signal handlers alone. ``command`` gives the start of a child's command line. Below ``root`` are the
         /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for: as PID 1
-        the engine reaps orphans, and these are none.
+        the engine reaps orphans, and these are none. ``on_move`` is called in the event loop whenever something may
+        have changed, and must not block. ``standby_since``: when this supervisor was deployed beside another one that
+        shares its ledger, in unix seconds.
         """
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""
@@ -74,7 +119,13 @@ class Engine:
         self._signals = signals
         self._command = command
         self._root = root
-        self._others = frozenset(others)
+        self._not_ours = frozenset(others)
+        self._on_move = on_move
+        self._standby_since = standby_since
+        self._began = time.time()
+        self._register: Register | None = None
+        self._others: Sequence[Neighbour] = ()
+        self._found: machine.Neighbours | None = None
         self._started_at = utc_now()
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
@@ -88,39 +139,156 @@ class Engine:
         self._preparing: anyio.CancelScope | None = None
         self._done: anyio.Event
         self._tasks: anyio.abc.TaskGroup
-        self._ledger: Path
+        self._by_hand: machine.ByHand | None = None
+        """Asked for before there was a slot."""
+        self._place: Place
+        self._successor: Successor | None = None
+        self._reexec_asked: anyio.Event
+        self._rested: anyio.Event
         self.permits: IdentifyQueue
 
     # Running.
 
-    async def run(self) -> int:
+    async def run(self, *, carried: CarriedEngine | None = None, successor: Successor | None = None) -> int:
         """Run until stopped. Returns the exit code: 0, or 78 with `failure` set.
 
-        If it is cancelled, every child is killed before it returns.
+        With ``carried`` it goes on where the engine of an earlier program in this process was. ``successor`` is asked
+        on SIGUSR2; without one that signal is not taken. If it is cancelled, every child is killed before it returns.
         """
-        self._done = anyio.Event()
+        self._done, self._reexec_asked, self._rested = anyio.Event(), anyio.Event(), anyio.Event()
+        self._successor = successor
         loop = asyncio.get_running_loop()
         with self._handling_signals(loop):
             self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=loop.time)
             with contextlib.ExitStack() as stack:
-                try:
-                    release = resolve(self._settings.bot)
-                    self._ledger = stack.enter_context(ledger_path(self._settings.ledger.path, environ=os.environ))
-                except (ReleaseError, OSError) as error:
-                    self._fail(str(error))
+                if carried is not None:
+                    self._place = stack.enter_context(held(carried.place))
+                    await self._serve(carried)
                 else:
-                    await self._serve(release)
+                    await self._begin(stack)
         if self._error is not None:
             raise self._error
         return self._code
 
-    async def _serve(self, release: Release) -> None:
+    async def _begin(self, stack: contextlib.ExitStack) -> None:
+        try:
+            release = resolve(self._settings.bot)
+            ledger = self._settings.ledger
+            place = self._place = stack.enter_context(
+                ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
+            )
+        except (ReleaseError, OSError) as error:
+            self._fail(str(error))
+            return
+        if place.membership is not None:
+            self._register = Register(place.membership)
+            if not await self._others_claim(self._register):
+                return
+        await self._serve(release)
+
+    async def _serve(self, start: Release | CarriedEngine) -> None:
         async with anyio.create_task_group() as self._tasks, self._with_slot() as slot:
-            slot.begin(release, _timing(self._settings))
+            if isinstance(start, CarriedEngine):
+                self._adopt(start, slot)
+            else:
+                company, waits = self._begins_beside()
+                slot.begin(start, timing_of(self._settings), company=company, waits=waits)
+            if self._register is not None:
+                self._tasks.start_soon(self._watch_neighbours, self._register, slot)
+            if self._by_hand is not None:
+                slot.happen(self._by_hand)
             if self._stop_wanted:
                 self._command_stop()
+            if self._successor is not None:
+                self._tasks.start_soon(self._reexecute_when_asked, self._successor, slot)
             await self._done.wait()
             self._tasks.cancel_scope.cancel()
+
+    # Other supervisors.
+
+    async def _others_claim(self, register: Register) -> bool:
+        """Wait until a bot of ours may connect: all others claim their events. False if we were told to stop."""
+        deadline = time.monotonic() + neighbours.CLAIM_PATIENCE
+        while not self._stop_wanted:
+            self._others = register.look()
+            register.tell(neighbours.Stage.ARRIVING, claims_for=self._newest())
+            if neighbours.claimed_by_all(register.number, self._others):
+                return True
+            if time.monotonic() > deadline:
+                self.log(
+                    f"another supervisor does not claim its events after {neighbours.CLAIM_PATIENCE:g} s: while both "
+                    "run, some may be handled twice; its own log says why",
+                    level=logging.WARNING,
+                )
+                return True
+            await anyio.sleep(LOOK_SECONDS)
+        return False
+
+    def _begins_beside(self) -> tuple[bool, bool]:
+        """Return whether other supervisors share the ledger, and whether our first bot waits to be called."""
+        if self._register is None:
+            return False, False
+        stale_after, since = self._settings.handoff.stale_after, self._standby_since
+        waits = neighbours.must_wait(
+            self._register.number, self._others, since=since, now=self._began, stale_after=stale_after
+        )
+        company = any(other.alive for other in self._others)
+        self.log(f"supervisor {self._register.number} of those who share the ledger; {_others_text(self._others)}")
+        if since is not None and not waits:
+            reason = f"it is more than {stale_after:g} s ago" if company else "nobody else is there"
+            self.log(f"--standby-since does not hold, the bot will be active as soon as it is ready: {reason}")
+        return company, waits
+
+    async def _watch_neighbours(self, register: Register, slot: Slot) -> None:
+        """Look at the others again and again: see `neighbours` for why no event does."""
+        failed = False
+        while True:
+            try:
+                self._look_around(register, slot)
+                failed = False
+            except OSError as error:
+                if not failed:
+                    self.log(f"the other supervisors cannot be looked at: {error}", level=logging.ERROR)
+                failed = True
+            await anyio.sleep(LOOK_SECONDS)
+
+    def _look_around(self, register: Register, slot: Slot) -> None:
+        before = {other.number: other.stage for other in self._others}
+        self._others = register.look(keep_dead=slot.state.yielding)
+        if before != {other.number: other.stage for other in self._others}:
+            self.log(f"beside us: {_others_text(self._others)}")
+        found = neighbours.verdict(register.number, self._others)
+        if found != self._found:
+            self._found = found
+            slot.happen(found)
+        self._tell_neighbours(slot)
+
+    def _tell_neighbours(self, slot: Slot) -> None:
+        if self._register is None:
+            return
+        claiming = slot.state.company and neighbours.claims(slot.state)
+        with contextlib.suppress(OSError):
+            self._register.tell(neighbours.stage_of(slot.state), claims_for=self._newest() if claiming else 0)
+
+    def _newest(self) -> int:
+        return max((other.number for other in self._others), default=0)
+
+    def _adopt(self, carried: CarriedEngine, slot: Slot) -> None:
+        """Go on with the children. The bot's own settings change with a handoff only, for it may refuse them."""
+        timing, old = timing_of(self._settings), carried.settings
+        discord = msgspec.structs.replace(self._settings.discord, api_url=old.discord.api_url)
+        self._settings = replace(self._settings, bot=old.bot, discord=discord, token=old.token)
+        self._started_at = carried.started_at
+        if carried.place.membership is not None:
+            self._register = Register(carried.place.membership)
+        self.permits.adopt(carried.permits)
+        slot.adopt(carried.slot, timing)
+        self.permits_changed()
+        if orphans.adopts():
+            self._reap_orphans()
+        self.log(f"re-executed: supervisor {__version__} goes on with generation {slot.state.active}")
+        # Held back since before the re-execution: from here on nothing that a signal asks for is lost.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
     @contextlib.asynccontextmanager
     async def _with_slot(self) -> AsyncIterator[Slot]:
@@ -145,6 +313,11 @@ class Engine:
         handlers = {signal.SIGHUP: self._command_reload, signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
         if orphans.adopts():
             handlers[signal.SIGCHLD] = self._reap_orphans
+        if self._successor is not None:
+            handlers[signal.SIGUSR2] = self._on_reexec
+        if self._settings.ledger.shared:
+            handlers[signal.SIGTTIN] = partial(self._on_by_hand, machine.ByHand(True))
+            handlers[signal.SIGTTOU] = partial(self._on_by_hand, machine.ByHand(False))
         if not self._signals:
             handlers = {}
         for number, handler in handlers.items():
@@ -154,9 +327,13 @@ class Engine:
         finally:
             for number in handlers:
                 loop.remove_signal_handler(number)
+                if number != signal.SIGCHLD:
+                    # One more that comes while we exit has nothing to end, and must not make it look like a death.
+                    signal.signal(number, signal.SIG_IGN)
 
     def _reap_orphans(self) -> None:
-        for pid in orphans.reap(self._others | (self._slot.pids() if self._slot else set())):
+        awaited = (self._slot.pids() if self._slot else set()) | (self._successor.pids if self._successor else set())
+        for pid in orphans.reap(self._not_ours | awaited):
             self.log(f"reaped orphan {pid}", level=logging.DEBUG)
 
     def _fail(self, reason: str) -> None:
@@ -219,9 +396,66 @@ class Engine:
         self._stop_wanted = True
         self._command_stop()
 
+    def _on_by_hand(self, wish: machine.ByHand) -> None:
+        self.log("SIGTTIN: claims on" if wish.on else "SIGTTOU: claims off")
+        if self._slot is None:
+            self._by_hand = wish
+        else:
+            self._slot.happen(wish)
+
+    def _on_reexec(self) -> None:
+        if self._stop_wanted or (self._slot is not None and self._slot.state.shown == "stopping"):
+            self.log("SIGUSR2: ignored, the supervisor is stopping")
+        elif self._reexec_asked.is_set():
+            self.log("SIGUSR2: a re-execution is under way already")
+        else:
+            self.log("SIGUSR2: re-execution")
+            self._reexec_asked.set()
+
     def _command_stop(self) -> None:
         if self._slot is not None:
             self._slot.happen(machine.Stop(self._new_command("stop")))
+
+    # Re-execution.
+
+    async def _reexecute_when_asked(self, successor: Successor, slot: Slot) -> None:
+        while True:
+            await self._reexec_asked.wait()
+            try:
+                problem = await self._reexecute(successor, slot)
+            except Exception as error:  # a defect of ours; the bots need not suffer for it
+                problem = f"{type(error).__name__}: {error}"
+            self.log(f"not re-executed, the supervisor goes on as it is: {problem}", level=logging.ERROR)
+            self._reexec_asked = anyio.Event()
+
+    async def _reexecute(self, successor: Successor, slot: Slot) -> str:
+        """Let the new code take over as soon as nothing is under way. Returns only if it cannot: why."""
+        while True:
+            if not slot.at_rest:
+                self.log("the re-execution waits until nothing else is under way")
+                await self._rest(slot)
+            if problem := await successor.try_out(self._carry(slot)):
+                return problem
+            async with successor.quiet():
+                with successor.holding_signals():
+                    for _ in range(_LOOP_TURNS):
+                        await anyio.lowlevel.checkpoint()
+                    if slot.at_rest:
+                        return successor.take_over(self._carry(slot))
+
+    async def _rest(self, slot: Slot) -> None:
+        while not slot.at_rest:
+            self._rested = anyio.Event()
+            await self._rested.wait()
+
+    def _carry(self, slot: Slot) -> CarriedEngine:
+        return CarriedEngine(
+            slot=slot.carry(),
+            permits=self.permits.carry(),
+            settings=self._settings,
+            place=self._place,
+            started_at=self._started_at,
+        )
 
     async def status(self) -> Status:
         """Return what was observed up to now. Sizes and CPU shares are sampled here (a few reads of /proc)."""
@@ -244,6 +478,14 @@ class Engine:
             session_start_limit=self.permits.limit() if slot else None,
         )
 
+    def readiness(self) -> ActiveReadiness | None:
+        """Return how ready the active child is, or one that can take over; None if neither or while it stops."""
+        return self._slot.readiness() if self._slot else None
+
+    def totals(self) -> Totals:
+        """Return what was counted since the start."""
+        return self._slot.totals if self._slot else Totals()
+
     # What the slot asks for (`slot.Host`).
 
     def launch(self, *, generation: int, standby: bool) -> Launch:
@@ -253,9 +495,17 @@ class Engine:
             generation=generation,
             standby=standby,
             api_url=settings.discord.api_url,
-            ledger=self._ledger,
+            ledger=self._place.path,
+            supervisor=self._place.supervisor,
+            expired_text=settings.bot.expired_text,
+            state_timeout=settings.state.timeout,
+            checkpoint=settings.state.checkpoint,
             token=settings.token,
         )
+
+    def keep_sessions(self, generations: set[int]) -> None:
+        """Remove what all other generations have left of their gateway sessions."""
+        keep_sessions(self._place, generations)
 
     def prepare(self, release: Release | None, *, force: bool) -> None:
         """Read the settings and look at the release, in a thread: both may be on a slow disk."""
@@ -278,13 +528,26 @@ class Engine:
     ) -> tuple[Settings | None, machine.Prepared | machine.Refused]:
         try:
             settings, found = await anyio.to_thread.run_sync(self._look, release, abandon_on_cancel=True)
-            if not force and (reason := await self._too_little(settings, found)):
-                return None, machine.Refused(reason)
-            return settings, machine.Prepared(found, _timing(settings))
+            if not force and (reason := self._too_few_identifies(found)):
+                return None, machine.Refused(f"{reason}; --force does it now")
+            # With force too: what lingers gives way sooner than the kernel has to choose.
+            reason, crowded = await self._too_little_memory(settings)
+            if reason and not force:
+                return None, machine.Refused(f"{reason}; --force tries all the same")
+            return settings, machine.Prepared(found, timing_of(settings), crowded)
         except (SettingsError, ReleaseError) as error:
             return None, machine.Refused(str(error))
         except Exception as error:
             return None, machine.Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
+
+    def weigh(self, release: Release) -> None:
+        """Look whether there is room for a spare; the answer goes to `Slot.happen`."""
+        self._tasks.start_soon(self._weigh, release)
+
+    async def _weigh(self, release: Release) -> None:
+        reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
+        if self._slot is not None:
+            self._slot.happen(machine.Weighed(reason))
 
     def _look(self, release: Release | None) -> tuple[Settings, Release]:
         settings = self._reread()
@@ -293,25 +556,24 @@ class Engine:
         still_there(release)
         return settings, release
 
-    async def _too_little(self, settings: Settings, release: Release) -> str | None:
-        """Say what a second child beside the active one would lack."""
+    async def _too_little_memory(self, settings: Settings) -> tuple[str | None, bool]:
+        """Say what a second child beside the active one would lack, and whether one that lingers has to leave first."""
         slot = self._slot
         pid = slot.pid(slot.state.active) if slot else None
         if slot is None or pid is None:
-            return None
-        if reason := self._too_few_identifies(slot, release):
-            return reason
-        look = partial(
-            headroom.shortage,
-            pid=pid,
-            factor=settings.handoff.headroom,
-            leaving=slot.pid(slot.state.spare),
-            root=self._root,
-        )
-        return await anyio.to_thread.run_sync(look, abandon_on_cancel=True)
+            return None, False
+        look = partial(headroom.shortage, pid=pid, factor=settings.handoff.headroom, root=self._root)
+        spare, lingerer = slot.pid(slot.state.spare), slot.pid(slot.state.lingering)
+        reason = await anyio.to_thread.run_sync(partial(look, leaving=spare), abandon_on_cancel=True)
+        if reason is None or lingerer is None:
+            return reason, False
+        return await anyio.to_thread.run_sync(partial(look, leaving=lingerer), abandon_on_cancel=True), True
 
-    def _too_few_identifies(self, slot: Slot, release: Release) -> str | None:
+    def _too_few_identifies(self, release: Release) -> str | None:
         """The active child must be able to connect anew after the handoff has failed: that is the reserve."""
+        slot = self._slot
+        if slot is None or slot.state.active is None:
+            return None
         reserve = slot.shards(slot.state.active) or 0
         needed = reserve if release.shards == "auto" else release.shards
         seconds = self.permits.shortage(needed=needed, reserve=reserve)
@@ -322,7 +584,7 @@ class Engine:
         return (
             f"too few IDENTIFYs are left today: the new bot needs {needed}, {reserve} are kept for the active one to "
             f"connect anew, {limit.remaining} of {limit.total} are left. It will be possible at "
-            f"{possible:%Y-%m-%d %H:%M:%S} UTC; --force does it now"
+            f"{possible:%Y-%m-%d %H:%M:%S} UTC"
         )
 
     def permits_changed(self) -> None:
@@ -357,6 +619,7 @@ class Engine:
             result=result,
             reason=reason,
             generation=slot.state.active,
+            lingering=slot.lingering() if result == "succeeded" else 0,
             handoff=record.status(now=now) if record is not None and ours else None,
         )
         for command in commands:
@@ -369,6 +632,7 @@ class Engine:
 
     def progressed(self) -> None:
         """Tell those who wait how far the handoff is; those whose reload has not begun, that it waits."""
+        self._tell()
         slot = self._slot
         if slot is None or not self._watchers:
             return
@@ -382,6 +646,18 @@ class Engine:
             except Exception as error:
                 del self._watchers[command]
                 self.log(f"a watcher of a reload failed and is dropped: {error!r}", level=logging.WARNING)
+
+    def stepped(self) -> None:
+        """Wake who waits for rest; pass on what runs now."""
+        if self._slot is not None:
+            if self._slot.at_rest:
+                self._rested.set()
+            self._tell_neighbours(self._slot)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._slot is not None and self._on_move is not None:
+            self._on_move(self._slot.summary())
 
     def finished(self, code: int, reason: str | None) -> None:
         """Let `run` return."""
@@ -400,7 +676,13 @@ class Engine:
         self._log(LogLine(at=time.time(), generation=generation, text=text, level=level))
 
 
-def _timing(settings: Settings) -> machine.Timing:
+def _others_text(others: Sequence[Neighbour]) -> str:
+    words = [f"{other.number} ({other.stage.name.lower() if other.alive else 'dead'})" for other in others]
+    return f"supervisor {', '.join(words)}" if words else "nobody"
+
+
+def timing_of(settings: Settings) -> machine.Timing:
+    """Return the limits that the machine keeps, from the settings."""
     return machine.Timing(
         ready_timeout=settings.handoff.ready_timeout,
         drain_timeout=settings.handoff.drain_timeout,
@@ -410,5 +692,7 @@ def _timing(settings: Settings) -> machine.Timing:
         stable_after=settings.restart.stable_after,
         hang_timeout=settings.restart.hang_timeout,
         probation=settings.handoff.probation,
+        linger=settings.handoff.linger,
         spare=settings.restart.spare,
+        window_timeout=settings.ledger.window_timeout,
     )

@@ -49,7 +49,7 @@ def shortage(*, pid: int, factor: float, leaving: int | None = None, root: Path 
     return (
         f"too little memory for a second bot: it needs {human(needed)} (the active one's {human(size)} x "
         f"handoff.headroom {factor:g}), but {human(room.used)} of {human(room.limit)} are used ({room.source}). "
-        "Raise the limit or free memory; --force tries all the same"
+        "Raise the limit or free memory"
     )
 
 

@@ -1,17 +1,23 @@
-"""Does a standby hear what the active child hears?
+"""Do two children with sessions of the same shards both hear?
 
 Discord documents several sessions of one shard as allowed, and they have been seen to work; trackers report the
-opposite too. A standby that hears nothing must not be activated: the bot would fall silent. Counts in, an answer out;
-no clock, no process.
+opposite too: the newer session got nothing, or it ended the older one. A standby that hears nothing must not be
+activated: the bot would fall silent. A child whose session was ended by another's must not simply identify anew: that
+would end the other's, in turns and for as long as there are IDENTIFYs left. Counts and times in, answers out; no clock,
+no process.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MUCH = 20
 """Events of the active child from which a standby's silence is no coincidence: if each had one chance in five to miss
 the standby for some good reason, all of them would in about one case of 10^14."""
+
+KICK_WITHIN = 5.0
+"""Seconds from the permit for one child's IDENTIFY in which the end of another's session of that shard is taken for its
+consequence. If it was chance, the other child identifies anew a little later than it could have."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -39,3 +45,32 @@ class Comparison:
             f"heard nothing while the active one heard {heard} events: Discord seems to give a second session nothing. "
             "Another try may do better; if none does, this bot can only be restarted"
         )
+
+
+@dataclass(slots=True)
+class Kicks:
+    """Whose session of a shard has ended because another child's began. Times in monotonic seconds."""
+
+    _began: dict[tuple[int, int | None], tuple[int, float]] = field(default_factory=dict)
+    """Who was let IDENTIFY last, and when, by shard and shard count: other counts are other shards."""
+    _lost: dict[tuple[int, int], int] = field(default_factory=dict)
+
+    def begins(self, generation: int, shard: int, count: int | None, *, now: float) -> None:
+        """Note that this child identifies this shard now."""
+        self._began[shard, count] = generation, now
+        self._lost.pop((generation, shard), None)
+
+    def ended(self, generation: int, shard: int, count: int | None, *, now: float) -> None:
+        """Note that a session of this child has ended."""
+        by, at = self._began.get((shard, count), (generation, 0.0))
+        if by != generation and now - at < KICK_WITHIN:
+            self._lost[generation, shard] = by
+
+    def kicked_by(self, generation: int, shard: int) -> int | None:
+        """Return whose session has ended this one's, None if it was none's."""
+        return self._lost.get((generation, shard))
+
+    def forget(self, generation: int) -> None:
+        """Forget a child that is gone."""
+        self._began = {key: one for key, one in self._began.items() if one[0] != generation}
+        self._lost = {key: by for key, by in self._lost.items() if generation not in (key[0], by)}

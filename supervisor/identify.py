@@ -39,6 +39,17 @@ class _Budget:
     resets_at: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedPermits:
+    """A queue's memory: what another one goes on with. Times are the clock's."""
+
+    waiting: tuple[Wish, ...]
+    out: tuple[tuple[Wish, float], ...]
+    used: tuple[tuple[int, float], ...]
+    budget: _Budget | None
+    max_concurrency: int
+
+
 class IdentifyQueue:
     """Permits in the order in which they were asked for, as fast as the rule allows and no faster."""
 
@@ -53,6 +64,24 @@ class IdentifyQueue:
         """(shard, when) of the IDENTIFYs within the last window; buckets are reckoned when needed, for they change."""
         self._budget: _Budget | None = None
         self.max_concurrency = 1
+
+    def carry(self) -> CarriedPermits:
+        """Return what a queue of the same clock needs to go on with `adopt`."""
+        return CarriedPermits(
+            waiting=tuple(self._waiting),
+            out=tuple(self._out.items()),
+            used=tuple(self._used),
+            budget=self._budget,
+            max_concurrency=self.max_concurrency,
+        )
+
+    def adopt(self, carried: CarriedPermits) -> None:
+        """Go on where another queue was."""
+        self._waiting = list(carried.waiting)
+        self._out = dict(carried.out)
+        self._used = list(carried.used)
+        self._budget = carried.budget
+        self.max_concurrency = carried.max_concurrency
 
     def ask(self, generation: int, shard: int) -> None:
         """Queue a wish; asking again for the same shard keeps its place.

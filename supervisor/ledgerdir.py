@@ -1,4 +1,4 @@
-"""A private directory for the ledger, on memory where there is some.
+"""A private directory for the ledger and the session files beside it, on memory where there is some.
 
 Knows the file system and file locks. A directory belongs to the process that holds the lock on the file ``lock`` in
 it; one whose lock is free was left behind by a supervisor that was killed, and is removed by the next one.
@@ -8,35 +8,122 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+from supervisor import neighbours, relay
+from supervisor.neighbours import Membership
+from supervisor.wire import claimer, sessions_path, supervisor_of
 
 _PREFIX = "bastion-ledger-"
 _UNFINISHED = "bastion-new-"
 
 
-@contextlib.contextmanager
-def ledger_path(configured: Path | None, *, environ: Mapping[str, str]) -> Iterator[Path]:
-    """Give the path of the ledger's file; the default's directory is removed at the end.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where the ledger is.
 
+    ``lock`` is the descriptor that holds a private directory, None for a configured path; ``membership`` is ours among
+    the supervisors that share one.
+    """
+
+    path: Path
+    lock: int | None = None
+    membership: Membership | None = None
+
+    @property
+    def supervisor(self) -> int:
+        """Return our number among those who share the ledger, 0 if nobody does."""
+        return self.membership.number if self.membership else 0
+
+
+@contextlib.contextmanager
+def ledger_place(configured: Path | None, *, environ: Mapping[str, str], shared: bool = False) -> Iterator[Place]:
+    """Give the place of the ledger's file; the default's directory is removed at the end.
+
+    ``shared``: other supervisors may have the configured file too.
     Raises OSError if there is no place for it.
     """
     if configured is not None:
         if not configured.parent.is_dir():
             raise FileNotFoundError(f"ledger.path: {configured.parent}: no such directory")
-        yield configured
+        place = Place(path=configured)
+        if shared:
+            place = Place(path=configured, membership=_joined(configured))
+            _forget_the_dead(place)
+        else:
+            keep_sessions(place, ())
+        with held(place):
+            yield place
         return
     base = base_directory(environ)
     _sweep(base)
     directory, lock = _create(base)
+    with held(Place(path=directory / "ledger.sqlite3", lock=lock)) as place:
+        yield place
+
+
+@contextlib.contextmanager
+def held(place: Place) -> Iterator[Place]:
+    """Give a place that is ours already, and remove it at the end as `ledger_place` does."""
     try:
-        yield directory / "ledger.sqlite3"
+        yield place
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
-        os.close(lock)
+        if place.lock is None:
+            keep_sessions(place, ())
+        else:
+            shutil.rmtree(place.path.parent, ignore_errors=True)
+            os.close(place.lock)
+        if place.membership is not None:
+            relay.forget(place.path, supervisor=place.supervisor)
+            neighbours.leave(place.membership)
+
+
+def keep_sessions(place: Place, generations: Collection[int]) -> None:
+    """Remove our session files beside the ledger, but for those of these generations."""
+    kept = {claimer(place.supervisor, generation) for generation in generations}
+    for whose, file in _session_files(place.path):
+        if supervisor_of(whose) == place.supervisor and whose not in kept:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _joined(ledger: Path) -> Membership:
+    try:
+        return neighbours.join(ledger)
+    except OSError as error:
+        raise OSError(
+            f"ledger.shared: {error.filename or neighbours.register_of(ledger)}: {error.strerror}; all who share a "
+            "ledger run as the same user, who may write to its directory"
+        ) from None
+
+
+def _forget_the_dead(place: Place) -> None:
+    """Remove the session files of supervisors that are gone, and the state of their apps."""
+    assert place.membership is not None
+    living = neighbours.living(place.membership)
+    for file in place.path.parent.glob(f"{glob.escape(place.path.name)}-*"):
+        number = file.name.removeprefix(f"{place.path.name}-").partition(".")[0]
+        if number.isdecimal() and int(number) not in living:
+            with contextlib.suppress(OSError):
+                file.unlink()  # an app's state
+    for whose, file in _session_files(place.path):
+        if supervisor_of(whose) not in living:
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def _session_files(ledger: Path) -> Iterator[tuple[int, Path]]:
+    prefix = Path(sessions_path(str(ledger), 0)).name.removesuffix("0")
+    for file in ledger.parent.glob(f"{glob.escape(prefix)}*"):
+        number = file.name.removeprefix(prefix)
+        if number.isdecimal():
+            yield int(number), file
 
 
 def base_directory(environ: Mapping[str, str]) -> Path:

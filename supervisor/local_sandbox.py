@@ -9,12 +9,16 @@ from __future__ import annotations
 import asyncio
 import json
 import select
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
+
+from supervisor.adopted import Adopted, Process
 
 if TYPE_CHECKING:
     from sandbox import Sandbox
@@ -36,32 +40,65 @@ class SandboxError(Exception):
     """The sandbox did not start. The message says why."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedSandbox:
+    """A running sandbox, by its pid and our ends of its pipes: what a re-executed supervisor goes on with."""
+
+    pid: int
+    stdin: int
+    stdout: int
+    api_url: str
+    token: str = field(repr=False)
+
+
 class LocalSandbox:
     """A running sandbox with light traffic. Use as a context manager; raises `SandboxError` on entry."""
 
     api_url: str
     token: str
 
+    def __init__(self, carried: CarriedSandbox | None = None) -> None:
+        """``carried``: go on with one that runs already."""
+        self._carried = carried
+        self._process: Process
+        self._pipes: tuple[IO[bytes], IO[bytes]]
+
     @property
     def pid(self) -> int:
         """Return the process id; it is waited for at the end of the context."""
         return self._process.pid
 
+    def carry(self) -> CarriedSandbox:
+        """Return what another `LocalSandbox` needs to go on with this one."""
+        stdin, stdout = (pipe.fileno() for pipe in self._pipes)
+        return CarriedSandbox(pid=self.pid, stdin=stdin, stdout=stdout, api_url=self.api_url, token=self.token)
+
     def __enter__(self) -> LocalSandbox:
+        if self._carried is None:
+            self._start()
+        else:
+            self._process = Adopted(self._carried.pid)
+            self._pipes = open(self._carried.stdin, "wb"), open(self._carried.stdout, "rb")  # noqa: PTH123
+            self.api_url, self.token = self._carried.api_url, self._carried.token
+        return self
+
+    def _start(self) -> None:
         # A session of its own: Ctrl-C is for the supervisor, whose bot needs its gateway until it has drained.
-        self._process = subprocess.Popen(
+        process = self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "supervisor.local_sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path("/"),
             start_new_session=True,
         )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._pipes = process.stdin, process.stdout
         try:
             self._read_address()
         except BaseException:
             self._end()
             raise
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -69,8 +106,7 @@ class LocalSandbox:
         self._end()
 
     def _read_address(self) -> None:
-        output = self._process.stdout
-        assert output is not None
+        _, output = self._pipes
         if not select.select([output], [], [], START_TIMEOUT)[0]:
             raise SandboxError(f"the sandbox said nothing for {START_TIMEOUT:g} s.")
         try:
@@ -80,13 +116,12 @@ class LocalSandbox:
             raise SandboxError("the sandbox could not start; its own message is above.") from None
 
     def _end(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        for pipe in self._pipes:
+            pipe.close()
         try:
             self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
 

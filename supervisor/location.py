@@ -1,8 +1,8 @@
-"""Where the settings file and the control socket are.
+"""Where the settings file, the control socket and the health address are.
 
-Kept apart from `settings` so that `status` and `stop` find a running supervisor without a token, without importing
-msgspec, and even when another part of the file is wrong. It knows the search order and TOML; it knows of no other key
-than ``control.socket``.
+Kept apart from `settings` so that `status`, `stop` and `healthcheck` find a running supervisor without a token, without
+importing msgspec, and even when another part of the file is wrong. It knows the search order and TOML; it knows of no
+other keys than ``control.socket`` and ``health.listen``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,30 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 CONFIG_NAME = "bastion.toml"
 SYSTEM_CONFIG = Path("/etc/bastion") / CONFIG_NAME
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket in bytes: ``sun_path`` holds 108 with the closing zero (man 7 unix)."""
+DEFAULT_HEALTH = "127.0.0.1:8080"
+LISTEN_ALLOWED = f'"host:port", "[ipv6]:port", "unix:/path" of at most {MAX_SOCKET_PATH} bytes, or "" for none'
+_UNIX = "unix:"
+
+
+class TcpAddress(NamedTuple):
+    """``host`` is a name or an address, without brackets. Port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
+
+
+HealthAddress: TypeAlias = Path | TcpAddress
+"""The path of a Unix socket, or host and port."""
 
 
 class SettingsError(Exception):
@@ -73,6 +90,38 @@ def locate_socket(explicit: Path | None, *, environ: Mapping[str, str]) -> Path:
     if not isinstance(value, str) or "\0" in value:
         raise SettingsError(f"{config}: control.socket = {shown(value)}: allowed is a path")
     return configured_socket(value, config=config, environ=environ)
+
+
+def locate_health(explicit: Path | None, *, environ: Mapping[str, str]) -> HealthAddress | None:
+    """Return where health answers for the settings file found as in `find_config`, None for nowhere. Needs no token.
+
+    Raises `SettingsError` when the file is missing or unreadable, or when the address is none.
+    """
+    config = find_config(explicit, environ=environ)
+    health = read_config(config).get("health", {}) if config else {}
+    value = health.get("listen", DEFAULT_HEALTH) if isinstance(health, dict) else health
+    try:
+        if isinstance(value, str):
+            return parse_listen(value)
+    except ValueError:
+        pass
+    raise SettingsError(f"{config}: health.listen = {shown(value)}: allowed is {LISTEN_ALLOWED}")
+
+
+def parse_listen(value: str) -> HealthAddress | None:
+    """Read ``health.listen``; None is none. Raises `ValueError` for what `LISTEN_ALLOWED` does not name."""
+    if value == "":
+        return None
+    if value.startswith(f"{_UNIX}/") and "\0" not in value:
+        path = Path(value.removeprefix(_UNIX))
+        if path.name and len(os.fsencode(path)) <= MAX_SOCKET_PATH:
+            return path
+    host, colon, port = value.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]") and len(host) > len("[]")
+    plain = bool(host) and not any(character in "[]:/ \0" for character in host)
+    if colon and (bracketed or plain) and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535:
+        return TcpAddress(host[1:-1] if bracketed else host, int(port))
+    raise ValueError(value)
 
 
 def configured_socket(value: str, *, config: Path | None, environ: Mapping[str, str]) -> Path:

@@ -9,6 +9,8 @@ The parts that children play, by the state's fields:
 - ``active``: holds the active role, or held it and is being ended;
 - ``incoming``: on its way to the active role: spawned, connecting, or told to activate;
 - ``outgoing``: handed its role over, and stands by on probation or drains;
+- ``lingering``: an outgoing child of a handoff that has succeeded; it runs nothing any more but what people are in the
+  middle of, and can still take over again;
 - ``spare``: a standby that is kept for the day the active one dies;
 - any other child is a *leaver*: it is being ended and its exit is waited for.
 
@@ -21,13 +23,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
+from supervisor.release import Release
 from supervisor.status import HandoffKind, HandoffResult, SupervisorState
-from supervisor.wire import Activate, Drain, RoleName, Standby, ToChild, Window
-
-if TYPE_CHECKING:
-    from supervisor.release import Release
+from supervisor.wire import Activate, Drain, Recover, RoleName, Standby, ToChild, Window
 
 ACK_TIMEOUT = 5.0
 """Seconds within which a child answers `Window` or `Activate`: its loop has one small thing to do."""
@@ -42,7 +42,8 @@ FATAL_GRACE = 1.0
 DUMP_GRACE = 1.0
 """Seconds in which the stacks of a child that hangs reach the log."""
 HURRY_LIMIT = 5.0
-"""Seconds that a draining child has left once a newer release waits: enough for an interaction's first answer (3 s)."""
+"""Seconds that a draining or lingering child has left once a newer release needs its place: enough for an interaction's
+first answer (3 s)."""
 EXIT_CONFIG = 78
 """Exit code for a configuration that cannot work (EX_CONFIG of sysexits.h)."""
 
@@ -83,6 +84,7 @@ class Part(Enum):
     ACTIVE = "active"
     INCOMING = "incoming"
     OUTGOING = "outgoing"
+    LINGERER = "lingerer"
     SPARE = "spare"
     LEAVER = "leaver"
     NOBODY = "nobody"
@@ -116,8 +118,22 @@ class Alarm(Enum):
     """The child has not beaten for too long."""
     DUMP = "dump"
     """The stacks of a child that hangs have had time to reach the log."""
+    ANSWER = "answer"
+    """The child has left a `Window` unanswered for too long, though it may beat."""
     PROBATION = "probation"
     SPARE = "spare"
+    YIELD = "yield"
+    """Nobody has taken over from a supervisor that was told to stop."""
+    BY_HAND = "by-hand"
+    """Claims that were switched on by hand end."""
+
+
+class Relief(Enum):
+    """Whether another supervisor's bot takes over from ours when we are told to stop."""
+
+    NONE = "none"
+    COMING = "coming"
+    THERE = "there"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +149,11 @@ class Timing:
     hang_timeout: float = 20.0
     probation: float = 0.0
     """0 for none."""
+    linger: float = 0.0
+    """0 for none."""
     spare: bool = False
+    window_timeout: float = 600.0
+    """Of claims that were switched on by hand, from when all shards are ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,6 +170,7 @@ class Child:
     ready: bool = False
     """All its shards have been ready; asked for only until it is told to activate."""
     hurried: bool = False
+    """It was told to be quick about the drain it is in."""
     drained: bool = False
     terminated: bool = False
     """SIGTERM has been sent; SIGKILL is next."""
@@ -190,7 +211,10 @@ class State:
     active: int | None = None
     incoming: int | None = None
     outgoing: int | None = None
+    lingering: int | None = None
     spare: int | None = None
+    bereft: int | None = None
+    """The last active child, if it has died and nobody has taken its place: its successor resumes its sessions."""
     last_generation: int = 0
     handoff: Handoff | None = None
     asked: tuple[int, ...] = ()
@@ -210,7 +234,20 @@ class State:
     """Deaths of active or starting children since one was stable."""
     spare_failures: int = 0
     """Deaths of spares since one was stable."""
+    weighing: bool = False
+    """Whether there is room for a spare is being looked at."""
+    spare_refused: bool = False
+    """There was none the last time."""
     restarts: int = 0
+    company: bool = False
+    """Other supervisors share the ledger: every child claims."""
+    relief: Relief = Relief.NONE
+    waits: bool = False
+    """Another supervisor's bot has the active role: ours, once it is ready, waits until that role is free."""
+    yielding: bool = False
+    """Told to stop; serves until another supervisor's bot does."""
+    by_hand: bool = False
+    """Claims were switched on by hand."""
     exit_code: int = 0
     exit_reason: str | None = None
 
@@ -226,6 +263,8 @@ class State:
             return Part.ACTIVE
         if generation == self.incoming:
             return Part.INCOMING
+        if generation == self.lingering:
+            return Part.LINGERER
         if generation == self.spare:
             return Part.SPARE
         return Part.OUTGOING if generation == self.outgoing else Part.LEAVER
@@ -236,9 +275,22 @@ class State:
         return tuple(child for child in self.children if self.part(child.generation) is Part.LEAVER)
 
     @property
+    def at_rest(self) -> bool:
+        """Say whether nothing is under way: a child serves, and nobody is on the way to its place or is being ended."""
+        active = self.child(self.active)
+        serves = active is not None and active.standing is Standing.ACTIVE
+        busy = self.leavers or self.weighing or self.yielding
+        return self.phase is Phase.SERVING and serves and not busy
+
+    @property
+    def claims_on(self) -> bool:
+        """Say whether windows stay open for a reason outside of this supervisor."""
+        return self.company or self.by_hand
+
+    @property
     def shown(self) -> SupervisorState:
         """Return the supervisor's state as `status` calls it."""
-        if self.phase in (Phase.STOPPING, Phase.STOPPED):
+        if self.yielding or self.phase in (Phase.STOPPING, Phase.STOPPED):
             return "stopping"
         if self.phase in (Phase.SERVING, Phase.REVERTING):
             return "serving"
@@ -278,10 +330,14 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Answer to `Prepare`: this is to be spawned, with these limits."""
+    """Answer to `Prepare`: this is to be spawned, with these limits.
+
+    ``crowded``: memory suffices only once the child that lingers has left.
+    """
 
     release: Release
     timing: Timing
+    crowded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +345,33 @@ class Refused:
     """Answer to `Prepare`: there is nothing to spawn."""
 
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Answer to `Weigh`: why there is no room for a spare, None if there is."""
+
+    shortage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """How things are with the other supervisors that share the ledger.
+
+    ``company``: there are some. ``relief``: what a supervisor that is told to stop may wait for. ``free``: a bot that
+    waits may take over.
+    """
+
+    company: bool
+    relief: Relief
+    free: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """Command: claim every event from now on, or no more than is needed."""
+
+    on: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +419,23 @@ class Beaten:
 
 
 @dataclass(frozen=True, slots=True)
+class Lingers:
+    """A draining child runs nothing any more but what people are in the middle of."""
+
+    generation: int
+    views: int
+    conversations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kicked:
+    """Discord has ended a session of the child when another child's session of the same shard began."""
+
+    generation: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
 class HasDrained:
     """The child has finished what it began."""
 
@@ -378,9 +478,22 @@ class Rang:
 
 
 ChildEvent: TypeAlias = (
-    Greeted | Progressed | BecameReady | RoleTaken | WindowAnswered | Beaten | HasDrained | GaveUp | Broke | Exited
+    Greeted
+    | Progressed
+    | BecameReady
+    | RoleTaken
+    | WindowAnswered
+    | Beaten
+    | Lingers
+    | Kicked
+    | HasDrained
+    | GaveUp
+    | Broke
+    | Exited
 )
-Event: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | ChildEvent | Rang
+SlotEvent: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | Weighed | Neighbours | ByHand
+"""What concerns no child in particular."""
+Event: TypeAlias = SlotEvent | ChildEvent | Rang
 
 
 # --- effects ----------------------------------------------------------------------------------------------------
@@ -395,6 +508,13 @@ class Prepare:
 
     release: Release | None
     force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Weigh:
+    """Look whether memory and IDENTIFY budget suffice for a spare of this release. Answered by `Weighed`."""
+
+    release: Release
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,6 +610,7 @@ class Exit:
 
 Effect: TypeAlias = (
     Prepare
+    | Weigh
     | Spawn
     | Send
     | Signal
@@ -551,8 +672,10 @@ class _Turn:
         self.set(
             children=tuple(child for child in state.children if child.generation != generation),
             active=None if state.active == generation else state.active,
+            bereft=generation if state.active == generation else state.bereft,
             incoming=None if state.incoming == generation else state.incoming,
             outgoing=None if state.outgoing == generation else state.outgoing,
+            lingering=None if state.lingering == generation else state.lingering,
             spare=None if state.spare == generation else state.spare,
         )
 
@@ -565,6 +688,8 @@ class _Turn:
     def window(self, generation: int, *, open: bool) -> None:
         """Ask a child to open or close its window."""
         child = self.need(generation)
+        if not child.unanswered:
+            self.start(Alarm.ANSWER, self.state.timing.hang_timeout, generation=generation)
         self.change(generation, window=open, unanswered=child.unanswered + 1)
         self.do(Send(generation, Window(open=open)))
 
@@ -622,7 +747,7 @@ class _Turn:
             self.do(Answer(asked, result, reason))
 
 
-_CHILD_ALARMS = tuple(alarm for alarm in Alarm if alarm not in (Alarm.BACKOFF, Alarm.SPARE))
+_CHILD_ALARMS = tuple(alarm for alarm in Alarm if alarm not in (Alarm.BACKOFF, Alarm.SPARE, Alarm.YIELD, Alarm.BY_HAND))
 
 _E = TypeVar("_E")
 
@@ -630,11 +755,23 @@ _E = TypeVar("_E")
 # --- beginnings -------------------------------------------------------------------------------------------------
 
 
-def begin(release: Release, timing: Timing) -> tuple[State, tuple[Effect, ...]]:
-    """Return the first state, with the first child on its way."""
-    turn = _Turn(State(phase=Phase.WAITING, timing=timing, good=release, good_timing=timing))
-    _spawn(turn, release, standby=False)
+def begin(
+    release: Release, timing: Timing, *, company: bool = False, waits: bool = False
+) -> tuple[State, tuple[Effect, ...]]:
+    """Return the first state, with the first child on its way.
+
+    ``company``: other supervisors share the ledger, and claim. ``waits``: one of their bots has the active role.
+    """
+    state = State(phase=Phase.WAITING, timing=timing, good=release, good_timing=timing, company=company, waits=waits)
+    turn = _Turn(state)
+    _spawn(turn, release, standby=company)
     return turn.state, tuple(turn.effects)
+
+
+def retimed(state: State, timing: Timing) -> State:
+    """Return a state at rest with other limits. Whether a spare is kept is decided by the next handoff."""
+    timing = replace(timing, spare=state.timing.spare)
+    return replace(state, timing=timing, good_timing=timing)
 
 
 def _spawn(turn: _Turn, release: Release, *, standby: bool) -> None:
@@ -659,11 +796,24 @@ def _bear(turn: _Turn, release: Release, *, standby: bool) -> None:
 
 
 def _spawn_alone(turn: _Turn) -> None:
-    """Spawn a child that handles events from its first moment, as soon as no other process can."""
-    if turn.state.leavers or turn.state.outgoing is not None:
+    """Spawn a child that nobody serves beside, as soon as no other process can handle events.
+
+    It handles events from its first moment; those of a dead child's sessions come before its own, which it holds back.
+    """
+    _hurry_lingerer(turn)
+    state = turn.state
+    if state.leavers or state.outgoing is not None or state.lingering is not None:
         turn.set(phase=Phase.WAITING, due=True)
     else:
-        _spawn(turn, turn.state.wanted or turn.state.good, standby=False)
+        _spawn(turn, state.wanted or state.good, standby=state.bereft is not None or state.claims_on or state.waits)
+        _recover(turn)
+
+
+def _recover(turn: _Turn) -> None:
+    """Have the child that is on its way look after what the dead one has left."""
+    incoming, dead = turn.need(turn.state.incoming), turn.state.bereft
+    if dead is not None and not incoming.ready:
+        turn.do(Send(incoming.generation, Recover(generation=dead)))
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -671,7 +821,9 @@ def _spawn_alone(turn: _Turn) -> None:
 
 def _reload_now(turn: _Turn, event: Reload) -> None:
     """SERVING or WAITING: the attempt begins, unless one waits already for the last leaver."""
-    if turn.state.asked:
+    if turn.state.yielding:
+        _command_refused(turn, event)
+    elif turn.state.asked:
         _reload_later(turn, event)
     else:
         _ask(turn, (event.command,), kind="reload", release=None, force=event.force)
@@ -685,7 +837,9 @@ def _reload_later(turn: _Turn, event: Reload) -> None:
 
 def _rollback_now(turn: _Turn, event: Rollback) -> None:
     """SERVING or WAITING: an ordinary handoff, to the release before."""
-    if turn.state.asked:
+    if turn.state.yielding:
+        _command_refused(turn, event)
+    elif turn.state.asked:
         _rollback_busy(turn, event)
     elif turn.state.previous is None:
         turn.do(Answer((event.command,), "refused", "there is no earlier release to go back to"))
@@ -694,13 +848,16 @@ def _rollback_now(turn: _Turn, event: Rollback) -> None:
 
 
 def _reload_hurries(turn: _Turn, event: Reload) -> None:
-    """PROBATION, DRAINING: the newest release wins; the old child need not be kept, and has little time left."""
+    """PROBATION, DRAINING: the newest release wins; the old child need not be kept, its handlers have little time left.
+
+    What people are in the middle of has more: it goes on until the new child is ready.
+    """
     _reload_later(turn, event)
     old = turn.need(turn.state.outgoing)
     if turn.state.phase is Phase.PROBATION:
         _end_probation(turn, hurry=True)
     elif old.standing is Standing.DRAINING and not old.drained and not old.hurried:
-        _drain(turn, old.generation, hurry=True)
+        _hurry(turn, old.generation, linger=turn.state.timing.linger)
 
 
 def _rollback_on_probation(turn: _Turn, event: Rollback) -> None:
@@ -753,7 +910,9 @@ def _prepared(turn: _Turn, event: Prepared) -> None:
     if active is None:
         _spawn_alone(turn)
         return
-    if active.window and not active.unanswered and not turn.state.leavers:
+    if event.crowded:
+        _hurry_lingerer(turn)
+    if active.window and not active.unanswered and _is_room(turn.state):
         _spawn(turn, event.release, standby=True)
         return
     turn.enter(Phase.OPENING)
@@ -777,8 +936,23 @@ def _refused(turn: _Turn, event: Refused) -> None:
 
 def _stop(turn: _Turn, event: Stop) -> None:
     """Drain whoever may be handling events, end the others."""
+    again = turn.state.yielding
     turn.set(stops=(*turn.state.stops, event.command))
     _shut_down(turn)
+    if again:
+        _kill_all(turn)
+
+
+def _stop_serving(turn: _Turn, event: Stop) -> None:
+    """SERVING: if another supervisor's bot is on its way, go on until it has taken over; but not for ever."""
+    state = turn.state
+    if state.yielding or state.relief is not Relief.COMING or turn.need(state.active).standing is Standing.LEAVING:
+        _stop(turn, event)
+        return
+    turn.set(stops=(*state.stops, event.command), yielding=True)
+    limit = state.timing.drain_timeout
+    turn.note(f"generation {state.active} serves until another supervisor's bot does, at most {limit:g} s")
+    turn.start(Alarm.YIELD, limit)
 
 
 def _shut_down(turn: _Turn) -> None:
@@ -787,12 +961,14 @@ def _shut_down(turn: _Turn) -> None:
     turn.answer("failed", reason)
     if turn.state.waiting:
         turn.do(Answer(turn.state.waiting, "refused", reason))
-    turn.set(phase=Phase.STOPPING, waiting=(), waiting_forced=False, due=False, spare=None)
-    turn.cancel(Alarm.BACKOFF, Alarm.SPARE)
+    turn.set(phase=Phase.STOPPING, waiting=(), waiting_forced=False, due=False, spare=None, yielding=False)
+    turn.cancel(Alarm.BACKOFF, Alarm.SPARE, Alarm.YIELD, Alarm.BY_HAND)
     for child in turn.state.children:
         if child.standing in (Standing.ACTIVE, Standing.ACTIVATING, Standing.STANDBY):
             turn.cancel(*_CHILD_ALARMS, generation=child.generation)
             _drain(turn, child.generation)
+        elif child.standing is Standing.DRAINING and not child.drained:
+            _drain(turn, child.generation, hurried=child.hurried)  # without a linger
         elif child.standing is Standing.STARTING:
             turn.end(child.generation)
     _stopped_if_alone(turn)
@@ -800,6 +976,10 @@ def _shut_down(turn: _Turn) -> None:
 
 def _stop_at_once(turn: _Turn, event: Stop) -> None:
     turn.set(stops=(*turn.state.stops, event.command))
+    _kill_all(turn)
+
+
+def _kill_all(turn: _Turn) -> None:
     for child in turn.state.children:
         turn.end(child.generation, patience=None)
 
@@ -823,8 +1003,10 @@ def _stopped_if_alone(turn: _Turn) -> None:
 
 def _window_answered(turn: _Turn, event: WindowAnswered) -> None:
     """Count the answer: only the one to the newest `Window` says how things are."""
-    child = turn.need(event.generation)
-    turn.change(event.generation, unanswered=max(0, child.unanswered - 1))
+    unanswered = max(0, turn.need(event.generation).unanswered - 1)
+    turn.change(event.generation, unanswered=unanswered)
+    if not unanswered:
+        turn.cancel(Alarm.ANSWER, generation=event.generation)
 
 
 def _window_opened(turn: _Turn, event: WindowAnswered) -> None:
@@ -843,7 +1025,7 @@ def _spawn_beside(turn: _Turn) -> None:
     """OPENING: spawn once the active child claims and nobody else is there."""
     active, wanted = turn.need(turn.state.active), turn.state.wanted
     claims = active.standing is Standing.ACTIVE and active.window and not active.unanswered
-    if claims and not turn.state.leavers and wanted is not None:
+    if claims and _is_room(turn.state) and wanted is not None:
         _spawn(turn, wanted, standby=True)
 
 
@@ -864,7 +1046,39 @@ def _ready(turn: _Turn, event: BecameReady) -> None:
     _note_ready(turn, event)
     active = turn.state.child(turn.state.active)
     if active is None or active.standing is not Standing.LEAVING:
-        _activate(turn, event.generation)
+        _activate_in_turn(turn)
+
+
+def _kicked(turn: _Turn, event: Kicked) -> None:
+    """CONNECTING: the shard is the new child's now, which holds what it hears; the handoff goes ahead for that reason.
+
+    The active child gets no permit for it until the handoff has failed (see `identifies_later`): it would end the new
+    child's session in turn.
+    """
+    handoff, new = turn.state.handoff, turn.state.incoming
+    if handoff is not None and handoff.reason is None:
+        reason = f"Discord ended generation {event.generation}'s session of shard {event.shard} for generation {new}'s"
+        turn.note(f"{reason}; the handoff goes ahead", serious=True)
+        turn.amend(reason=reason)
+
+
+def identifies_later(state: State, generation: int, *, kicked_by: int) -> bool:
+    """Say whether a child that lost a shard to another one's session has to do without for now.
+
+    It has to while the other one serves or is about to; but a child on its way to the active role never waits.
+    """
+    return state.part(kicked_by) in (Part.ACTIVE, Part.INCOMING) and state.part(generation) is not Part.INCOMING
+
+
+def _activate_in_turn(turn: _Turn) -> None:
+    """CONNECTING, and the new child is ready: of two old children the older one leaves first."""
+    state = turn.state
+    if state.waits:
+        turn.note(f"generation {state.incoming} is ready to take over from another supervisor's bot")
+    elif state.active is not None and state.lingering is not None:
+        _hurry_lingerer(turn)
+    else:
+        _activate(turn, turn.need(state.incoming).generation)
 
 
 def _note_ready(turn: _Turn, event: BecameReady) -> None:
@@ -888,10 +1102,12 @@ def _role_taken(turn: _Turn, event: RoleTaken) -> None:
     new, old = event.generation, turn.state.child(turn.state.active)
     turn.cancel(Alarm.ACK, generation=new)
     turn.change(new, standing=Standing.ACTIVE)
-    turn.set(active=new, incoming=None, served=True)
+    turn.set(active=new, incoming=None, bereft=None, served=True)
     turn.note(f"generation {new} is active")
     turn.start(Alarm.STABLE, turn.state.timing.stable_after, generation=new)
     if old is None:
+        if turn.state.by_hand:  # its time counts from when all shards are ready
+            turn.start(Alarm.BY_HAND, turn.state.timing.window_timeout)
         _succeeded(turn)
         return
     turn.set(outgoing=old.generation)
@@ -902,7 +1118,7 @@ def _role_taken(turn: _Turn, event: RoleTaken) -> None:
         _begin_probation(turn, old.generation)
     else:
         turn.enter(Phase.DRAINING)
-        _drain(turn, old.generation)
+        _drain(turn, old.generation, linger=turn.state.timing.linger)
 
 
 def _begin_probation(turn: _Turn, old: int) -> None:
@@ -936,17 +1152,26 @@ def _end_probation(turn: _Turn, *, hurry: bool = False) -> None:
     old = turn.need(turn.state.outgoing).generation
     turn.cancel(Alarm.ACK, Alarm.PROBATION, generation=old)
     turn.enter(Phase.DRAINING)
-    _drain(turn, old, hurry=hurry)
-
-
-def _drain(turn: _Turn, generation: int, *, hurry: bool = False) -> None:
-    limit = turn.state.timing.drain_timeout
     if hurry:
+        _hurry(turn, old, linger=turn.state.timing.linger)
+    else:
+        _drain(turn, old, linger=turn.state.timing.linger)
+
+
+def _drain(turn: _Turn, generation: int, *, hurried: bool = False, linger: float = 0.0) -> None:
+    limit = turn.state.timing.drain_timeout
+    if hurried:
         limit = min(limit, HURRY_LIMIT)
-        turn.note(f"a newer release waits: generation {generation} has {limit:g} s to finish")
-    turn.change(generation, standing=Standing.DRAINING, hurried=hurry)
-    turn.do(Send(generation, Drain(limit=limit)))
-    turn.start(Alarm.DRAIN, limit + DRAIN_GRACE, generation=generation)
+    turn.change(generation, standing=Standing.DRAINING, hurried=hurried)
+    turn.do(Send(generation, Drain(limit=limit, linger=linger)))
+    # A press may begin a handler for as long as views are open, and it has the whole limit then.
+    turn.start(Alarm.DRAIN, linger + limit + DRAIN_GRACE, generation=generation)
+
+
+def _hurry(turn: _Turn, generation: int, *, linger: float = 0.0) -> None:
+    limit = min(turn.state.timing.drain_timeout, HURRY_LIMIT)
+    turn.note(f"a newer release waits: generation {generation} has {limit:g} s to finish")
+    _drain(turn, generation, hurried=True, linger=linger)
 
 
 def _has_drained(turn: _Turn, event: HasDrained) -> None:
@@ -987,8 +1212,14 @@ def _serve(turn: _Turn) -> None:
     active = turn.need(turn.state.active)
     if turn.state.waiting:
         _take_waiting(turn)
-    elif turn.state.timing.spare:
+    elif turn.state.lingering is not None:
+        pass  # it claims its own, so windows stay open; and it can take over, so no spare is needed yet
+    elif turn.state.timing.spare and not turn.state.yielding:
         _keep_spare(turn)
+    elif turn.state.claims_on:
+        _claim_all(turn)
+        if turn.state.unsettled:
+            turn.start(Alarm.SETTLE, turn.state.timing.settle, generation=active.generation)
     elif active.window and turn.state.unsettled:
         turn.start(Alarm.SETTLE, turn.state.timing.settle, generation=active.generation)
     else:
@@ -1000,8 +1231,145 @@ def _serve(turn: _Turn) -> None:
 def _settled(turn: _Turn, event: Rang) -> None:
     """SERVING: no event that another child has handled can still arrive."""
     turn.set(unsettled=False)
-    if turn.need(event.generation).window:
+    if turn.need(event.generation).window and not turn.state.claims_on:
         turn.window(event.generation, open=False)
+
+
+# --- other supervisors ------------------------------------------------------------------------------------------
+
+
+def _neighbours(turn: _Turn, event: Neighbours) -> None:
+    """Claim as long as others share the ledger; take over when nobody else is to; leave when somebody else has."""
+    before = turn.state
+    turn.set(company=event.company, relief=event.relief)
+    if before.waits and event.free:
+        turn.set(waits=False)
+        if before.phase is Phase.CONNECTING and turn.need(before.incoming).ready:
+            _activate_in_turn(turn)
+    if event.company and not before.company:
+        _claim_all(turn)
+    elif before.company and not event.company:
+        _claims_end(turn)
+    if before.yielding and event.relief is not Relief.COMING:
+        who = "another supervisor's bot is active" if event.relief is Relief.THERE else "nobody is left to take over"
+        turn.note(who)
+        _shut_down(turn)
+
+
+def _nobody_took_over(turn: _Turn, event: Rang) -> None:
+    turn.note("no other supervisor's bot has taken over in time", serious=True)
+    _shut_down(turn)
+
+
+def _by_hand(turn: _Turn, event: ByHand) -> None:
+    """Switch claims on, until its timer rings or they are switched off; off leaves those that are needed."""
+    state = turn.state
+    turn.set(by_hand=event.on)
+    turn.cancel(Alarm.BY_HAND)
+    if event.on:
+        turn.note("claims are switched on by hand")
+        _claim_all(turn)
+        if state.active is not None:
+            turn.start(Alarm.BY_HAND, state.timing.window_timeout)
+    elif state.by_hand:
+        _claims_end(turn, at_once=True)
+    if not event.on and state.company:
+        turn.note("claims stay on: another supervisor shares the ledger", serious=True)
+
+
+def _by_hand_over(turn: _Turn, event: Rang) -> None:
+    turn.note(f"claims that were switched on by hand end after {turn.state.timing.window_timeout:g} s")
+    turn.set(by_hand=False)
+    _claims_end(turn)
+
+
+def _claim_all(turn: _Turn) -> None:
+    """Have every child claim that may be handling events."""
+    for child in turn.state.children:
+        if not child.window and child.standing is not Standing.LEAVING:
+            turn.window(child.generation, open=True)
+
+
+def _claims_end(turn: _Turn, *, at_once: bool = False) -> None:
+    """The last reason outside of this supervisor is gone; what it needs itself is seen to when it rests."""
+    if turn.state.claims_on:
+        return
+    turn.set(unsettled=turn.state.unsettled or not at_once)
+    if turn.state.phase is Phase.SERVING:
+        _serve(turn)
+
+
+# --- the lingerer -----------------------------------------------------------------------------------------------
+
+
+def _lingers(turn: _Turn, event: Lingers) -> None:
+    """DRAINING: all that the old child still has to do concerns itself alone, so the handoff has succeeded."""
+    timing = turn.state.timing
+    if turn.need(event.generation).standing is not Standing.DRAINING:
+        return
+    turn.start(Alarm.DRAIN, timing.linger + timing.drain_timeout + DRAIN_GRACE, generation=event.generation)
+    if turn.need(turn.state.active).standing is Standing.LEAVING:
+        return  # its exit, which is near, makes the old child active again
+    what = f"{_number(event.views, 'view')} and {_number(event.conversations, 'conversation')}"
+    turn.note(f"generation {event.generation} lingers for {what}, at most {timing.linger:g} s")
+    turn.change(event.generation, hurried=False)
+    turn.set(outgoing=None, lingering=event.generation)
+    _succeeded(turn)
+
+
+def _number(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _hurry_lingerer(turn: _Turn) -> None:
+    """Give what lingers little time; it has gone by when the drain's alarm rings, at the latest."""
+    child = turn.state.child(turn.state.lingering)
+    if child is not None and _stays(child):
+        _hurry(turn, child.generation)
+
+
+def _is_room(state: State) -> bool:
+    """Say whether nobody leaves who is to have left before another one comes."""
+    lingerer = state.child(state.lingering)
+    return not state.leavers and (lingerer is None or _stays(lingerer))
+
+
+def _stays(lingerer: Child) -> bool:
+    """Say whether a lingering child will be there for more than a moment."""
+    return lingerer.standing is Standing.DRAINING and not lingerer.drained and not lingerer.hurried
+
+
+def _lingerer_failed(turn: _Turn, event: GaveUp | Broke) -> None:
+    """Concerns nobody else; what still lingered is cut. Closing its pipe last of all is in order."""
+    child = turn.need(event.generation)
+    if child.standing is Standing.DRAINING and not child.drained:
+        turn.note(f"generation {event.generation}, lingering: {event.reason}; it is ended", serious=True)
+        turn.end(event.generation, patience=FATAL_GRACE)
+
+
+def _lingerer_hung(turn: _Turn, event: Rang) -> None:
+    turn.note(f"generation {event.generation}, lingering: {_lateness(turn, event)}; it is ended", serious=True)
+    turn.end(event.generation)
+
+
+def _lingerer_left(turn: _Turn, event: Exited) -> None:
+    """Go on with what waited for this exit."""
+    if not turn.need(event.generation).drained:
+        turn.note(f"generation {event.generation} left while it lingered: {event.reason}", serious=True)
+    turn.remove(event.generation)
+    turn.set(unsettled=True)
+    state = turn.state
+    match state.phase:
+        case Phase.SERVING:
+            _serve(turn)
+        case Phase.OPENING:
+            _spawn_beside(turn)
+        case Phase.WAITING if state.due:
+            _spawn_alone(turn)
+        case Phase.CONNECTING if turn.need(state.incoming).ready:
+            active = state.child(state.active)
+            if active is None or active.standing is not Standing.LEAVING:
+                _activate_in_turn(turn)
 
 
 # --- the spare --------------------------------------------------------------------------------------------------
@@ -1019,17 +1387,44 @@ def _keep_spare(turn: _Turn) -> None:
 
 
 def _bring_spare(turn: _Turn) -> None:
-    """SERVING: spawn the spare once the active child claims every event."""
+    """SERVING: once the active child claims every event, see whether there is room for the spare."""
     state = turn.state
     active = turn.need(state.active)
-    if not state.timing.spare or state.spare is not None or active.standing is not Standing.ACTIVE:
+    if not state.timing.spare or state.spare is not None or state.lingering is not None:
+        return
+    if active.standing is not Standing.ACTIVE:
         return
     turn.cancel(Alarm.SPARE)
-    if active.window and not active.unanswered:
-        turn.set(spare=state.last_generation + 1)
-        _bear(turn, state.good, standby=True)
-    elif not active.window:
+    if not active.window:
         turn.window(active.generation, open=True)
+    elif not active.unanswered and not state.weighing:
+        turn.set(weighing=True)
+        turn.do(Weigh(state.good))
+
+
+def _weighed(turn: _Turn, event: Weighed) -> None:
+    turn.set(weighing=False)
+
+
+def _weighed_serving(turn: _Turn, event: Weighed) -> None:
+    """SERVING: spawn the spare if there is room for it; if not, look again later and say so once."""
+    _weighed(turn, event)
+    state = turn.state
+    active = turn.need(state.active)
+    if not state.timing.spare or state.spare is not None or state.lingering is not None:
+        return
+    if event.shortage is not None:
+        if not state.spare_refused:
+            turn.note(f"no spare for now: {event.shortage}", serious=True)
+        turn.set(spare_refused=True)
+        turn.start(Alarm.SPARE, state.timing.backoff_max)
+    elif active.standing is not Standing.ACTIVE:
+        return  # its exit, which is near, comes first
+    elif active.window and not active.unanswered:
+        turn.set(spare=state.last_generation + 1, spare_refused=False)
+        _bear(turn, state.good, standby=True)
+    else:
+        _bring_spare(turn)
 
 
 def _spare_due(turn: _Turn, event: Rang) -> None:
@@ -1104,16 +1499,42 @@ def _drop_spare(turn: _Turn) -> None:
         turn.end(spare)
 
 
-def _fail_over(turn: _Turn, reason: str) -> None:
-    """The active child is dead: the spare takes its place, now if it is ready."""
+def _heir(state: State) -> int | None:
+    """Return who can take the place of an active child that is dead: the spare, or the one that lingers."""
+    if state.spare is not None:
+        return state.spare
+    lingerer = state.child(state.lingering)
+    return lingerer.generation if lingerer is not None and _stays(lingerer) and not lingerer.hung else None
+
+
+def _fail_over(turn: _Turn, reason: str, heir: int) -> None:
+    """The active child is dead: the heir takes its place, now if it is ready."""
     state = turn.state
-    turn.amend(kind="failover", result="succeeded", reason=reason, target=state.spare)
-    turn.set(incoming=state.spare, spare=None, failures=state.failures + 1, restarts=state.restarts + 1)
-    child = turn.need(turn.state.incoming)
+    turn.amend(kind="failover", result="succeeded", reason=reason, target=heir)
+    turn.set(incoming=heir, failures=state.failures + 1, restarts=state.restarts + 1)
+    if heir == state.spare:
+        turn.set(spare=None)
+    else:
+        turn.cancel(Alarm.DRAIN, generation=heir)
+        turn.set(lingering=None)
+    child = turn.need(heir)
     if child.ready:
-        _activate(turn, child.generation)
+        _activate(turn, heir)
     else:
         turn.enter(Phase.CONNECTING if child.greeted else Phase.SPAWNING)
+        _recover(turn)
+
+
+def _put_off(turn: _Turn, reason: str) -> None:
+    """Let what was asked for wait until the heir serves."""
+    state = turn.state
+    if state.handoff is not None and state.handoff.kind == "rollback":
+        turn.answer("failed", f"{reason}; another one takes over, ask again")
+        turn.set(timing=state.good_timing)
+        return
+    waiting = (*state.asked, *state.waiting)
+    forced = state.forced or state.waiting_forced
+    turn.set(waiting=waiting, waiting_forced=forced, asked=(), forced=False, wanted=None, timing=state.good_timing)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------
@@ -1155,6 +1576,10 @@ def _attempt_failed(turn: _Turn, reason: str, *, retryable: bool = True) -> None
         if not turn.state.served:
             turn.close("failed", reason)
         turn.answer("failed", reason)
+        heir = _heir(turn.state)
+        if heir is not None:
+            _fail_over(turn, reason, heir)
+            return
         turn.amend(kind="recovery", result="succeeded", reason=reason)
         turn.set(failures=turn.state.failures + 1)
         _wait(turn)
@@ -1168,6 +1593,7 @@ def _attempt_failed(turn: _Turn, reason: str, *, retryable: bool = True) -> None
 def _wait(turn: _Turn) -> None:
     """Nobody serves: wait for the next try, unless a reload brings another release now."""
     turn.set(phase=Phase.WAITING, due=False)
+    _hurry_lingerer(turn)
     if _take_waiting(turn):
         return
     delay = _backoff(turn.state.timing, turn.state.failures)
@@ -1199,11 +1625,12 @@ def _active_broke(turn: _Turn, event: Broke) -> None:
 
 
 def _active_died_serving(turn: _Turn, event: Exited) -> None:
-    """SERVING, REVERTING: the spare takes over, or a successor comes after the backoff."""
+    """SERVING, REVERTING: the heir takes over, or a successor comes after the backoff."""
     reason = _active_died(turn, event)
-    if turn.state.spare is not None:
+    heir = _heir(turn.state)
+    if heir is not None:
         turn.open("failover", origin=event.generation, reason=reason)
-        _fail_over(turn, reason)
+        _fail_over(turn, reason, heir)
         return
     turn.open("recovery", origin=event.generation, reason=reason)
     turn.set(failures=turn.state.failures + 1)
@@ -1211,32 +1638,42 @@ def _active_died_serving(turn: _Turn, event: Exited) -> None:
 
 
 def _active_died_asked(turn: _Turn, event: Exited) -> None:
-    """PREPARING: what was asked for becomes the successor; if there is a spare, it is, and what was asked for waits."""
+    """PREPARING: what was asked for becomes the successor; if there is an heir, it is, and what was asked for waits."""
     reason = _active_died(turn, event)
-    state = turn.state
-    if state.spare is None:
+    heir = _heir(turn.state)
+    if heir is None:
         turn.amend(kind="recovery", reason=reason)
-    elif state.handoff is not None and state.handoff.kind == "rollback":
-        turn.answer("failed", f"{reason}; the spare takes over, ask again")
-        _fail_over(turn, reason)
     else:
-        waiting = (*state.asked, *state.waiting)
-        turn.set(waiting=waiting, waiting_forced=state.forced or state.waiting_forced, asked=(), forced=False)
-        _fail_over(turn, reason)
+        _put_off(turn, reason)
+        _fail_over(turn, reason, heir)
 
 
 def _active_died_opening(turn: _Turn, event: Exited) -> None:
-    """OPENING: what was asked for becomes the successor, and there is nothing left to wait for."""
-    turn.amend(kind="recovery", reason=_active_died(turn, event))
-    _spawn_alone(turn)
+    """OPENING: as before; a successor has nothing left to wait for."""
+    reason = _active_died(turn, event)
+    heir = _heir(turn.state)
+    if heir is None:
+        turn.amend(kind="recovery", reason=reason)
+        _spawn_alone(turn)
+    else:
+        _put_off(turn, reason)
+        _fail_over(turn, reason, heir)
 
 
 def _active_died_succeeded(turn: _Turn, event: Exited) -> None:
-    """SPAWNING, CONNECTING, ACTIVATING: the new child goes on, now as the successor."""
+    """SPAWNING, CONNECTING, ACTIVATING: the new child goes on, now as the successor, unless an heir is there sooner."""
     reason = _active_died(turn, event)
+    state = turn.state
+    incoming, heir = turn.need(state.incoming), _heir(state)
+    if heir is not None and state.phase is not Phase.ACTIVATING and not incoming.ready:
+        turn.set(incoming=None)
+        turn.end(incoming.generation)
+        _put_off(turn, reason)
+        _fail_over(turn, reason, heir)
+        return
     turn.amend(kind="failover", reason=reason)
-    incoming = turn.need(turn.state.incoming)
-    if turn.state.phase is Phase.CONNECTING and incoming.ready:
+    _recover(turn)
+    if state.phase is Phase.CONNECTING and incoming.ready:
         _activate(turn, incoming.generation)
 
 
@@ -1284,7 +1721,7 @@ def _new_died_draining(turn: _Turn, event: Exited) -> None:
 def _take_back(turn: _Turn, reason: str) -> None:
     """PROBATION, DRAINING, and the new child is lost: the old one goes on if it still can."""
     old = turn.state.outgoing
-    turn.set(active=None, outgoing=None)
+    turn.set(active=None, outgoing=None, bereft=turn.state.active or turn.state.bereft)
     child = turn.state.child(old)
     if child is not None and old is not None and child.standing in _CAN_GO_ON and not child.drained:
         turn.note(f"{reason}; generation {old} is made active again", serious=True)
@@ -1369,6 +1806,13 @@ def _active_hung(turn: _Turn, event: Rang) -> None:
     turn.end(event.generation, fault=_lateness(turn, event))
 
 
+def _does_not_answer(turn: _Turn, event: Rang) -> None:
+    """One that cannot be told anything would fail every reload from now on; SIGTERM still reaches it."""
+    fault = _lateness(turn, event)
+    turn.note(f"generation {event.generation}: {fault}; it is ended", serious=True)
+    turn.end(event.generation, fault=fault)
+
+
 def _incoming_hung(turn: _Turn, event: Rang) -> None:
     _incoming_failed(turn, event.generation, _lateness(turn, event))
 
@@ -1390,6 +1834,8 @@ def _lateness(turn: _Turn, event: Rang) -> str:
             return f"not ready within {timing.ready_timeout:g} s (handoff.ready_timeout)"
         case Alarm.ACK:
             return f"did not become active within {ACK_TIMEOUT:g} s"
+        case Alarm.ANSWER:
+            return f"beats, but has not read its pipe for {timing.hang_timeout:g} s (restart.hang_timeout)"
         case _:
             return f"hangs: no sign of life for {timing.hang_timeout:g} s (restart.hang_timeout)"
 
@@ -1492,13 +1938,20 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
         stopping=_command_refused,
         stopped=_command_refused,
     ),
-    (Stop, None): _row(_stop, stopping=_stop_at_once, stopped=_stop_again),
+    (Stop, None): _row(_stop, serving=_stop_serving, stopping=_stop_at_once, stopped=_stop_again),
+    # Other supervisors, and claims by hand.
+    (Neighbours, None): _row(_neighbours, stopping=_ignore, stopped=_ignore),
+    (Alarm.YIELD, None): _row(_nobody_took_over, stopping=_ignore, stopped=_ignore),
+    (ByHand, None): _row(_by_hand, stopping=_ignore, stopped=_ignore),
+    (Alarm.BY_HAND, None): _row(_by_hand_over, stopping=_ignore, stopped=_ignore),
     (Prepared, None): _row(_ignore, preparing=_prepared),
     (Refused, None): _row(_ignore, preparing=_refused),
+    (Weighed, None): _row(_weighed, serving=_weighed_serving),
     # The new child comes on.
     (Greeted, Part.INCOMING): _row(_ignore, spawning=_greeted),
     (Progressed, Part.INCOMING): _row(_ignore, connecting=_progressed),
     (BecameReady, Part.INCOMING): _row(_ignore, connecting=_ready),
+    (Kicked, Part.ACTIVE): _row(_ignore, connecting=_kicked),
     (RoleTaken, Part.INCOMING): _row(_ignore, activating=_role_taken),
     (RoleTaken, Part.OUTGOING): _row(_ignore, probation=_stands_by),
     (WindowAnswered, Part.ACTIVE): _row(_window_answered, opening=_window_opened, serving=_window_answered_serving),
@@ -1507,6 +1960,13 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (HasDrained, Part.ACTIVE): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.INCOMING): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.OUTGOING): _row(_has_drained),
+    # What people are in the middle of goes on in the old child; what goes wrong with it concerns nobody else.
+    (Lingers, Part.OUTGOING): _row(_ignore, draining=_lingers),
+    (WindowAnswered, Part.LINGERER): _row(_window_answered),
+    (HasDrained, Part.LINGERER): _row(_has_drained),
+    (GaveUp, Part.LINGERER): _row(_lingerer_failed),
+    (Broke, Part.LINGERER): _row(_lingerer_failed),
+    (Exited, Part.LINGERER): _row(_lingerer_left, stopping=_child_left_stopping),
     # The spare comes on; what goes wrong with it concerns nobody else.
     (Greeted, Part.SPARE): _row(_spare_greeted),
     (BecameReady, Part.SPARE): _row(_spare_ready),
@@ -1522,14 +1982,18 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Beaten, Part.ACTIVE): _row(_beaten),
     (Beaten, Part.INCOMING): _row(_beaten),
     (Beaten, Part.OUTGOING): _row(_beaten),
+    (Beaten, Part.LINGERER): _row(_beaten),
     (Beaten, Part.SPARE): _row(_beaten),
     (Alarm.HANG, Part.ACTIVE): _row(_hangs),
     (Alarm.HANG, Part.INCOMING): _row(_hangs),
     (Alarm.HANG, Part.OUTGOING): _row(_hangs),
+    (Alarm.HANG, Part.LINGERER): _row(_hangs),
     (Alarm.HANG, Part.SPARE): _row(_hangs),
     (Alarm.DUMP, Part.ACTIVE): _row(_active_hung, probation=_new_hung, draining=_new_hung, stopping=_hung_stopping),
+    (Alarm.ANSWER, Part.ACTIVE): _row(_does_not_answer, probation=_new_hung, draining=_new_hung, stopping=_ignore),
     (Alarm.DUMP, Part.INCOMING): _row(_incoming_hung, stopping=_hung_stopping),
     (Alarm.DUMP, Part.OUTGOING): _row(_old_hung, stopping=_hung_stopping),
+    (Alarm.DUMP, Part.LINGERER): _row(_lingerer_hung, stopping=_hung_stopping),
     # A child gives up, breaks, is gone.
     (GaveUp, Part.ACTIVE): _row(
         _active_gave_up, probation=_new_gave_up_draining, draining=_new_gave_up_draining, stopping=_outgoing_broke
@@ -1565,10 +2029,12 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Alarm.DRAIN, Part.ACTIVE): _row(_ignore, stopping=_not_drained),
     (Alarm.DRAIN, Part.INCOMING): _row(_ignore, stopping=_not_drained),
     (Alarm.DRAIN, Part.OUTGOING): _row(_not_drained),
+    (Alarm.DRAIN, Part.LINGERER): _row(_not_drained),
     (Alarm.DRAIN, Part.LEAVER): _row(_not_drained),
     (Alarm.END, Part.ACTIVE): _row(_not_ended),
     (Alarm.END, Part.INCOMING): _row(_not_ended),
     (Alarm.END, Part.OUTGOING): _row(_not_ended),
+    (Alarm.END, Part.LINGERER): _row(_not_ended),
     (Alarm.END, Part.LEAVER): _row(_not_ended),
     (Alarm.BACKOFF, None): _row(_ignore, waiting=_backoff_over),
     (Alarm.SETTLE, Part.ACTIVE): _row(_ignore, serving=_settled),
@@ -1589,7 +2055,7 @@ def step(state: State, event: Event) -> tuple[State, tuple[Effect, ...]]:
 
 def _key(state: State, event: Event) -> Key:
     """Find the row: what happened, and which part the child it happened to plays."""
-    if isinstance(event, Reload | Rollback | Stop | Prepared | Refused):
+    if isinstance(event, SlotEvent):
         return type(event), None
     what: type[object] | Alarm = event.alarm if isinstance(event, Rang) else type(event)
     return what, state.part(event.generation) if event.generation else None

@@ -11,8 +11,34 @@ from dataclasses import dataclass, field
 
 from supervisor.machine import Phase
 from supervisor.release import Release
-from supervisor.status import ChildStatus, HandoffKind, HandoffResult, HandoffStatus, ShardStatus
-from supervisor.wire import Beat, Claims, Drained, FromChild, Limits, Ready, Role, RoleName, Shard, ShardState
+from supervisor.status import (
+    ChildStatus,
+    HandoffKind,
+    HandoffResult,
+    HandoffStatus,
+    RecoveryStatus,
+    ShardStatus,
+    SupervisorState,
+)
+from supervisor.wire import (
+    Beat,
+    Claims,
+    Drained,
+    FromChild,
+    Imported,
+    Limits,
+    Lingering,
+    Ready,
+    Recovered,
+    Role,
+    RoleName,
+    Shard,
+    ShardState,
+)
+
+DURATION_BOUNDS = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+"""Seconds: a handoff of one shard takes some, one of a hundred shards and long handlers minutes."""
+_NO_BEAT = Beat(n=0, loop_lag_ms=0.0, in_flight=0, handled=0)
 
 
 def utc_now() -> str:
@@ -36,6 +62,7 @@ class Observation:
     latencies: dict[int, float] = field(default_factory=dict)
     shards_total: int | None = None
     guilds: int | None = None
+    lingering: int = 0
     beat: Beat | None = None
     last_beat_at: str | None = None
 
@@ -48,6 +75,16 @@ class Observation:
     def in_flight(self) -> int:
         """Return how many handlers ran at the last beat."""
         return self.beat.in_flight if self.beat else 0
+
+    def readiness(self, *, standby: bool = False) -> ActiveReadiness:
+        """Return which shards are not ready, also those that have not been heard of. ``standby``: it is not active."""
+        known = range(self.shards_total) if self.shards_total is not None else sorted(self.shards)
+        return ActiveReadiness(
+            generation=self.generation,
+            shards=len(known),
+            not_ready={id: state for id in known if (state := self.shards.get(id, "waiting")) != "ready"},
+            standby=standby,
+        )
 
     def take(self, message: FromChild) -> None:
         """Note what a message tells."""
@@ -62,24 +99,27 @@ class Observation:
                 self.shards_total, self.guilds, self.ready_at = shards, guilds, utc_now()
                 self.role = "standby" if self.standby else "starting"
             case Role(role=role) if self.ready_at is not None:
-                self.role = role
+                self.role, self.lingering = role, 0
                 if role == "active":
                     self.active_at = utc_now()
+            case Lingering(views=views, conversations=conversations):
+                self.lingering = views + conversations
             case Beat():
-                self.beat, self.last_beat_at = message, utc_now()
+                self.beat, self.last_beat_at, self.lingering = message, utc_now(), message.lingering
                 self.latencies |= {id: ms for id, ms in message.latencies.items() if id in self.shards}
                 if self.ready_at is not None:
                     self.guilds = message.guilds
             case _:
                 pass
 
-    def status(self, *, rss_bytes: int | None, cpu_percent: float | None) -> ChildStatus:
+    def status(self, *, rss_bytes: int | None, cpu_percent: float | None, spare: bool = False) -> ChildStatus:
         """Return all of it as `status` shows it."""
         beat = self.beat
         return ChildStatus(
             generation=self.generation,
             pid=self.pid,
             role=self.role,
+            spare=spare,
             release=str(self.release.directory),
             app=self.release.app,
             started_at=self.started_at,
@@ -93,11 +133,91 @@ class Observation:
             rss_bytes=rss_bytes,
             cpu_percent=cpu_percent,
             in_flight=self.in_flight,
+            lingering=self.lingering,
             handled=beat.handled if beat else 0,
             claims=beat.claims if beat else Claims(),
             last_beat_at=self.last_beat_at,
             loop_lag_ms=beat.loop_lag_ms if beat else None,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveReadiness:
+    """The shards of the active child, or of one that can take over at once: how many, and those that are not ready."""
+
+    generation: int
+    shards: int
+    not_ready: dict[int, ShardState]
+    standby: bool = False
+    """It waits until another supervisor's bot hands over."""
+
+    @property
+    def ready(self) -> bool:
+        """Say whether every shard is ready. A child without shards is not."""
+        return self.shards > 0 and not self.not_ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What runs, in a few words. ``generation``, ``shards``, ``ready`` and ``since`` are the active child's."""
+
+    state: SupervisorState
+    generation: int | None
+    shards: int
+    ready: int
+    since: str | None
+    message: str
+    """What is under way."""
+    patience: float
+    """Seconds in which what is under way has ended or come further."""
+
+
+@dataclass(slots=True)
+class Durations:
+    """How often something took how long."""
+
+    within: list[int] = field(default_factory=lambda: [0] * len(DURATION_BOUNDS))
+    """For each of `DURATION_BOUNDS`: how often it took at most so long."""
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one more."""
+        self.within = [count + (seconds <= bound) for count, bound in zip(self.within, DURATION_BOUNDS, strict=True)]
+        self.count += 1
+        self.seconds += seconds
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counts since the supervisor's start, over all generations: they only grow, though children come and go."""
+
+    received: int = 0
+    handled: int = 0
+    replayed: int = 0
+    expired: int = 0
+    overflowed: int = 0
+    claims_won: int = 0
+    claims_lost: int = 0
+    claim_errors: int = 0
+    cut: int = 0
+    handoffs: dict[tuple[HandoffKind, HandoffResult], Durations] = field(default_factory=dict)
+
+    def add(self, beat: Beat, *, since: Beat | None) -> None:
+        """Count what a child did between two of its beats; ``since`` is None for its first one."""
+        past = since or _NO_BEAT
+        self.received += max(0, beat.received - past.received)
+        self.handled += max(0, beat.handled - past.handled)
+        self.replayed += max(0, beat.replayed - past.replayed)
+        self.expired += max(0, beat.expired - past.expired)
+        self.overflowed += max(0, beat.overflowed - past.overflowed)
+        self.claims_won += max(0, beat.claims.won - past.claims.won)
+        self.claims_lost += max(0, beat.claims.lost - past.claims.lost)
+        self.claim_errors += max(0, beat.claims.errors - past.claims.errors)
+
+    def ended(self, kind: HandoffKind, result: HandoffResult, *, seconds: float) -> None:
+        """Count a handoff."""
+        self.handoffs.setdefault((kind, result), Durations()).add(seconds)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -115,6 +235,8 @@ class HandoffRecord:
     replayed: int = 0
     expired: int = 0
     cut: list[str] = field(default_factory=list)
+    recovered: Recovered | None = None
+    state: str = "none"
     _phases: dict[str, float] = field(default_factory=dict)
     _phase: Phase | None = None
     _since: float = 0.0
@@ -131,12 +253,16 @@ class HandoffRecord:
         self.result, self.reason, self.ended = result, reason, now
 
     def heard(self, generation: int, message: FromChild) -> None:
-        """Note what a message tells about this handoff: the new child's replay, what the old one's drain has cut."""
+        """Note what a message tells about this handoff: what the new child replayed, what the old one had cut."""
         match message:
             case Beat(replayed=replayed, expired=expired) if generation == self.target:
                 self.replayed, self.expired = replayed, expired
             case Drained(cut=cut) if generation == self.origin:
                 self.cut = list(cut)
+            case Recovered(cut=cut) if generation == self.target:
+                self.cut, self.recovered = list(cut), message
+            case Imported(source=source, reason=reason) if generation == self.target:
+                self.state = f"failed: {reason}" if reason else "carried" if source == "handoff" else source
             case _:
                 pass
 
@@ -162,4 +288,12 @@ class HandoffRecord:
             replayed=self.replayed,
             expired=self.expired,
             cut=list(self.cut),
+            recovered=_recovery(self.recovered),
+            state=self.state,
         )
+
+
+def _recovery(message: Recovered | None) -> RecoveryStatus | None:
+    if message is None:
+        return None
+    return RecoveryStatus(sessions=message.sessions, lost=message.lost, missed=message.missed)

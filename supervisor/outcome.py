@@ -29,9 +29,14 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a command. ``generation`` is the one that is active now; ``reason`` is None on success."""
+    """The answer to a command. ``generation`` is the one that is active now; ``reason`` is None on success.
+
+    ``lingering`` counts what people are in the middle of in the old child (views, modals, conversations): it answers
+    them still.
+    """
 
     result: HandoffResult
     reason: str | None = None
     generation: int | None = None
+    lingering: int = 0
     handoff: HandoffStatus | None = None

@@ -50,16 +50,66 @@ def still_there(release: Release) -> None:
     _executable(release.python, source="its interpreter")
 
 
-def _directory(path: Path) -> Path:
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """A symlink that was moved from one release to another, and can be moved back."""
+
+    link: Path
+    before: str
+    after: str
+
+    def undo(self) -> bool:
+        """Move it back, unless somebody has moved it meanwhile. Says whether it was. Raises `ReleaseError`."""
+        if _target(self.link) != self.after:
+            return False
+        _point(self.link, self.before)
+        return True
+
+
+def switch(link: Path, release: Path) -> Switch:
+    """Have a symlink name another release, in one step: whoever looks sees the one or the other.
+
+    A release beside the link is named relatively, so that the whole tree can be moved or mounted elsewhere. Raises
+    `ReleaseError`.
+    """
+    before = _target(link)
+    directory = _directory(release, source="--release")
+    around = link.parent.resolve()
+    after = str(directory.relative_to(around) if directory.is_relative_to(around) else directory)
+    _point(link, after)
+    return Switch(link, before, after)
+
+
+def _target(link: Path) -> str:
+    try:
+        return str(link.readlink())
+    except OSError:
+        raise ReleaseError(
+            f"bot.directory: {link}: --release moves a symlink, and this is none; see docs/operating.md, Deploying"
+        ) from None
+
+
+def _point(link: Path, target: str) -> None:
+    following = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        following.unlink(missing_ok=True)
+        following.symlink_to(target)
+        following.replace(link)
+    except OSError as error:
+        following.unlink(missing_ok=True)
+        raise ReleaseError(f"bot.directory: {link}: cannot be moved to {target}: {error.strerror or error}") from None
+
+
+def _directory(path: Path, *, source: str = "bot.directory") -> Path:
     try:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks, before Python 3.13
         reason = error.strerror if isinstance(error, OSError) else "a loop of symlinks"
-        raise ReleaseError(f"bot.directory: {path}: {reason}") from None
+        raise ReleaseError(f"{source}: {path}: {reason}") from None
     if not resolved.is_dir():
-        raise ReleaseError(f"bot.directory: {path}: not a directory")
+        raise ReleaseError(f"{source}: {path}: not a directory")
     if not os.access(resolved, os.R_OK | os.X_OK):
-        raise ReleaseError(f"bot.directory: {path}: permission denied")
+        raise ReleaseError(f"{source}: {path}: permission denied")
     return resolved
 
 

@@ -5,63 +5,146 @@ Knows the order in which they start and end. Decides nothing and prints only whe
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
 import anyio
 
-from supervisor import __version__, control, logs
-from supervisor.engine import Engine
-from supervisor.local_sandbox import LocalSandbox
-from supervisor.settings import Settings, load
+from supervisor import __version__, control, logs, machine, reexec
+from supervisor.engine import Engine, timing_of
+from supervisor.local_sandbox import CarriedSandbox, LocalSandbox
+from supervisor.location import parse_listen
+from supervisor.settings import Settings, SettingsError, load
+from supervisor.systemd import Service
+
+_logger = logging.getLogger("supervisor")
 
 
 def run(
-    config: Path | None, *, sandbox: bool, environ: Mapping[str, str], tell: Callable[[str], object]
+    config: Path | None,
+    *,
+    sandbox: bool,
+    environ: Mapping[str, str],
+    tell: Callable[[str], object],
+    standby_since: float | None = None,
 ) -> tuple[int, str | None]:
     """Run a supervisor until it is stopped; return its exit code and, if it did not end well, why.
 
-    ``tell`` takes lines for the operator. Raises `SettingsError`, `control.ControlError` (another one runs, or its
-    socket cannot be made) and `SandboxError`; then no bot was started.
+    ``tell`` takes lines for the operator. ``standby_since``: when it was deployed beside another one that shares the
+    ledger, in unix seconds. Raises `SettingsError`, `control.ControlError` (another one runs, or its
+    socket cannot be made) and `SandboxError`; then no bot was started. Raises `reexec.CarryError` if an earlier program
+    of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
-    # Until the engine handles it: a reload asked for now would start what is about to start anyway.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    others: list[int] = []
+    envelope = reexec.received()
+    if envelope is None:
+        # Until the engine handles it: a reload asked for now would start what is about to start anyway.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        for number in (signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
+            signal.signal(number, signal.SIG_IGN)
     with ExitStack() as stack:
+        local = None
         if sandbox:
-            load(config, environ=environ, need_token=False)  # what is wrong is said before anything starts
-            local = stack.enter_context(LocalSandbox())
-            others.append(local.pid)
-            environ = {**environ, "DISCORD_API_URL": local.api_url, "DISCORD_TOKEN": local.token}
-        settings = load(config, environ=environ)
-        logs.configure()
+            if envelope is None:
+                load(config, environ=environ, need_token=False)  # what is wrong is said before anything starts
+            local = stack.enter_context(LocalSandbox(envelope.sandbox if envelope else None))
+        environ = _environment(environ, local)
         reread = partial(load, config, environ=environ)
-        return anyio.run(partial(_serve, settings, reread=reread, others=others, sandbox=sandbox, tell=tell))
+        logs.configure(journal=logs.is_journal(sys.stderr, environ=environ))
+        settings = reread() if envelope is None else _reread_or_kept(reread, envelope.engine.settings)
+        if standby_since is not None and not settings.ledger.shared:
+            raise SettingsError("--standby-since needs ledger.shared = true: nobody else could be known, or hand over")
+        service = Service(environ)
+        others = [local.pid] if local else []
+        engine = Engine(settings, reread=reread, others=others, on_move=service.tell, standby_since=standby_since)
+        carried = local.carry() if local else None
+        serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, tell=tell)
+        return anyio.run(serve)
+
+
+def try_out(config: Path | None, *, environ: Mapping[str, str], descriptor: str) -> str | None:
+    """Look whether `run` could go on with what is carried over; return what is wrong. Touches no process."""
+    try:
+        envelope = reexec.read(descriptor)
+        settings = load(config, environ=_environment(environ, envelope.sandbox))
+        control.try_out(settings.control.socket, held=envelope.control)
+    except (reexec.CarryError, SettingsError, control.ControlError) as error:
+        return str(error)
+    Engine(settings)
+    state = machine.retimed(envelope.engine.slot.state, timing_of(settings))
+    if state.active is None or not state.at_rest:
+        return "the new code does not see the supervisor at rest"
+    machine.step(state, machine.Beaten(state.active))
+    return None
+
+
+def _environment(environ: Mapping[str, str], sandbox: LocalSandbox | CarriedSandbox | None) -> Mapping[str, str]:
+    if sandbox is None:
+        return environ
+    return {**environ, "DISCORD_API_URL": sandbox.api_url, "DISCORD_TOKEN": sandbox.token}
+
+
+def _reread_or_kept(reread: Callable[[], Settings], kept: Settings) -> Settings:
+    """Read the settings; the trial could a moment ago. If they have become unreadable since, the bots go on."""
+    try:
+        return reread()
+    except SettingsError as error:
+        _logger.warning("%s; the settings stay as they were", error)
+        return kept
 
 
 async def _serve(
+    engine: Engine,
     settings: Settings,
     *,
-    reread: Callable[[], Settings],
-    others: list[int],
-    sandbox: bool,
+    service: Service,
+    envelope: reexec.Envelope | None,
+    sandbox: CarriedSandbox | None,
     tell: Callable[[str], object],
 ) -> tuple[int, str | None]:
-    engine = Engine(settings, reread=reread, others=others)
-    async with control.serve(settings.control.socket, engine):
-        for line in _greeting(settings, sandbox=sandbox):
-            tell(line)
-        code = await engine.run()
+    async with control.serve(settings.control.socket, engine, held=envelope.control if envelope else None) as server:
+        successor = reexec.Reexec(server, sandbox=sandbox)
+        try:
+            async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
+                if envelope is None:
+                    for line in _greeting(settings, health=health, sandbox=sandbox is not None):
+                        tell(line)
+                code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
+        except SettingsError as error:
+            return machine.EXIT_CONFIG, str(error)
     return code, engine.failure
 
 
-def _greeting(settings: Settings, *, sandbox: bool) -> list[str]:
+@asynccontextmanager
+async def _health(settings: Settings, engine: Engine, *, carried: bool) -> AsyncIterator[str | None]:
+    """Answer for health. Raises `SettingsError` if that cannot be, unless bots were ``carried`` over: they go on."""
+    address = parse_listen(settings.health.listen)
+    if address is None:
+        yield None
+        return
+    from supervisor import health  # costs 3 MiB, which nobody pays who wants no health
+
+    async with AsyncExitStack() as stack:
+        shown = None
+        try:
+            shown = await stack.enter_async_context(health.serve(address, engine))
+        except health.HealthError as error:
+            if not carried:
+                raise
+            _logger.warning("%s; the bots go on, and nobody answers for health", error)
+        yield shown
+
+
+def _greeting(settings: Settings, *, health: str | None, sandbox: bool) -> list[str]:
     pid = os.getpid()
     lines = [f"supervisor {__version__} (pid {pid}), control socket {settings.control.socket}"]
+    if health:
+        lines.append(f"health at {health}: /livez, /readyz, /metrics")
     if sandbox:
         option = f" --config {settings.source}" if settings.source else ""
         lines += [

@@ -8,6 +8,7 @@ allowed; the token's text is in no message and in no repr.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,11 +18,14 @@ from urllib.parse import urlsplit
 import msgspec
 
 from supervisor.location import (
+    DEFAULT_HEALTH,
+    LISTEN_ALLOWED,
     SettingsError,
     absolute,
     configured_socket,
     current_directory,
     find_config,
+    parse_listen,
     read_config,
     shown,
 )
@@ -33,6 +37,8 @@ MAX_SHARDS = 65536
 MIN_HANG = 3
 """Seconds: children beat once a second, so less would take a short pause for a hang."""
 MAX_TOKEN_BYTES = 4096
+MAX_EXPIRED_TEXT = 2000
+"""Characters: Discord's limit for a message."""
 
 THREE_WAYS = (
     "set DISCORD_TOKEN in the environment, or name a file that holds it with discord.token_file in bastion.toml, "
@@ -63,6 +69,11 @@ class BotSettings(msgspec.Struct, frozen=True, kw_only=True):
         "auto"
     )
     args: Annotated[tuple[Text, ...], msgspec.Meta(description="a list of texts")] = ()
+    expired_text: Annotated[
+        Text,
+        msgspec.Meta(max_length=MAX_EXPIRED_TEXT, description=f"a text of at most {MAX_EXPIRED_TEXT} characters"),
+    ] = "This control is from before an update. Please run the command again."
+    """What a press of a button is answered with that nothing knows any more. Empty: nothing."""
 
 
 class DiscordSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,13 +88,18 @@ class HandoffSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[handoff]``: limits in seconds; ``headroom`` is a factor on the active child's memory.
 
     ``probation``: for so long after the switch the old child stays connected and takes over again if the new one fails.
+    ``linger``: for so long a draining child goes on with what people are in the middle of (views, modals,
+    conversations); the handoff does not wait for that. ``stale_after``: a supervisor that starts so long after its
+    ``--standby-since`` was restarted, and does not wait to be called.
     """
 
     ready_timeout: Seconds = 300.0
     drain_timeout: Seconds = 30.0
     settle: Seconds = 10.0
     headroom: Annotated[float, msgspec.Meta(ge=1, le=100, description="a factor from 1 to 100")] = 1.2
-    probation: SecondsOrNone = 0.0
+    probation: SecondsOrNone = 15.0
+    linger: SecondsOrNone = 180.0
+    stale_after: Seconds = 300.0
 
 
 class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,10 +119,23 @@ class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
     spare: Annotated[bool, msgspec.Meta(description="true or false")] = False
 
 
+class StateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """``[state]``: seconds that an app may take to export its state, and to import it; seconds between checkpoints."""
+
+    timeout: Seconds = 2.0
+    checkpoint: SecondsOrNone = 60.0
+
+
 class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """``[ledger]``: where claims are kept. None: a private directory that the engine chooses."""
+    """``[ledger]``: where claims are kept. None: a private directory that the engine chooses.
+
+    ``shared``: other supervisors may have the same ``path``. ``window_timeout``: in so many seconds claims that were
+    switched on by hand end.
+    """
 
     path: Path | None = None
+    shared: Annotated[bool, msgspec.Meta(description="true or false")] = False
+    window_timeout: Seconds = 600.0
 
 
 class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,7 +147,7 @@ class ControlSettings(msgspec.Struct, frozen=True, kw_only=True):
 class HealthSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[health]``: ``host:port``, ``unix:/path``, or empty for none."""
 
-    listen: Text = "127.0.0.1:8080"
+    listen: Text = DEFAULT_HEALTH
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +158,7 @@ class Settings:
     discord: DiscordSettings
     handoff: HandoffSettings
     restart: RestartSettings
+    state: StateSettings
     ledger: LedgerSettings
     control: ControlSettings
     health: HealthSettings
@@ -146,6 +176,7 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "discord": DiscordSettings,
     "handoff": HandoffSettings,
     "restart": RestartSettings,
+    "state": StateSettings,
     "ledger": LedgerSettings,
     "control": _ControlFile,
     "health": HealthSettings,
@@ -167,7 +198,8 @@ def load(path: Path | None, *, environ: Mapping[str, str], need_token: bool = Tr
         discord=_discord(reader.section("discord", DiscordSettings), base=base, environ=environ, reader=reader),
         handoff=reader.section("handoff", HandoffSettings),
         restart=_restart(reader),
-        ledger=LedgerSettings(path=_against(reader.section("ledger", LedgerSettings).path, base=base)),
+        state=reader.section("state", StateSettings),
+        ledger=_ledger(reader, base=base),
         control=_control(reader, environ=environ),
         health=reader.section("health", HealthSettings),
         source=source,
@@ -192,7 +224,7 @@ def read_token(discord: DiscordSettings, *, environ: Mapping[str, str]) -> str:
         return _token_from(discord.token_file, source="discord.token_file")
     if credentials := environ.get("CREDENTIALS_DIRECTORY"):
         credential = Path(credentials) / "discord_token"
-        if credential.exists():
+        if not os.access(credentials, os.X_OK) or credential.exists():  # one that we may not see is no reason to go on
             return _token_from(credential, source="systemd credential discord_token")
     raise SettingsError(f"no Discord token: {THREE_WAYS}")
 
@@ -315,14 +347,11 @@ def _url(value: str) -> str:
 
 
 def _listen(value: str) -> str:
-    host, colon, port = value.rpartition(":")
-    if value == "" or (value.startswith("unix:/") and len(value) > len("unix:/")):
-        return value
-    bracketed = host.startswith("[") and host.endswith("]")
-    plain = bool(host) and not any(character in "[]:/ " for character in host)
-    if colon and (bracketed or plain) and port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535:
-        return value
-    raise _NotAllowedError('"host:port", "[ipv6]:port", "unix:/path", or "" for none')
+    try:
+        parse_listen(value)
+    except ValueError:
+        raise _NotAllowedError(LISTEN_ALLOWED) from None
+    return value
 
 
 _CHECKS: dict[tuple[str, str], Callable[[Any], Any]] = {
@@ -355,6 +384,13 @@ def _restart(reader: _Reader) -> RestartSettings:
         allowed = f"at most restart.backoff_max, which is {read.backoff_max:g}"
         reader.bad("restart.backoff_first", read.backoff_first, allowed)
     return read
+
+
+def _ledger(reader: _Reader, *, base: Path) -> LedgerSettings:
+    read = reader.section("ledger", LedgerSettings)
+    if read.shared and read.path is None:
+        reader.bad("ledger.shared", True, "true only with ledger.path: a file in a directory that all of them mount")
+    return msgspec.structs.replace(read, path=_against(read.path, base=base))
 
 
 def _control(reader: _Reader, *, environ: Mapping[str, str]) -> ControlSettings:

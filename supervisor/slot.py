@@ -8,36 +8,44 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from supervisor import machine
-from supervisor.child import Child, CommandFactory, Launch, SpawnError, Stream
-from supervisor.hearing import Comparison
-from supervisor.identify import IdentifyQueue
+from supervisor import machine, relay
+from supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
+from supervisor.hearing import Comparison, Kicks
+from supervisor.identify import IdentifyQueue, Wish
 from supervisor.machine import Alarm, Phase
-from supervisor.observed import HandoffRecord, Observation
+from supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
 from supervisor.outcome import Progress
 from supervisor.release import Release
 from supervisor.status import ChildStatus, HandoffResult
 from supervisor.wire import (
     Beat,
     Drained,
+    Exported,
     Fatal,
     FromChild,
     Hello,
     Identify,
+    Imported,
     Limits,
+    Lingering,
     Permit,
     Ping,
     Ready,
+    Recovered,
     Role,
     Shard,
+    ToChild,
     WindowAck,
 )
 
+MIN_SILENCE = 3.0
+"""Seconds that a child may be silent, at least, after it has been adopted."""
 MAX_SHARDS = 65536
 """Shard numbers at or above this are not believed."""
 
@@ -55,14 +63,23 @@ class Host(Protocol):
     def prepare(self, release: Release | None, *, force: bool) -> None:
         """Find out whether a child can be spawned; answer the newest question with `Slot.happen`."""
 
+    def weigh(self, release: Release) -> None:
+        """Find out whether there is room for a spare; answer with `Slot.happen`."""
+
     def permits_changed(self) -> None:
         """Give the permits that can be given now."""
+
+    def keep_sessions(self, generations: set[int]) -> None:
+        """Remove what all other generations have left of their gateway sessions."""
 
     def answered(self, commands: Sequence[int], result: HandoffResult, reason: str | None) -> None:
         """Answer commands."""
 
     def progressed(self) -> None:
         """Tell those who wait for a handoff how far it is."""
+
+    def stepped(self) -> None:
+        """Learn that what had happened has been worked off."""
 
     def finished(self, code: int, reason: str | None) -> None:
         """Learn that nothing is left to do."""
@@ -80,8 +97,29 @@ class _Member:
     seen: Observation
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedMember:
+    """A child, and what was seen of it."""
+
+    child: CarriedChild
+    seen: Observation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CarriedSlot:
+    """All of a slot at rest: what another one goes on with. ``timers``: name, generation, seconds that are left."""
+
+    state: machine.State
+    timers: tuple[tuple[Alarm, int, float], ...]
+    members: tuple[CarriedMember, ...]
+    handoff: HandoffRecord | None
+    hearing: Comparison
+    pings: int
+    passing: relay.Passing = field(default_factory=relay.Passing)
+
+
 class Slot:
-    """The machine's state, its children, its timers. `begin` starts it, `happen` moves it on."""
+    """The machine's state, its children, its timers. `begin` or `adopt` starts it, `happen` moves it on."""
 
     def __init__(self, host: Host, *, command: CommandFactory) -> None:
         """``command`` gives the start of a child's command line."""
@@ -95,18 +133,54 @@ class Slot:
         self._closed = False
         self._pings = 0
         self._hearing = Comparison()
+        self._kicks = Kicks()
+        self._put_off: list[Wish] = []
+        """Shards that children have lost to each other and may not have back for now."""
+        self._relay = relay.Relay(self._send)
         self._left = asyncio.Event()
         self.handoff: HandoffRecord | None = None
         """The newest handoff, under way or ended."""
+        self.totals = Totals()
         self.state: machine.State
 
-    def begin(self, release: Release, timing: machine.Timing) -> None:
-        """Spawn the first child."""
-        self.state, effects = machine.begin(release, timing)
+    def begin(self, release: Release, timing: machine.Timing, *, company: bool = False, waits: bool = False) -> None:
+        """Spawn the first child; ``company`` and ``waits`` as for `machine.begin`."""
+        self.state, effects = machine.begin(release, timing, company=company, waits=waits)
         self._busy = True
         self._carry_out(effects)
         self._busy = False
         self._work()
+
+    def adopt(self, carried: CarriedSlot, timing: machine.Timing) -> None:
+        """Go on where another slot was, with new limits."""
+        self.state = machine.retimed(carried.state, timing)
+        self.handoff, self._hearing, self._pings = carried.handoff, carried.hearing, carried.pings
+        self._relay.passing = carried.passing
+        for member in carried.members:
+            self._members[member.child.generation] = _Member(adopt(member.child, self), member.seen)
+        for alarm, generation, left in carried.timers:
+            # Nobody listened for a moment: that is no silence of the child's.
+            self._start_timer(alarm, generation, max(left, MIN_SILENCE) if alarm is Alarm.HANG else left)
+
+    def carry(self) -> CarriedSlot:
+        """Return what `adopt` needs; this slot must not be used any more if that happens."""
+        now = self._loop.time()
+        return CarriedSlot(
+            state=self.state,
+            timers=tuple((*key, max(0.0, timer.when() - now)) for key, timer in self._timers.items()),
+            members=tuple(
+                CarriedMember(child=member.child.carry(), seen=member.seen) for member in self._members.values()
+            ),
+            handoff=self.handoff,
+            hearing=self._hearing,
+            pings=self._pings,
+            passing=self._relay.passing,
+        )
+
+    @property
+    def at_rest(self) -> bool:
+        """Say whether nothing is under way, here or in the machine."""
+        return not (self._busy or self._closed or self._events) and self.state.at_rest
 
     def happen(self, *events: machine.Event) -> None:
         """Let events reach the machine, after those that are being worked on."""
@@ -116,6 +190,7 @@ class Slot:
     def send_permit(self, generation: int, shard: int) -> None:
         """Pass a permit on."""
         if member := self._members.get(generation):
+            self._kicks.begins(generation, shard, member.seen.shards_total, now=self._loop.time())
             member.child.send(Permit(shard=shard))
 
     def kill(self) -> None:
@@ -137,8 +212,37 @@ class Slot:
         statuses = []
         for _, member in sorted(self._members.items()):
             rss, cpu = member.child.sample()
-            statuses.append(member.seen.status(rss_bytes=rss, cpu_percent=cpu))
+            spare = member.seen.generation == self.state.spare
+            statuses.append(member.seen.status(rss_bytes=rss, cpu_percent=cpu, spare=spare))
         return statuses
+
+    def readiness(self) -> ActiveReadiness | None:
+        """Return how ready the active child is or, where none is, the one that is ready to take over.
+
+        None if there is none, or if it takes nothing new any more.
+        """
+        state = self.state
+        heir = state.child(state.incoming) if state.active is None else None
+        waiting = heir is not None and heir.ready
+        member = self._members.get((state.incoming if waiting else state.active) or 0)
+        stopping = state.phase in (Phase.STOPPING, Phase.STOPPED)
+        return None if member is None or stopping else member.seen.readiness(standby=waiting)
+
+    def summary(self) -> Summary:
+        """Return in a few words what runs."""
+        state, timing = self.state, self.state.timing
+        member = self._members.get(state.active or 0)
+        readiness = member.seen.readiness() if member else None
+        stopping = state.shown == "stopping"
+        return Summary(
+            state=state.shown,
+            generation=readiness.generation if readiness else None,
+            shards=readiness.shards if readiness else 0,
+            ready=readiness.shards - len(readiness.not_ready) if readiness else 0,
+            since=member.seen.active_at if member else None,
+            message=self.progress().message,
+            patience=timing.drain_timeout + (0.0 if stopping else timing.ready_timeout + timing.probation),
+        )
 
     def pid(self, generation: int | None) -> int | None:
         """Return the process id of a living child."""
@@ -148,6 +252,11 @@ class Slot:
     def pids(self) -> set[int]:
         """Return the process ids of all children whose exit has not been reported."""
         return {member.child.pid for member in self._members.values()}
+
+    def lingering(self) -> int:
+        """Return what the lingering child still waits for; 0 if none lingers."""
+        member = self._members.get(self.state.lingering or 0)
+        return member.seen.lingering if member else 0
 
     def shards(self, generation: int | None) -> int | None:
         """Return how many shards a living child connects, None if it has not said so."""
@@ -167,6 +276,7 @@ class Slot:
             self._host.crashed(error)
         finally:
             self._busy = False
+        self._host.stepped()
 
     # Effects.
 
@@ -178,14 +288,16 @@ class Slot:
         if self.handoff is not None and self.handoff.result is None and self.state.handoff is not None:
             self.handoff.kind = self.state.handoff.kind
             self.handoff.target = self.state.handoff.target
+        self._ask_again()
 
     def _do(self, effect: machine.Effect) -> None:
         match effect:
             case machine.Spawn():
                 self._spawn(effect)
             case machine.Send(generation=generation, message=message):
-                if member := self._members.get(generation):
-                    member.child.send(message)
+                self._send(generation, self._relay.addressed(generation, message, active=self.state.active))
+                if self.handoff is not None and generation == self._relay.taker:
+                    self.handoff.state = "carrying"
             case machine.Signal(generation=generation, name=name):
                 if member := self._members.get(generation):
                     self._host.log(f"{name} to generation {generation}")
@@ -197,6 +309,8 @@ class Slot:
                     timer.cancel()
             case machine.Prepare(release=release, force=force):
                 self._host.prepare(release, force=force)
+            case machine.Weigh(release=release):
+                self._host.weigh(release)
             case machine.Answer(commands=commands, result=result, reason=reason):
                 self._host.answered(commands, result, reason)
             case machine.Note(text=text, serious=serious):
@@ -205,6 +319,10 @@ class Slot:
                 self._host.finished(code, reason)
             case _:
                 self._record(effect)
+
+    def _send(self, generation: int, message: ToChild) -> None:
+        if member := self._members.get(generation):
+            member.child.send(message)
 
     def _record(self, effect: machine.OpenHandoff | machine.PhaseEntered | machine.CloseHandoff) -> None:
         """Keep the record of the handoff, and tell those who wait."""
@@ -222,14 +340,21 @@ class Slot:
                 assert self.handoff is not None
                 self.handoff.kind, self.handoff.target = kind, target
                 self.handoff.close(result, reason, now=now)
+                self._keep_sessions()
+                self.totals.ended(kind, result, seconds=now - self.handoff.began)
                 way = f"{self.handoff.origin or 'none'} -> {target or 'none'}"
                 self._host.log(f"{kind} {way} {result} after {now - self.handoff.began:.1f} s")
+
+    def _keep_sessions(self) -> None:
+        self._host.keep_sessions({*self._members, self.state.bereft or 0})
 
     def _spawn(self, effect: machine.Spawn) -> None:
         generation, release = effect.generation, effect.release
         launch = self._host.launch(generation=generation, standby=effect.standby)
+        if generation == 1:
+            relay.forget(launch.ledger, supervisor=launch.supervisor)
         try:
-            child = Child(release, launch, self, command=self._command)
+            child = spawn(release, launch, self, command=self._command)
         except SpawnError as error:
             self._events.append(machine.Exited(generation, str(error), error.retryable))
             return
@@ -260,18 +385,30 @@ class Slot:
         if isinstance(message, Identify | Shard) and not 0 <= _shard(message) < MAX_SHARDS:
             self.broke(child, f"sent the shard number {_shard(message)}", retryable=False)
             return
-        was_in_flight = member.seen.in_flight
+        was_under_way = member.seen.in_flight, member.seen.lingering
+        if isinstance(message, Shard) and message.state == "closed" and member.seen.shards.get(message.id) == "ready":
+            self._kicks.ended(child.generation, message.id, member.seen.shards_total, now=self._loop.time())
+        self._count(message, since=member.seen.beat)
         member.seen.take(message)
         if self.handoff is not None:
             self.handoff.heard(child.generation, message)
         self._permits(child.generation, message)
+        self._relay.heard(child.generation, message)
         self._compare(child.generation, message)
         if event := self._meant(member, message):
             self.happen(event)
         if isinstance(message, Drained):
             self._ask_for_numbers()
-        if isinstance(message, Limits | Shard | Identify) or member.seen.in_flight != was_in_flight:
+        under_way = member.seen.in_flight, member.seen.lingering
+        counts_down = isinstance(message, Beat) and self.state.phase is Phase.PROBATION
+        if isinstance(message, Limits | Shard | Identify) or under_way != was_under_way or counts_down:
             self._host.progressed()
+
+    def _count(self, message: FromChild, *, since: Beat | None) -> None:
+        if isinstance(message, Beat):
+            self.totals.add(message, since=since)
+        elif isinstance(message, Drained):
+            self.totals.cut += len(message.cut)
 
     def broke(self, child: Child, reason: str, *, retryable: bool) -> None:
         """The child cannot be talked to."""
@@ -287,7 +424,11 @@ class Slot:
         self._left.set()
         self._host.log(f"generation {child.generation} has left: {reason}")
         self._host.permits.forget(child.generation)
+        self._kicks.forget(child.generation)
+        self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
+        self._relay.left(child.generation)
         self.happen(machine.Exited(child.generation, reason, retryable))
+        self._keep_sessions()
         self._host.permits_changed()
 
     def _compare(self, generation: int, message: FromChild) -> None:
@@ -311,7 +452,7 @@ class Slot:
         permits = self._host.permits
         match message:
             case Identify(shard=shard):
-                permits.ask(generation, shard)
+                self._ask(Wish(generation, shard))
             case Shard(id=shard, state="connecting"):
                 permits.identified(generation, shard)
             case Limits():
@@ -319,6 +460,27 @@ class Slot:
             case _:
                 return
         self._host.permits_changed()
+
+    def _ask(self, wish: Wish) -> None:
+        """Queue a wish for a permit, unless it would take the shard from whom it went to."""
+        if self._must_wait(wish):
+            self._put_off.append(wish)
+            self.happen(machine.Kicked(wish.generation, wish.shard))
+        else:
+            self._host.permits.ask(wish.generation, wish.shard)
+
+    def _must_wait(self, wish: Wish) -> bool:
+        by = self._kicks.kicked_by(wish.generation, wish.shard)
+        return by is not None and machine.identifies_later(self.state, wish.generation, kicked_by=by)
+
+    def _ask_again(self) -> None:
+        """Queue the wishes that need not wait any more."""
+        free = [wish for wish in self._put_off if not self._must_wait(wish)]
+        self._put_off = [wish for wish in self._put_off if wish not in free]
+        for wish in free:
+            self._host.permits.ask(wish.generation, wish.shard)
+        if free:
+            self._host.permits_changed()
 
     def _ask_for_numbers(self) -> None:
         """Have the active child beat now, so that the handoff's record has its replay before the old one has left."""
@@ -346,6 +508,8 @@ class Slot:
         match state.phase:
             case Phase.PREPARING:
                 return "reading the settings, looking at the release"
+            case Phase.OPENING if state.lingering is not None:
+                return f"waiting for generation {state.lingering} to leave, for its memory is needed"
             case Phase.OPENING:
                 return f"waiting for generation {state.active} to claim its events"
             case Phase.SPAWNING:
@@ -359,15 +523,26 @@ class Slot:
                 count = old.seen.in_flight if old else 0
                 return f"waiting for generation {state.outgoing} to finish ({count} handlers under way)"
             case Phase.PROBATION:
-                return f"{name} is active; generation {state.outgoing} stands by for {state.timing.probation:g} s"
+                left = f"{self._seconds_left(Alarm.PROBATION, state.outgoing or 0)} s left"
+                return f"{name} is active, on probation, {left}; generation {state.outgoing} stands by"
             case Phase.WAITING:
                 return "nobody serves; the next start waits"
             case _:
                 return str(state.phase.value)
 
+    def _seconds_left(self, alarm: Alarm, generation: int) -> int:
+        """Return in how many seconds, rounded up, a timer rings; 0 if it does not run."""
+        timer = self._timers.get((alarm, generation))
+        return max(0, math.ceil(timer.when() - self._loop.time())) if timer else 0
+
     def _connecting(self, new: _Member) -> str:
-        seen = new.seen
+        seen, state = new.seen, self.state
         text = f"generation {seen.generation}: {seen.shards_ready} of {seen.shards_total or '?'} shards ready"
+        child = state.child(seen.generation)
+        if child is not None and child.ready and state.waits:
+            return f"{text}; waiting until another supervisor's bot hands over"
+        if child is not None and child.ready and state.lingering is not None:
+            return f"{text}; waiting for generation {state.lingering}, older still, to leave"
         if (seconds := self._host.permits.out_of_budget) is not None:
             return f"{text}; today's IDENTIFYs are used up, more in {seconds:.0f} s"
         if waiting := self._host.permits.waiting(seen.generation):
@@ -392,11 +567,13 @@ def _event(generation: int, message: FromChild) -> machine.Event | None:
             return machine.RoleTaken(generation, role)
         case WindowAck(open=open):
             return machine.WindowAnswered(generation, open)
+        case Lingering(views=views, conversations=conversations):
+            return machine.Lingers(generation, views, conversations)
         case Drained():
             return machine.HasDrained(generation)
         case Fatal(reason=reason, retryable=retryable):
             return machine.GaveUp(generation, reason, retryable)
         case Beat():
             return machine.Beaten(generation)
-        case Identify() | Limits() | Shard():
+        case Identify() | Limits() | Shard() | Recovered() | Exported() | Imported():
             return None

@@ -41,6 +41,8 @@ class ChildStatus(msgspec.Struct, kw_only=True):
     generation: int
     pid: int
     role: RoleName
+    spare: bool = False
+    """It is kept to take over from the active one, should that die."""
     release: str
     app: str
     started_at: str
@@ -51,10 +53,23 @@ class ChildStatus(msgspec.Struct, kw_only=True):
     rss_bytes: int | None
     cpu_percent: float | None
     in_flight: int
+    lingering: int = 0
+    """What a draining child still waits for: live views, open modals, conversations."""
     handled: int
     claims: Claims
     last_beat_at: str | None
     loop_lag_ms: float | None
+
+
+class RecoveryStatus(msgspec.Struct, kw_only=True):
+    """What came of a dead child's gateway sessions."""
+
+    sessions: int
+    """How many it left."""
+    lost: int
+    """How many of them could not be resumed: what was sent on them meanwhile is lost, and nobody knows how much."""
+    missed: int
+    """Events that came and could not be handed to the app any more."""
 
 
 class HandoffStatus(msgspec.Struct, kw_only=True):
@@ -71,6 +86,9 @@ class HandoffStatus(msgspec.Struct, kw_only=True):
     replayed: int
     expired: int
     cut: list[str]
+    recovered: RecoveryStatus | None = None
+    state: str = "none"
+    """What came of the app's state: none, carrying, carried, checkpoint (of a child that died), or failed: and why."""
 
 
 class SessionStartLimit(msgspec.Struct, kw_only=True):

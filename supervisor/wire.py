@@ -69,6 +69,10 @@ class Ready(_Message, frozen=True, tag="ready"):
 
     shards: int
     guilds: int
+    exports: bool = False
+    """Whether the app gives state to a successor."""
+    imports: bool = False
+    """Whether the app takes state of a predecessor."""
 
 
 class Role(_Message, frozen=True, tag="role"):
@@ -109,6 +113,8 @@ class Beat(_Message, frozen=True, tag="beat"):
     heard: int = 0
     """Events received in a window that every session of the bot should get: what two children can compare."""
     guilds: int = 0
+    lingering: int = 0
+    """What a draining child still waits for: live views, open modals, conversations."""
     claims: Claims = Claims()
     latencies: dict[int, float] = {}
     """Milliseconds by shard id, for those shards whose heartbeat was answered at least once."""
@@ -116,11 +122,38 @@ class Beat(_Message, frozen=True, tag="beat"):
     """Number of the newest `Ping` seen, 0 before the first."""
 
 
+class Lingering(_Message, frozen=True, tag="lingering"):
+    """A draining child runs nothing any more but what people are in the middle of. Sent once a drain, or not at all."""
+
+    views: int
+    """Live views and open modals that only this child can answer."""
+    conversations: int
+    """Handlers that wait for an event."""
+
+
 class Drained(_Message, frozen=True, tag="drained"):
-    """A draining child has nothing left to finish. ``cut`` names the handlers that the limit ended."""
+    """A draining child has nothing left to finish. ``cut`` names what its limits ended: handlers, views, modals."""
 
     finished: int
     cut: list[str]
+
+
+class Exported(_Message, frozen=True, tag="exported"):
+    """What came of the export that `Drain` or `Standby` asked for. ``seconds`` it took, ``size`` in bytes."""
+
+    seconds: float
+    size: int
+    file: str | None = None
+    """Where the state is; None if there is none, for ``reason``."""
+    reason: str | None = None
+
+
+class Imported(_Message, frozen=True, tag="imported"):
+    """State was taken over, or was not, for ``reason``."""
+
+    source: Literal["handoff", "checkpoint"]
+    reason: str | None = None
+    seconds: float = 0.0
 
 
 class Fatal(_Message, frozen=True, tag="fatal"):
@@ -128,6 +161,20 @@ class Fatal(_Message, frozen=True, tag="fatal"):
 
     reason: str
     retryable: bool
+
+
+class Recovered(_Message, frozen=True, tag="recovered"):
+    """How a `Recover` stands; the newest one counts. The events themselves are counted in `Beat`."""
+
+    generation: int
+    sessions: int
+    """Sessions of the dead child that were resumed, or are being resumed."""
+    lost: int = 0
+    """Sessions that could not be: what was sent on them meanwhile is lost."""
+    missed: int = 0
+    """Events that were received and could not be handed to the app any more."""
+    cut: list[str] = []
+    """Names of the handlers that ran when the child died."""
 
 
 class Permit(_Message, frozen=True, tag="permit"):
@@ -143,20 +190,48 @@ class Window(_Message, frozen=True, tag="window"):
 
 
 class Activate(_Message, frozen=True, tag="activate"):
-    """Become the active child: replay what nobody claimed, then go on live. Answered by `Role`."""
+    """Become the active child: replay what nobody claimed, then go on live. Answered by `Role`.
+
+    ``wait_for_state``: before that, wait for `Import`, for a limited time. The role is taken at once all the same.
+    """
+
+    wait_for_state: bool = False
 
 
 class Standby(_Message, frozen=True, tag="standby"):
-    """Stop handling, hold events again (an activation that is taken back). Answered by `Role`."""
+    """Stop handling, hold events again (an activation that is taken back). Answered by `Role`.
+
+    ``export``: then export the app's state; answered by `Exported`.
+    """
+
+    export: bool = False
 
 
 class Drain(_Message, frozen=True, tag="drain"):
     """Take nothing new, finish what began within ``limit`` seconds, close the sessions, exit.
 
-    Answered by `Role`, then `Drained`.
+    What people are in the middle of (live views, open modals, conversations) may go on for ``linger`` seconds.
+    Answered by `Role`, then, if something lingers, `Lingering`, then `Drained`. ``export`` as for `Standby`.
     """
 
     limit: float
+    linger: float = 0.0
+    export: bool = False
+
+
+class Import(_Message, frozen=True, tag="import"):
+    """The state of the child before is in ``file``; or there is none, for ``reason``."""
+
+    file: str | None = None
+    reason: str | None = None
+    crashed: bool = False
+    """That child died before it gave any: its last checkpoint will do."""
+
+
+class Recover(_Message, frozen=True, tag="recover"):
+    """The active child of this generation is dead: resume its sessions beside your own. Answered by `Recovered`."""
+
+    generation: int
 
 
 class Ping(_Message, frozen=True, tag="ping"):
@@ -165,12 +240,53 @@ class Ping(_Message, frozen=True, tag="ping"):
     n: int
 
 
-FromChild: TypeAlias = Hello | Identify | Limits | Shard | Ready | Role | WindowAck | Beat | Drained | Fatal
-ToChild: TypeAlias = Permit | Window | Activate | Standby | Drain | Ping
+FromChild: TypeAlias = (
+    Hello
+    | Identify
+    | Limits
+    | Shard
+    | Ready
+    | Role
+    | WindowAck
+    | Beat
+    | Lingering
+    | Exported
+    | Imported
+    | Drained
+    | Recovered
+    | Fatal
+)
+ToChild: TypeAlias = Permit | Window | Activate | Standby | Drain | Import | Recover | Ping
 
 _encoder = msgspec.json.Encoder()
 _from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
 _to_child: msgspec.json.Decoder[ToChild] = msgspec.json.Decoder(ToChild)
+
+
+_GENERATION_BITS = 20
+
+
+def claimer(supervisor: int, generation: int) -> int:
+    """Return a number that no other child has which shares the ledger.
+
+    ``supervisor`` is the number of its supervisor there, 0 for one that has the ledger to itself.
+    """
+    return supervisor << _GENERATION_BITS | generation
+
+
+def supervisor_of(claimer: int) -> int:
+    """Return the number of the claimer's supervisor."""
+    return claimer >> _GENERATION_BITS
+
+
+def state_base(ledger: str, supervisor: int) -> str:
+    """Return what the paths of all files begin with in which the state of one supervisor's apps is kept."""
+    return f"{ledger}-{supervisor}" if supervisor else ledger
+
+
+def sessions_path(ledger: str, claimer: int) -> str:
+    """Return where a child leaves what its successor needs to resume its sessions: beside the ledger."""
+    return f"{ledger}-sessions-{claimer}"
 
 
 def encode(message: FromChild | ToChild) -> bytes:
@@ -197,12 +313,13 @@ def decode_to_child(line: bytes) -> ToChild:
 class LineBuffer:
     """Cuts a byte stream into lines, refusing to grow past `MAX_LINE`."""
 
-    def __init__(self) -> None:
-        self._rest = b""
+    def __init__(self, rest: bytes = b"") -> None:
+        self.rest = rest
+        """What has come of a line that is not complete."""
 
     def feed(self, data: bytes) -> list[bytes]:
         """Return the lines that ``data`` completed, without their newlines. Raises `WireError` on an endless line."""
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) >= MAX_LINE or any(len(line) >= MAX_LINE for line in lines):
+        *lines, self.rest = (self.rest + data).split(b"\n")
+        if len(self.rest) >= MAX_LINE or any(len(line) >= MAX_LINE for line in lines):
             raise WireError(f"a line longer than {MAX_LINE} bytes")
         return lines

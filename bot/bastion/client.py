@@ -6,6 +6,7 @@ Knows discord.py and the bot's own parts. What is answered is decided in `messag
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import discord
 
@@ -36,6 +37,14 @@ class Bastion(discord.AutoShardedClient):
         """Make buttons of any earlier process answerable, and tell Discord the commands if it does not know them."""
         self.add_dynamic_items(ShowMore)
         await sync(self.tree)
+
+    async def export_state(self) -> dict[str, Any]:
+        """Return what a successor needs to know of recent replies."""
+        return {"replies": self.answers.exported()}
+
+    async def import_state(self, state: dict[str, Any]) -> None:
+        """Take over a predecessor's recent replies."""
+        self.answers.take(state["replies"])
 
     async def close(self) -> None:
         """Close the connection, then the deck."""

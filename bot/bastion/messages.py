@@ -53,6 +53,14 @@ class Answers:
         self._replies = replies
         self._lookups = asyncio.Semaphore(LOOKUPS)
 
+    def exported(self) -> list[list[float | None]]:
+        """Return which message answers which, for a later process."""
+        return self._replies.exported()
+
+    def take(self, exported: list[list[float | None]]) -> None:
+        """Take over the answers of an earlier process."""
+        self._replies.take(exported)
+
     async def answer(self, message: discord.Message) -> None:
         """Reply to a person's message with the cards it names, if any."""
         if message.author.bot or message.webhook_id is not None:

@@ -84,6 +84,28 @@ class Replies:
         """Whether this memory reaches back `REMEMBERED` seconds, so that no earlier process can know more."""
         return self._first_used is not None and self._clock() - self._first_used >= REMEMBERED
 
+    def exported(self) -> list[list[float | None]]:
+        """Return the memory for another process: message, its reply or None if nothing answers it, seconds to live.
+
+        A reply on its way is left out: only this process will know it.
+        """
+        self._tidy()
+        now = self._clock()
+        return [
+            [asked, None if entry.withdrawn else entry.reply, round(entry.expires - now, 3)]
+            for asked, entry in self._entries.items()
+            if entry.withdrawn or entry.reply is not None
+        ]
+
+    def take(self, exported: list[list[float | None]]) -> None:
+        """Remember what another process has exported."""
+        now = self._clock()
+        for asked, reply, left in exported:
+            if asked is not None and left is not None and int(asked) not in self._entries:
+                entry = _Entry(now + min(left, REMEMBERED), withdrawn=reply is None)
+                entry.reply = None if reply is None else int(reply)
+                self._entries[int(asked)] = entry
+
     def _tidy(self) -> None:
         now = self._clock()
         if self._first_used is None:

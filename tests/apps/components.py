@@ -1,11 +1,12 @@
-"""What a probe shows: a view that lasts, a view with a timeout, a modal.
+"""What a probe shows: a view that lasts, a view with a timeout, a button that carries its state, a modal.
 
 Each callback answers first, then takes its time, then reports.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+import re
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import discord
 
@@ -40,10 +41,10 @@ class LastingView(discord.ui.View):
 
 
 class TimedView(discord.ui.View):
-    """Known only to the process that sent it, for two minutes."""
+    """Known only to the process that sent it, for ten minutes."""
 
     def __init__(self) -> None:
-        super().__init__(timeout=120)
+        super().__init__(timeout=600)
         self.presses = 0
 
     @discord.ui.button(label="Timed button")
@@ -54,6 +55,21 @@ class TimedView(discord.ui.View):
     @discord.ui.select(options=[discord.SelectOption(label="Left"), discord.SelectOption(label="Right")])
     async def choose(self, interaction: Press, select: discord.ui.Select[TimedView]) -> None:
         await answered(interaction, "select", f"{select.values[0]} was chosen.")
+
+
+class CountButton(discord.ui.DynamicItem[discord.ui.Button[Any]], template=r"probe:count:(?P<count>[0-9]+)"):
+    """Its custom id carries its state: every process that registered the class can answer it."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(discord.ui.Button(label="Count", custom_id=f"probe:count:{count}"))
+        self.count = count
+
+    @classmethod
+    async def from_custom_id(cls, interaction: Press, item: discord.ui.Item[Any], match: re.Match[str], /) -> Self:
+        return cls(int(match["count"]))
+
+    async def callback(self, interaction: Press) -> None:
+        await answered(interaction, "button", f"It was {self.count}.")
 
 
 class FormModal(discord.ui.Modal, title="A form"):

@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 import discord
-from components import LastingView
+from components import CountButton, LastingView
 from discord.ext import commands
 from reports import Reports, handler_seconds
 from slash import add_slash_commands
@@ -47,6 +47,7 @@ class Probe(AnyClient):
 
     async def setup_hook(self) -> None:
         self.add_view(LastingView())
+        self.add_dynamic_items(CountButton)
         await self.probe_tree.sync()
 
     async def close(self) -> None:
@@ -97,6 +98,24 @@ class Probe(AnyClient):
                 return None
             await self.reports.handled("wait_for", reaction_key(event))
             return event
+
+        return asyncio.create_task(listen())
+
+    def next_press(self, custom_id: str) -> asyncio.Task[discord.Interaction[Any] | None]:
+        """Listen for a press of a component; reported as kind "wait_for". None: none came in time."""
+
+        def wanted(press: discord.Interaction[Any]) -> bool:
+            return press.data is not None and press.data.get("custom_id") == custom_id
+
+        async def listen() -> discord.Interaction[Any] | None:
+            try:
+                press: discord.Interaction[Any] = await self.wait_for(
+                    "interaction", check=wanted, timeout=wait_seconds()
+                )
+            except TimeoutError:
+                return None
+            await self.reports.handled("wait_for", press.id)
+            return press
 
         return asyncio.create_task(listen())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 import discord
-from components import FormModal, LastingView, TimedView
+from components import CountButton, FormModal, LastingView, TimedView
 from discord import app_commands
 
 if TYPE_CHECKING:
@@ -52,9 +52,20 @@ def _add_answers(tree: app_commands.CommandTree[Any], probe: Probe) -> None:
 
 
 def _add_views(tree: app_commands.CommandTree[Any], probe: Probe) -> None:
-    @tree.command(description="Shows a view that ends after two minutes")
+    @tree.command(description="Shows a view that ends after ten minutes")
     async def panel(interaction: Call) -> None:
         await interaction.response.send_message("A timed panel.", view=TimedView())
+        await probe.handled("slash", interaction.id)
+
+    @tree.command(description="Shows such a view to you alone")
+    async def whisper(interaction: Call) -> None:
+        await interaction.response.send_message("A timed panel.", view=TimedView(), ephemeral=True)
+        await probe.handled("slash", interaction.id)
+
+    @tree.command(description="Shows a button that carries its state")
+    async def count(interaction: Call) -> None:
+        view = discord.ui.View(timeout=None).add_item(CountButton(7))
+        await interaction.response.send_message("A count.", view=view)
         await probe.handled("slash", interaction.id)
 
     @tree.command(description="Shows a view that lasts")
@@ -76,6 +87,18 @@ def _add_conversations(tree: app_commands.CommandTree[Any], probe: Probe) -> Non
         await interaction.response.send_message("Tell me.")
         heard = await waiting
         await interaction.followup.send("I did not hear you." if heard is None else f"You said: {heard.content}")
+        await probe.handled("slash", interaction.id)
+
+    @tree.command(description="Waits for a press")
+    async def choose(interaction: Call) -> None:
+        custom_id = f"probe:choose:{interaction.id}"
+        waiting = probe.next_press(custom_id)
+        view = discord.ui.View(timeout=600).add_item(discord.ui.Button(label="This one", custom_id=custom_id))
+        await interaction.response.send_message("Press it.", view=view)
+        press = await waiting
+        if press is not None:
+            await press.response.send_message("You pressed it.", ephemeral=True)
+        view.stop()
         await probe.handled("slash", interaction.id)
 
     @tree.command(description="Waits for your next reaction in this channel")

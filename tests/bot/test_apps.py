@@ -221,7 +221,7 @@ def test_the_check_prints_the_class_of_client_and_its_intents(release: Release, 
     )
     checked = release.check("app:client")
     assert (checked.returncode, checked.stderr) == (0, "")
-    assert json.loads(checked.stdout) == {"class": kind.partition(".")[2], "intents": intents.value}
+    assert json.loads(checked.stdout) == {"class": kind.partition(".")[2], "intents": intents.value, "uses": []}
 
 
 @pytest.mark.parametrize(

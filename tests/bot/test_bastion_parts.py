@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -243,3 +244,26 @@ def test_a_changed_option_of_a_command_is_written(bot: Bastion) -> None:
         for option in command["options"]:
             option["autocomplete"] = False
     assert differs(theirs, ours)
+
+
+def test_replies_go_over_to_another_process_with_the_time_that_they_have_left() -> None:
+    now = 100.0
+    old = Replies(clock=lambda: now)
+    for asked in (1, 2, 3):
+        old.begin(asked)
+    old.sent(1, 11)
+    old.ignore(2)
+    now = 300.0
+    exported = json.loads(json.dumps(old.exported()))
+    now = 1000.0
+    new = Replies(clock=lambda: now)
+    new.take(exported)
+    assert [new.expects(asked) for asked in (1, 2, 3)] == [True, True, False], "3 was still on its way"
+    assert not new.complete(), "so it is looked for where Discord shows it"
+    now = 1099.0
+    assert (new.withdraw(1), new.withdraw(2)) == (11, None)
+    now = 1101.0
+    new.take(exported)
+    now = 1301.0
+    new.begin(9)
+    assert len(new) == 1

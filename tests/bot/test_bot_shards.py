@@ -145,8 +145,11 @@ class Opened:
     """The gateway connections that were opened, and what each was asked for."""
 
     connections: list[tuple[int, bool]] = field(default_factory=list)
+    fault: Exception | None = None
 
     async def from_client(self, client: discord.Client, **options: Any) -> str:
+        if self.fault is not None:
+            raise self.fault
         self.connections.append((options.get("shard_id") or 0, bool(options.get("resume"))))
         return "websocket"
 
@@ -199,6 +202,19 @@ async def prepared(world: World, client: discord.Client, requested: str | int = 
     made.permits.grant(client.shard_id or 0)
     await made.prepare()
     return world.sent
+
+
+@pytest.mark.parametrize(("closed", "raised"), [(False, ConnectionError), (True, asyncio.CancelledError)])
+async def test_a_connection_that_fails_because_the_client_was_closed_is_no_fault_to_tell_of(
+    world: World, monkeypatch: pytest.MonkeyPatch, closed: bool, raised: type[BaseException]
+) -> None:
+    client = discord.AutoShardedClient(intents=NONE)
+    made = world.shards(client)
+    made.permits.grant(1)
+    world.opened.fault = ConnectionError("the HTTP session is closed")
+    monkeypatch.setattr(client, "is_closed", lambda: closed)
+    with pytest.raises(raised):
+        await DiscordWebSocket.from_client(client, shard_id=1)
 
 
 @pytest.mark.parametrize(

@@ -177,10 +177,55 @@ async def test_a_conversation_whose_check_raises_is_the_owner_so_that_it_hears_o
     task.cancel()
 
 
-async def test_an_app_that_hears_all_interactions_is_able_to_answer_any() -> None:
+async def test_an_app_that_hears_all_interactions_is_a_stranger_all_the_same_for_the_owner_goes_first() -> None:
     client = await started(Hearing)
-    assert ownership(client, press("whatever")) is Ownership.ABLE
-    assert ownership(client, submit("whatever")) is Ownership.ABLE
+    assert ownership(client, press("whatever")) is Ownership.STRANGER
+    assert ownership(client, submit("whatever")) is Ownership.STRANGER
+
+
+async def test_a_bound_view_whose_component_others_registered_too_is_shared(client: discord.Client) -> None:
+    sent = view("role", timeout=180)
+    client._connection.store_view(sent, MESSAGE)
+    assert ownership(client, press("role")) is Ownership.OWNER
+    client.add_view(view("role"))
+    assert ownership(client, press("role")) is Ownership.SHARED
+    assert ownership(client, press("role", message=MESSAGE + 1)) is Ownership.ABLE
+    sent.stop()
+    assert ownership(client, press("role")) is Ownership.ABLE
+
+
+async def test_a_bound_view_whose_component_is_a_dynamic_item_elsewhere_is_shared(client: discord.Client) -> None:
+    sent = view("counter:1", timeout=180)
+    client._connection.store_view(sent, MESSAGE)
+    client.add_dynamic_items(Counter)
+    assert ownership(client, press("counter:1")) is Ownership.SHARED
+    sent.stop()
+
+
+async def test_a_persistent_view_registered_for_one_message_is_shared(client: discord.Client) -> None:
+    client.add_view(view("role"), message_id=MESSAGE)
+    assert ownership(client, press("role")) is Ownership.SHARED
+    assert ownership(client, press("role", message=MESSAGE + 1)) is Ownership.STRANGER
+
+
+async def test_a_view_filed_under_the_interaction_that_its_message_answers_is_owned(client: discord.Client) -> None:
+    """discord.py 2.5 and 2.6 file the answer to a command so: they do not know its message yet."""
+    timed = view("more", timeout=180)
+    client._connection.store_view(timed, 321)
+    data = press("more")
+    assert ownership(client, data) is Ownership.STRANGER
+    data["message"]["interaction_metadata"] = {"id": "321"}
+    assert ownership(client, data) is Ownership.OWNER
+    timed.stop()
+
+
+async def test_a_timed_view_filed_under_no_message_is_owned(client: discord.Client) -> None:
+    """discord.py 2.5 and 2.6 file the answer to a component so."""
+    timed = view("more", timeout=180)
+    client._connection.store_view(timed)
+    assert ownership(client, press("more")) is Ownership.OWNER
+    timed.stop()
+    assert ownership(client, press("more")) is Ownership.STRANGER
 
 
 async def test_a_component_that_nothing_here_knows_is_a_stranger(client: discord.Client) -> None:

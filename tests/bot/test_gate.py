@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -283,9 +285,36 @@ async def test_a_standby_forgets_what_the_active_child_has_claimed_as_time_goes_
     assert new_gate.held == 1
 
 
-async def test_a_guild_joined_while_the_standby_gets_ready_is_held_too(world: World) -> None:
-    client, gate = await world.child("standby")
-    guild = {
+async def test_a_window_that_stays_open_for_hours_does_not_grow(world: World) -> None:
+    old, old_gate = await world.child("active")
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    kept = []
+    for number in range(1, 601):
+        for client in (old, new):
+            feed(client, "MESSAGE_CREATE", message(number) | {"guild_id": str(GUILD)})
+            for one in (number, 0):
+                feed(client, "MESSAGE_REACTION_ADD", reaction(one))
+        await settle()
+        world.now += 30
+        for gate in (old_gate, new_gate):
+            gate.forget_claimed()
+            gate.trim()
+        numberings = [gate._numbering for gate in (old_gate, new_gate)]
+        with closing(sqlite3.connect(world.ledger)) as db:
+            (claims,) = db.execute("SELECT count(*) FROM claims").fetchone()
+        kept.append((claims, *(len(numbering._recent) for numbering in numberings if numbering)))
+    assert [max(column) for column in zip(*kept[100:], strict=True)] == [max(c) for c in zip(*kept[:100], strict=True)]
+    assert (old_gate.ledger.errors, new_gate.ledger.errors, new_gate.counters.overflowed) == (0, 0, 0)
+    feed(new, "MESSAGE_REACTION_ADD", reaction(0))
+    await new_gate.activate()
+    feed(old, "MESSAGE_REACTION_ADD", reaction(0))
+    await settle()
+    assert old.heard.count("add 0") + new.heard.count("add 0") == 601, "numbers run on"
+
+
+def guild() -> dict[str, Any]:
+    return {
         "id": str(GUILD),
         "name": "g",
         "joined_at": "2026-01-01T00:00:00+00:00",
@@ -298,13 +327,31 @@ async def test_a_guild_joined_while_the_standby_gets_ready_is_held_too(world: Wo
         "owner_id": "9",
         "large": False,
     }
+
+
+async def test_a_guild_joined_while_the_standby_gets_ready_is_held_too(world: World) -> None:
+    client, gate = await world.child("standby")
     client._connection._ready_state = asyncio.Queue()
-    feed(client, "GUILD_CREATE", guild)
+    feed(client, "GUILD_CREATE", guild())
     joined = client.get_guild(GUILD)
     assert joined is not None
     client.dispatch("guild_join", joined)
     assert client.heard == []
     assert gate.held == 1
+
+
+async def test_a_guild_joined_while_a_shard_of_the_active_child_identifies_anew_is_heard_as_a_join(
+    world: World,
+) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    client._connection._ready_state = asyncio.Queue()
+    feed(client, "GUILD_CREATE", guild())
+    joined = client.get_guild(GUILD)
+    assert joined is not None
+    client.dispatch("guild_available", joined)
+    await settle()
+    assert client.heard == [f"join {GUILD}"]
 
 
 async def test_a_ledger_that_fails_never_costs_an_event(world: World, tmp_path: Path) -> None:
@@ -324,3 +371,178 @@ async def test_closing_the_window_forgets_all_claims(world: World) -> None:
     await settle()
     gate.close_window()
     assert gate.ledger.claimed(["MESSAGE_CREATE:1"]) == set()
+
+
+class Quiet(discord.Client):
+    """An app that hears nothing of interactions but by its views."""
+
+    def __init__(self) -> None:
+        super().__init__(intents=discord.Intents.all())
+        self.heard: list[str] = []
+
+
+def press(number: int, custom_id: str = "x", *, on: int = 55) -> dict[str, Any]:
+    return {**slash(number), "type": 3, "data": {"custom_id": custom_id, "component_type": 2}, "message": message(on)}
+
+
+class Noting(discord.ui.Button[Any]):
+    """Notes its presses in the app."""
+
+    def __init__(self, heard: list[str], custom_id: str) -> None:
+        super().__init__(label="x", custom_id=custom_id)
+        self._heard = heard
+
+    async def callback(self, interaction: discord.Interaction[Any]) -> None:
+        self._heard.append(f"press {interaction.id}")
+
+
+def show(client: Any, custom_id: str = "x", *, on: int | None = 55, timeout: float | None = 180) -> discord.ui.View:
+    view = discord.ui.View(timeout=timeout).add_item(Noting(client.heard, custom_id))
+    client._connection.store_view(view, on)
+    return view
+
+
+@dataclass
+class Pair:
+    """An old child that drains, the new one that is active, and what each was told of strangers."""
+
+    old: Any
+    new: Any
+    old_gate: Gate
+    new_gate: Gate
+    strangers: list[str]
+
+    def press(self, number: int, custom_id: str = "x") -> None:
+        for client in (self.old, self.new):
+            feed(client, "INTERACTION_CREATE", press(number, custom_id))
+
+
+@pytest.fixture
+async def pair(world: World, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    monkeypatch.setattr("bot.gate.OWNER_FIRST", 0.2)
+    monkeypatch.setattr("bot.gate.ACTIVE_FIRST", 0.1)
+    old, old_gate = await world.child("active", Quiet)
+    old_gate.open_window()
+    new, new_gate = await world.child("standby", Quiet)
+    await new_gate.activate()
+    old_gate.drain()
+    strangers: list[str] = []
+    for name, gate in (("old", old_gate), ("new", new_gate)):
+        gate.stranger_taken = lambda event, interaction, left, name=name: strangers.append(f"{name} {interaction.id}")
+    return Pair(old, new, old_gate, new_gate, strangers)
+
+
+async def taken_later(pair: Pair) -> None:
+    """Wait until both children have taken what they left to the other, or lost it."""
+    await asyncio.sleep(0.3)
+    assert not pair.old_gate._later
+    assert not pair.new_gate._later
+    await settle()
+
+
+async def test_a_draining_child_answers_its_own_view_at_once_and_the_active_one_leaves_it(pair: Pair) -> None:
+    view = show(pair.old)
+    pair.press(1)
+    await settle()
+    assert pair.old.heard == ["press 1"]
+    await taken_later(pair)
+    assert (pair.new.heard, pair.strangers) == ([], [])
+    view.stop()
+
+
+async def test_a_component_that_both_know_is_the_active_childs(pair: Pair) -> None:
+    shown = show(pair.old)
+    lasting = [discord.ui.View(timeout=None).add_item(Noting(c.heard, "x")) for c in (pair.old, pair.new)]
+    for client, view in zip((pair.old, pair.new), lasting, strict=True):
+        client.add_view(view)
+    feed(pair.old, "INTERACTION_CREATE", press(1))
+    await settle()
+    feed(pair.new, "INTERACTION_CREATE", press(1))
+    await taken_later(pair)
+    assert (pair.old.heard, pair.new.heard) == ([], ["press 1"])
+    shown.stop()
+
+
+async def test_a_component_that_the_active_child_does_not_know_after_all_is_the_draining_ones(pair: Pair) -> None:
+    shown = show(pair.old)
+    pair.old.add_view(discord.ui.View(timeout=None).add_item(Noting(pair.old.heard, "x")))
+    pair.press(1)
+    await taken_later(pair)
+    assert (pair.old.heard, pair.new.heard, pair.strangers) == (["press 1"], [], [])
+    shown.stop()
+
+
+async def test_a_component_that_nobody_knows_is_taken_once_by_the_active_child_as_a_stranger(pair: Pair) -> None:
+    pair.press(1)
+    await settle()
+    assert pair.strangers == [], "the owner goes first"
+    await taken_later(pair)
+    assert pair.strangers == ["new 1"]
+
+
+@pytest.mark.parametrize("rest", [Gate.drain, Gate.standby])
+async def test_what_was_left_to_an_owner_is_taken_when_a_younger_child_comes_for_it_may_not_have_heard_of_it(
+    pair: Pair, rest: Callable[[Gate], None]
+) -> None:
+    feed(pair.new, "INTERACTION_CREATE", press(1))
+    await settle()
+    assert pair.strangers == []
+    rest(pair.new_gate)
+    assert not pair.new_gate._later
+    await settle()
+    assert pair.strangers == ["new 1"]
+
+
+async def test_a_finished_child_takes_nothing_any_more_not_even_its_own(pair: Pair) -> None:
+    view = show(pair.old)
+    pair.old_gate.finish()
+    pair.press(1)
+    await taken_later(pair)
+    assert (pair.old.heard, pair.strangers) == ([], ["new 1"])
+    view.stop()
+
+
+async def test_an_app_that_hears_all_interactions_leaves_an_owner_its_moment_too(world: World) -> None:
+    old, old_gate = await world.child("active", Quiet)
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    await new_gate.activate()
+    old_gate.drain()
+    view = show(old)
+    feed(new, "INTERACTION_CREATE", press(1))
+    await settle()
+    assert new.heard == []
+    feed(old, "INTERACTION_CREATE", press(1))
+    await settle()
+    assert old.heard == ["press 1"]
+    view.stop()
+
+
+async def test_without_a_window_a_component_that_nobody_knows_is_a_stranger_at_once(world: World) -> None:
+    client, gate = await world.child("active")
+    strangers: list[tuple[int, float]] = []
+    gate.stranger_taken = lambda event, interaction, left: strangers.append((interaction.id, round(left, 1)))
+    feed(client, "INTERACTION_CREATE", press(1))
+    feed(client, "INTERACTION_CREATE", slash(2))
+    await settle()
+    assert client.heard == ["interaction 1", "interaction 2"], "the app hears it all the same"
+    assert strangers == [(1, 3.0)]
+
+
+@pytest.mark.parametrize("role", ["standby", "active"])
+async def test_what_the_socket_says_reaches_the_app_in_every_role_and_not_the_observer(
+    world: World, role: Role
+) -> None:
+    client, gate = await world.child(role)
+    observed: list[str] = []
+    heard: list[str] = []
+    gate.observer = lambda name, args: observed.append(name)
+
+    async def on_socket_event_type(name: str) -> None:
+        heard.append(name)
+
+    client.on_socket_event_type = on_socket_event_type
+    client.dispatch("socket_event_type", "MESSAGE_CREATE")
+    client.dispatch("connect")
+    await asyncio.sleep(0)
+    assert (heard, observed) == (["MESSAGE_CREATE"], ["connect"])

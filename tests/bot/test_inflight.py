@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -14,7 +14,9 @@ import discord
 import pytest
 from discord.ext import tasks
 
-from bot import inflight
+from bot import drain, internals
+from bot.controls import Controls
+from bot.drain import GRACE, Drain, DrainResult
 from bot.inflight import InFlight, current
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +65,13 @@ async def watch() -> InFlight:
 
 async def forever() -> None:
     await asyncio.Event().wait()
+
+
+def drained(watch: InFlight, limit: float) -> Coroutine[Any, Any, DrainResult]:
+    """Drain what a client without any view has under way."""
+    draining = Drain(watch, Controls(discord.Client(intents=discord.Intents.none())))
+    draining.order(limit)
+    return draining.run()
 
 
 async def nothing() -> None:
@@ -133,7 +142,7 @@ async def test_discord_py_names_the_tasks_of_handlers_as_the_count_expects(watch
         client.dispatch("message", object())
     await began.wait()
     assert watch.count() == 1
-    result = await watch.drain(0.0)
+    result = await drained(watch, 0.0)
     assert result.cut == ["discord.py: on_message (MESSAGE_CREATE 1)"]
 
 
@@ -151,7 +160,7 @@ async def test_a_task_without_an_event_or_with_one_that_did_not_pass_is_no_part_
         task = asyncio.create_task(forever(), name="discord.py: on_message")
     async with cleared(task):
         assert watch.count() == 0
-        assert await watch.drain(LONG) == inflight.DrainResult(finished=0, cut=[])
+        assert await drained(watch, LONG) == DrainResult(finished=0, cut=[])
         assert not task.done()
 
 
@@ -163,7 +172,7 @@ async def test_an_explicit_context_says_which_event_a_task_descends_from(watch: 
     inside = asyncio.create_task(forever(), name="discord.py: on_b", context=within)
     async with cleared(outside, inside):
         assert watch.count() == 1
-        assert (await watch.drain(0.0)).cut == ["discord.py: on_b (one)"]
+        assert (await drained(watch, 0.0)).cut == ["discord.py: on_b (one)"]
         assert not outside.done()
 
 
@@ -172,25 +181,25 @@ async def test_a_task_inherits_the_event_of_the_task_that_began_it(watch: InFlig
         asyncio.create_task(forever(), name="discord.py: on_noticed")  # noqa: RUF006 - the drain ends it
 
     await begin("discord.py: on_message", handler)
-    assert (await watch.drain(0.0)).cut == ["discord.py: on_noticed (MESSAGE_CREATE 1)"]
+    assert (await drained(watch, 0.0)).cut == ["discord.py: on_noticed (MESSAGE_CREATE 1)"]
 
 
 async def test_a_drain_with_nothing_under_way_returns_without_a_turn_of_the_loop(watch: InFlight) -> None:
-    drain = watch.drain(LONG)
+    draining = drained(watch, LONG)
     with pytest.raises(StopIteration) as returned:
-        drain.send(None)
-    assert returned.value.value == inflight.DrainResult(finished=0, cut=[])
+        draining.send(None)
+    assert returned.value.value == DrainResult(finished=0, cut=[])
 
 
 async def test_a_drain_ends_as_soon_as_the_last_handler_does_and_counts_them(watch: InFlight) -> None:
     go = asyncio.Event()
     for number in range(3):
         begin(f"discord.py: on_{number}", go.wait)
-    drain = asyncio.ensure_future(watch.drain(LONG))
+    draining = asyncio.ensure_future(drained(watch, LONG))
     await asyncio.sleep(0)
-    assert not drain.done()
+    assert not draining.done()
     go.set()
-    assert await drain == inflight.DrainResult(finished=3, cut=[])
+    assert await draining == DrainResult(finished=3, cut=[])
 
 
 async def test_a_drain_also_waits_for_handlers_that_begin_while_it_waits(watch: InFlight) -> None:
@@ -201,27 +210,27 @@ async def test_a_drain_also_waits_for_handlers_that_begin_while_it_waits(watch: 
         asyncio.create_task(second.wait(), name="discord.py: on_command_completion")  # noqa: RUF006
 
     task = begin("discord.py: on_message", command)
-    drain = asyncio.ensure_future(watch.drain(LONG))
+    draining = asyncio.ensure_future(drained(watch, LONG))
     await asyncio.sleep(0)
     first.set()
     await task
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not drain.done()
+    assert not draining.done()
     second.set()
-    assert (await drain).finished == 2
+    assert (await draining).finished == 2
 
 
 async def test_the_handler_that_asks_for_the_drain_is_not_waited_for(watch: InFlight) -> None:
-    result = await begin("discord.py: on_message", lambda: watch.drain(LONG))
-    assert result == inflight.DrainResult(finished=0, cut=[])
+    result = await begin("discord.py: on_message", lambda: drained(watch, LONG))
+    assert result == DrainResult(finished=0, cut=[])
 
 
 async def test_the_limit_cuts_what_still_runs_and_names_it_with_its_event(watch: InFlight) -> None:
     stuck = begin("discord.py: on_message", event=Event("MESSAGE_CREATE 77"))
     finishing = begin("CommandTree-invoker", nothing)
-    result = await watch.drain(0.05)
-    assert result == inflight.DrainResult(finished=1, cut=["discord.py: on_message (MESSAGE_CREATE 77)"])
+    result = await drained(watch, 0.05)
+    assert result == DrainResult(finished=1, cut=["discord.py: on_message (MESSAGE_CREATE 77)"])
     assert stuck.cancelled()
     assert finishing.done()
 
@@ -240,7 +249,7 @@ async def test_a_handler_that_is_cut_may_still_clean_up(watch: InFlight) -> None
 
     begin("discord.py: on_message", handler)
     await began.wait()
-    await watch.drain(0.0)
+    await drained(watch, 0.0)
     assert cleaned == [True]
 
 
@@ -248,21 +257,21 @@ async def test_a_nested_task_of_discord_py_is_waited_for_to_its_end(
     watch: InFlight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As `delete_after` makes one: the message would stay otherwise."""
-    monkeypatch.setattr(inflight, "GRACE", 0.0)
+    monkeypatch.setattr(drain, "GRACE", 0.0)
     go = asyncio.Event()
 
     async def delete() -> None:
         await go.wait()
 
     nested = begin("Task-1", of_the_library(delete))
-    drain = asyncio.ensure_future(watch.drain(LONG))
+    draining = asyncio.ensure_future(drained(watch, LONG))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not drain.done()
+    assert not draining.done()
     go.set()
-    result = await drain
+    result = await draining
     assert nested.done()
-    assert result == inflight.DrainResult(finished=0, cut=[])
+    assert result == DrainResult(finished=0, cut=[])
 
 
 async def test_the_timeout_of_a_view_is_not_waited_for(watch: InFlight) -> None:
@@ -271,7 +280,7 @@ async def test_the_timeout_of_a_view_is_not_waited_for(watch: InFlight) -> None:
     view.add_item(discord.ui.Button(custom_id="x"))
     with handling(Event()):
         client._connection.store_view(view, 5)
-    assert await asyncio.wait_for(watch.drain(LONG), inflight.GRACE / 2) == inflight.DrainResult(finished=0, cut=[])
+    assert await asyncio.wait_for(drained(watch, LONG), GRACE / 2) == DrainResult(finished=0, cut=[])
     assert not view.is_finished()
     view.stop()
 
@@ -288,7 +297,7 @@ async def test_a_typing_indicator_is_not_waited_for(watch: InFlight) -> None:
     typing = discord.context_managers.Typing(channel)
     task = begin("typing", typing.do_typing)
     async with cleared(task):
-        assert await asyncio.wait_for(watch.drain(LONG), inflight.GRACE / 2) == inflight.DrainResult(finished=0, cut=[])
+        assert await asyncio.wait_for(drained(watch, LONG), GRACE / 2) == DrainResult(finished=0, cut=[])
 
 
 async def test_a_loop_of_ext_tasks_is_not_waited_for(watch: InFlight) -> None:
@@ -298,7 +307,7 @@ async def test_a_loop_of_ext_tasks_is_not_waited_for(watch: InFlight) -> None:
     with handling(Event()):
         task = every_now_and_then.start()
     async with cleared(task):
-        assert await asyncio.wait_for(watch.drain(LONG), inflight.GRACE / 2) == inflight.DrainResult(finished=0, cut=[])
+        assert await asyncio.wait_for(drained(watch, LONG), GRACE / 2) == DrainResult(finished=0, cut=[])
         assert not task.done()
 
 
@@ -310,16 +319,16 @@ async def test_a_voice_connection_that_a_handler_opened_is_not_waited_for(watch:
 
     task = begin("Voice websocket poller", of_the_library(poll, name="_poll_voice_ws"))
     async with cleared(task):
-        assert await asyncio.wait_for(watch.drain(LONG), inflight.GRACE / 2) == inflight.DrainResult(finished=0, cut=[])
+        assert await asyncio.wait_for(drained(watch, LONG), GRACE / 2) == DrainResult(finished=0, cut=[])
 
 
 async def test_a_task_of_the_app_gets_a_grace_and_then_is_left_alone(
     watch: InFlight, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inflight, "GRACE", 0.05)
+    monkeypatch.setattr(drain, "GRACE", 0.05)
     task = begin("worker of the app")
     async with cleared(task):
-        assert await watch.drain(LONG) == inflight.DrainResult(finished=0, cut=[])
+        assert await drained(watch, LONG) == DrainResult(finished=0, cut=[])
         assert not task.done()
 
 
@@ -334,21 +343,137 @@ async def test_a_task_of_the_app_that_ends_within_the_grace_is_waited_for_whatev
 
     save.__name__ = name
     task = begin("worker of the app", save)
-    drain = asyncio.ensure_future(watch.drain(LONG))
+    draining = asyncio.ensure_future(drained(watch, LONG))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert not drain.done()
+    assert not draining.done()
     go.set()
-    await drain
+    await draining
     assert task.done()
+
+
+def conversing(watch: InFlight) -> list[str]:
+    return [handler.task.get_name() for handler in watch.handlers() if handler.conversing]
+
+
+@pytest.fixture
+async def client(watch: InFlight) -> discord.Client:
+    client = discord.Client(intents=discord.Intents.none())
+    await client._async_setup_hook()
+    internals.on_wait_for(client, watch.note_wait)
+    return client
+
+
+async def wakes(client: discord.Client) -> None:
+    """Give the conversations what they wait for, and let them go on."""
+    internals.feed_waiters(client, "message", object())
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_a_handler_is_in_a_conversation_as_long_as_it_waits(watch: InFlight, client: discord.Client) -> None:
+    async def ask() -> None:
+        await client.wait_for("message")
+        await forever()
+
+    task = begin("discord.py: on_message", ask)
+    other = begin("discord.py: on_message", forever)
+    async with cleared(task, other):
+        await asyncio.sleep(0)
+        assert [handler.conversing for handler in watch.handlers()] == [True, False]
+        before = [handler.since for handler in watch.handlers()]
+        await wakes(client)
+        assert conversing(watch) == []
+        after = [handler.since for handler in watch.handlers()]
+        assert after[0] > before[0], "its time begins anew"
+        assert after[1] == before[1], "another handler of the event has its own"
+
+
+async def test_a_wait_that_times_out_is_over(watch: InFlight, client: discord.Client) -> None:
+    over = asyncio.Event()
+
+    async def ask() -> None:
+        with suppress(TimeoutError):
+            await client.wait_for("message", timeout=0.01)
+        over.set()
+        await forever()
+
+    task = begin("discord.py: on_message", ask)
+    async with cleared(task):
+        await over.wait()
+        assert conversing(watch) == []
+
+
+async def test_a_handler_that_gathers_waits_is_in_a_conversation_until_the_last_one(
+    watch: InFlight, client: discord.Client
+) -> None:
+    async def listen(content: str) -> None:
+        await client.wait_for("message", check=lambda message: message == content)
+
+    async def ask() -> None:
+        await asyncio.gather(listen("one"), listen("two"))
+        await forever()
+
+    task = begin("discord.py: on_message", ask)
+    async with cleared(task):
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for content in ("one", "two"):
+            assert "discord.py: on_message" in conversing(watch)
+            internals.feed_waiters(client, "message", content)
+            for _ in range(5):
+                await asyncio.sleep(0)
+        assert conversing(watch) == []
+
+
+async def test_a_wait_in_a_task_that_a_handler_left_behind_is_a_conversation_of_its_own(
+    watch: InFlight, client: discord.Client
+) -> None:
+    left: list[asyncio.Task[Any]] = []
+
+    async def wizard() -> None:
+        await client.wait_for("message")
+
+    async def ask() -> None:
+        left.append(asyncio.create_task(wizard(), name="wizard"))
+
+    await begin("discord.py: on_message", ask)
+    await asyncio.sleep(0)
+    assert conversing(watch) == ["wizard"]
+    assert watch.handlers()[0].own
+    await wakes(client)
+    assert watch.handlers() == []
+
+
+async def test_waiting_for_a_view_is_a_conversation_too(watch: InFlight, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = next(kind for kind in discord.ui.View.__mro__ if "wait" in vars(kind))
+    monkeypatch.setattr(owner, "wait", vars(owner)["wait"])  # so that it is put back
+    internals.around_view_waits(watch.waiting)
+    view = discord.ui.View(timeout=None)
+    task = begin("discord.py: on_message", view.wait)
+    await asyncio.sleep(0)
+    assert conversing(watch) == ["discord.py: on_message"]
+    view.stop()
+    await task
+    await asyncio.sleep(0)
+    assert watch.handlers() == []
+
+
+async def test_what_waits_without_descending_from_an_event_is_nobodys_conversation(
+    watch: InFlight, client: discord.Client
+) -> None:
+    task = asyncio.ensure_future(client.wait_for("message"))
+    async with cleared(task):
+        await asyncio.sleep(0)
+        assert watch.handlers() == []
 
 
 async def test_a_drain_that_is_itself_cancelled_leaves_its_handlers_running(watch: InFlight) -> None:
     task = begin("discord.py: on_message")
-    drain = asyncio.ensure_future(watch.drain(LONG))
+    draining = asyncio.ensure_future(drained(watch, LONG))
     await asyncio.sleep(0)
-    drain.cancel()
+    draining.cancel()
     with suppress(asyncio.CancelledError):
-        await drain
+        await draining
     async with cleared(task):
         assert watch.count() == 1

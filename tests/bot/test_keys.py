@@ -8,17 +8,20 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bot import keys
 from bot.keys import Claimed, Identity, Numbering, Occurrence, identify
 from bot.ledger import number_key
 
 SKEW = 0.3
+HELD, KEPT, IDLE = 3.0, 4.0, 8.0
+"""As in the gate, but shorter: how long events are held, claims kept, idle digests counted."""
 GUILDS = [g << 22 for g in range(1, 6)]
 
 
@@ -45,6 +48,20 @@ class MemoryLedger:
     def claimed_by_others(self, digest: str) -> Sequence[Claimed]:
         rows = [r for r in self.table.rows.values() if r[1] == digest and r[0] != self.generation]
         return sorted((Claimed(r[2] or 0, r[3], r[4]) for r in rows), key=lambda row: row.number)
+
+    def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
+        newest: dict[str, int] = {}
+        for _, digest, number, _, _ in self.table.rows.values():
+            if digest is not None:
+                newest[digest] = max(newest.get(digest, 0), number or 0)
+        for key, (_, digest, number, _, at) in list(self.table.rows.items()):
+            if at < before and (digest is None or number != newest[digest] or (at < idle and not counts(digest))):
+                del self.table.rows[key]
+
+    def forget(self, digests: Sequence[str]) -> bool:
+        for key in [key for key, row in self.table.rows.items() if row[1] in set(digests)]:
+            del self.table.rows[key]
+        return True
 
     def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
         for key in anchors:
@@ -105,6 +122,22 @@ class Child:
         if won:
             self.handled.append(identity.text)
 
+    def tick(self, now: float) -> None:
+        """What a gate does as time goes by: forget what others claimed, and what nobody can need any more."""
+        if self.active:
+            if self.ledger.forget(self.numbering.idle(now - IDLE)):
+                self.numbering.forget(now - IDLE, listening=False)
+            self.ledger.trim(now - KEPT, idle=now - IDLE, counts=self.numbering.counts)
+            return
+        self.held = [one for one in self.held if now - one[2] < HELD and not (now - one[2] > 1 and self.claimed(*one))]
+        self.numbering.forget(now - KEPT, listening=True)
+
+    def claimed(self, identity: Identity, occurrence: Occurrence | None, at: float) -> bool:
+        if occurrence is None:
+            return identity.text in self.ledger.table.rows
+        number = self.numbering.sure_number(occurrence, self.ledger)
+        return number is not None and number_key(identity.text, number) in self.ledger.table.rows
+
     def activate(self) -> None:
         self.active = True
         for held in self.held:
@@ -147,7 +180,7 @@ def make_plans(rng: random.Random, children: int) -> list[Plan]:
     for _ in range(children - 1):
         subscribed = now + rng.uniform(0.001, 0.1)
         ready = subscribed + rng.uniform(0.0, SKEW)
-        activated = ready + rng.uniform(2.0, 3.0)
+        activated = ready + keys.SURE_AFTER + rng.uniform(0.0, 1.0)
         drained = activated + rng.choice([0.0, 0.001, 0.05, 0.3])
         plans[-1].drained = drained
         plans[-1].left = drained + rng.choice([0.0, 0.4, 1.0])
@@ -156,10 +189,12 @@ def make_plans(rng: random.Random, children: int) -> list[Plan]:
     return plans
 
 
-def run(rng: random.Random, events: list[Emitted], plans: list[Plan]) -> Counter[str]:
+def run(
+    rng: random.Random, events: list[Emitted], plans: list[Plan], *, trimming: bool = False, table: Table | None = None
+) -> Counter[str]:
     """Play it all in order of arrival; return emitted minus handled, a count for each key."""
     clock = [0.0]
-    table = Table()
+    table = Table() if table is None else table
     order = itertools.count()
     children = [Child(n, plan, MemoryLedger(table, n), clock) for n, plan in enumerate(plans, 1)]
     todo: list[tuple[float, int, str, Child, Emitted | None]] = []
@@ -168,12 +203,22 @@ def run(rng: random.Random, events: list[Emitted], plans: list[Plan]) -> Counter
             todo.append((at, next(order), "event", child, event))
         todo.append((child.plan.activated, next(order), "activate", child, None))
         todo.append((child.plan.drained, next(order), "drain", child, None))
+    if trimming:
+        ticks = [0.5 * number for number in range(1, int(2 * events[-1].at) + 4)]
+        todo += [
+            (at, next(order), "tick", child, None)
+            for child in children
+            for at in ticks
+            if child.plan.ready < at < child.plan.left
+        ]
     for at, _, what, child, event_ in sorted(todo, key=lambda item: item[:2]):
         clock[0] = at
         if what == "activate":
             child.activate()
         elif what == "drain":
             child.active = False
+        elif what == "tick":
+            child.tick(at)
         elif event_ is not None and at < child.plan.left + SKEW:
             child.receive(event_, at)
     balance: Counter[str] = Counter()
@@ -206,6 +251,18 @@ def busy_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
     return sorted(events, key=lambda event: event.at)
 
 
+def silent_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
+    """Repeats further apart than the skew, and nobody writes."""
+    events = []
+    for guild in GUILDS:
+        at, state = rng.uniform(0, 1), False
+        while at < plans[-1].activated + 3:
+            state = not state
+            events.append(reaction(at, guild, add=state, emoji=1))
+            at += rng.uniform(SKEW + 0.2, 2.0)
+    return sorted(events, key=lambda event: event.at)
+
+
 @settings(max_examples=120, deadline=None)
 @given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
 def test_every_occurrence_is_handled_exactly_once_where_people_also_write(seed: int, children: int) -> None:
@@ -221,14 +278,122 @@ def test_every_occurrence_is_handled_exactly_once_in_silence_when_repeats_are_fu
 ) -> None:
     rng = random.Random(seed)
     plans = make_plans(rng, children)
+    assert run(rng, silent_events(rng, plans), plans) == Counter()
+
+
+def toggled_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
+    """Somebody reacts, takes it back and reacts again within a moment, now and then, and nobody writes."""
     events = []
     for guild in GUILDS:
-        at, state = rng.uniform(0, 1), False
+        at = rng.uniform(0, 1)
         while at < plans[-1].activated + 3:
-            state = not state
-            events.append(reaction(at, guild, add=state, emoji=1))
-            at += rng.uniform(SKEW + 0.2, 2.0)
-    assert run(rng, sorted(events, key=lambda event: event.at), plans) == Counter()
+            for number in range(rng.choice([1, 2, 3, 3])):
+                events.append(reaction(at, guild, add=number % 2 == 0, emoji=1))
+                at += rng.uniform(0.0, 0.15)
+            at += rng.uniform(0.6, 2.0)
+    return sorted(events, key=lambda event: event.at)
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
+def test_every_occurrence_is_handled_exactly_once_in_silence_when_reactions_are_toggled_now_and_then(
+    seed: int, children: int
+) -> None:
+    rng = random.Random(seed)
+    plans = make_plans(rng, children)
+    assert run(rng, toggled_events(rng, plans), plans) == Counter()
+
+
+def test_a_repeat_that_is_still_on_its_way_here_is_not_taken_for_one_that_was_missed() -> None:
+    table, clock = Table(), [0.0]
+    old, new = (Child(n, Plan(10.0, 10.0, 10.0, 11.0, 99.0, 99.0, 1), MemoryLedger(table, n), clock) for n in (1, 2))
+    first, second = (reaction(at, GUILDS[0], add=True, emoji=1) for at in (10.60, 10.66))
+    old.receive(first, 10.65)
+    old.receive(second, 10.71)
+    new.receive(first, 10.83)
+    clock[0] = 11.0
+    new.activate()
+    new.receive(second, 11.01)
+    assert (len(old.handled), len(new.handled)) == (2, 0)
+
+
+# --- a child is killed ------------------------------------------------------------------------------------------
+
+
+def crash_plans(rng: random.Random) -> list[Plan]:
+    """The first child is killed; its session is resumed before the second one begins its own."""
+    killed = rng.uniform(1, 3)
+    identified = killed + rng.uniform(0.5, 3) + SKEW
+    subscribed = identified + rng.uniform(0.001, 0.1)
+    ready = subscribed + rng.uniform(0.0, SKEW)
+    activated = ready + rng.uniform(2.0, 3.0)
+    shards = rng.choice([1, 2, 3])
+    dead = Plan(-9.0, -9.0, -9.0, -9.0, killed, 99.0, shards)
+    return [dead, Plan(identified, subscribed, ready, activated, 99.0, 99.0, rng.choice([shards, 1, 2]))]
+
+
+def run_crash(rng: random.Random, events: list[Emitted], plans: list[Plan], *, window: bool) -> Counter[str]:
+    """Play it; ``window``: whether the dead child had claimed what it handled, or nobody was there to claim it from."""
+    clock = [0.0]
+    table, lonely = Table(), Table()
+    dead_plan, plan = plans
+    dead = Child(1, dead_plan, MemoryLedger(table if window else lonely, 1), clock)
+    successor = Child(2, plan, MemoryLedger(table, 2), clock)
+    side = Child(1, dead_plan, MemoryLedger(table, 1), clock)
+    side.numbering = Numbering(joined=False, clock=lambda: clock[0], continues=successor.ledger)
+    side.active = rng.random() < 0.5
+    resumed = plan.identified - rng.uniform(0.01, 0.2)
+    order = itertools.count()
+    todo: list[tuple[float, int, Child, Emitted | None]] = []
+    for at, event in deliveries(rng, events, dead_plan):
+        if at < dead_plan.drained:
+            todo.append((at, next(order), dead, event))
+        elif (at := max(at, resumed)) < plan.activated:
+            todo.append((at, next(order), side, event))
+    todo += [(at, next(order), successor, event) for at, event in deliveries(rng, events, plan)]
+    todo.append((rng.uniform(plan.ready, plan.activated), next(order), side, None))
+    todo.append((plan.activated, next(order), successor, None))
+    for at, _, child, event_ in sorted(todo, key=lambda item: item[:2]):
+        clock[0] = at
+        if event_ is None:
+            child.activate()
+        else:
+            child.receive(event_, at)
+    balance: Counter[str] = Counter()
+    for event in events:
+        identity = identify(event.name, event.data)
+        assert identity is not None
+        balance[identity.text] += 1
+    for child in (dead, side, successor):
+        balance.subtract(child.handled)
+    return Counter({key: count for key, count in balance.items() if count})
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), window=st.booleans())
+def test_what_a_killed_child_leaves_is_handled_exactly_once_where_people_also_write(seed: int, window: bool) -> None:
+    rng = random.Random(seed)
+    plans = crash_plans(rng)
+    assert run_crash(rng, busy_events(rng, plans), plans, window=window) == Counter()
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 2**32), window=st.booleans())
+def test_what_a_killed_child_leaves_is_handled_exactly_once_in_silence_when_repeats_are_further_apart_than_the_skew(
+    seed: int, window: bool
+) -> None:
+    rng = random.Random(seed)
+    plans = crash_plans(rng)
+    assert run_crash(rng, silent_events(rng, plans), plans, window=window) == Counter()
+
+
+def test_the_property_can_fail_when_the_counts_do_not_follow_on_the_claims_of_the_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MemoryLedger, "claimed_by_others", lambda self, digest: [])
+    rng = random.Random(1)
+    plans = crash_plans(rng)
+    assert run_crash(rng, busy_events(rng, plans), plans, window=True) != Counter()
 
 
 @pytest.mark.wide
@@ -239,6 +404,16 @@ def test_two_thousand_histories_of_two_and_three_children() -> None:
             rng = random.Random(seed)
             plans = make_plans(rng, children)
             assert run(rng, busy_events(rng, plans), plans) == Counter(), (seed, children)
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(600)
+def test_a_thousand_histories_of_a_killed_child() -> None:
+    for seed in range(500):
+        for window in (False, True):
+            rng = random.Random(seed)
+            plans = crash_plans(rng)
+            assert run_crash(rng, busy_events(rng, plans), plans, window=window) == Counter(), (seed, window)
 
 
 def test_the_property_can_fail_when_occurrences_are_not_numbered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,3 +428,101 @@ def test_the_property_can_fail_when_offsets_are_not_worked_out(monkeypatch: pyte
     rng = random.Random(1)
     plans = make_plans(rng, 2)
     assert run(rng, busy_events(rng, plans), plans) != Counter()
+
+
+def spare_plans(rng: random.Random) -> list[Plan]:
+    """A child with a spare that takes over when it dies, and another spare that takes over from that one."""
+    plans, now = [Plan(-9.0, -9.0, -9.0, -9.0, 0.0, 0.0, rng.choice([1, 2, 3]))], 1.0
+    for _ in range(2):
+        subscribed = now + 0.1
+        died = now + rng.uniform(15, 40)
+        plans[-1].drained = plans[-1].left = died
+        plans.append(Plan(now, subscribed, subscribed + SKEW, died + SKEW + 0.01, 999.0, 999.0, rng.choice([1, 2, 3])))
+        now = died + SKEW + rng.uniform(1, 5)
+    return plans
+
+
+def sparse_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
+    """Bursts of repeats, with pauses in which claims are trimmed and digests forgotten, where people also write."""
+    ids = itertools.count(1000)
+    events = []
+    for guild in GUILDS:
+        at = 0.0
+        while at < plans[-1].activated + 12:
+            for _ in range(rng.choice([1, 2, 5, 90])):
+                events.append(reaction(at, guild, add=rng.random() < 0.5, emoji=rng.choice([1, 1, 1, 2, 3])))
+                at += rng.choice([0.0, 0.01, 0.1])
+                if rng.random() < 0.3:
+                    events.append(message(at, guild, next(ids)))
+            events.append(message(at + 0.001, guild, next(ids)))
+            at += rng.choice([0.2, 1.0, KEPT - 0.2, KEPT + 0.2, IDLE - 0.2, IDLE + 0.2, 2 * IDLE]) * rng.uniform(
+                0.9, 1.1
+            )
+    return sorted(events, key=lambda event: event.at)
+
+
+def trimmed(seeds: range) -> Counter[str]:
+    """Play histories with long-lived spares, claims trimmed all the while; return what was not handled just once."""
+    balance: Counter[str] = Counter()
+    for seed in seeds:
+        rng = random.Random(seed)
+        plans, table = spare_plans(rng), Table()
+        events = sparse_events(rng, plans)
+        balance += Counter({f"{seed}: {key}": 1 for key in run(rng, events, plans, trimming=True, table=table)})
+        assert min(row[4] for row in table.rows.values()) > events[-1].at - IDLE - 2, "nothing is kept for ever"
+        assert len(table.rows) < len(events) / 2
+    return balance
+
+
+def test_trimming_bounds_the_claims_and_keeps_exactly_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "_BEFORE", 1.5)
+    assert trimmed(range(20)) == Counter()
+
+
+def repeated_after_a_pause(seeds: range) -> Counter[str]:
+    """Repeat something after its claims but the newest were trimmed, while old and new child compete for it."""
+    balance: Counter[str] = Counter()
+    again = 2 + (KEPT + IDLE) / 2
+    plans = [
+        Plan(-9.0, -9.0, -9.0, -9.0, again + 2, again + 2, 1),
+        Plan(3.0, 3.1, 3.4, again - 0.5, 99.0, 99.0, 1),
+    ]
+    at = [0.2, 0.4, 0.6, again, again + 0.1]
+    events = [reaction(one, GUILDS[0], add=True, emoji=1) for one in at] + [message(again - 1, GUILDS[0], 1000)]
+    for seed in seeds:
+        balance.update(run(random.Random(seed), sorted(events, key=lambda event: event.at), plans, trimming=True))
+    return balance
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(600)
+def test_trimming_through_many_histories(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "_BEFORE", 1.5)
+    assert trimmed(range(100, 300)) == Counter()
+
+
+def test_what_comes_again_after_its_claims_were_trimmed_is_handled_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "_BEFORE", 1.5)
+    assert repeated_after_a_pause(range(40)) == Counter()
+
+
+def test_it_can_fail_when_the_newest_claim_of_a_digest_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def trim_all(self: MemoryLedger, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
+        for key in [key for key, row in self.table.rows.items() if row[4] < before]:
+            del self.table.rows[key]
+
+    monkeypatch.setattr(keys, "_BEFORE", 1.5)
+    monkeypatch.setattr(MemoryLedger, "trim", trim_all)
+    assert repeated_after_a_pause(range(40)) != Counter()
+
+
+def test_it_can_fail_when_a_listening_child_does_not_forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    forget = Numbering.forget
+
+    def only_active(self: Numbering, before: float, *, listening: bool) -> None:
+        if not listening:
+            forget(self, before, listening=False)
+
+    monkeypatch.setattr(keys, "_BEFORE", 1.5)
+    monkeypatch.setattr(Numbering, "forget", only_active)
+    assert trimmed(range(2)) != Counter()

@@ -193,7 +193,7 @@ def test_the_command_line_says_all_that_a_child_must_know(monkeypatch: pytest.Mo
         monkeypatch,
         *("--app", "app:client", "--directory", str(tmp_path / "x" / ".."), "--generation", "7", "--shards", "4"),
         *("--role", "standby", "--ledger", "/run/ledger.db", "--api-url", API, "--read", "8", "--write", "9"),
-        *("--", "--debug", "x"),
+        *("--expired-text=-- gone", "--", "--debug", "x"),
     )
     assert options == Options(
         generation=7,
@@ -206,6 +206,7 @@ def test_the_command_line_says_all_that_a_child_must_know(monkeypatch: pytest.Mo
         write_fd=9,
         directory=tmp_path.resolve(),
         args=["--debug", "x"],
+        expired_text="-- gone",
     )
     assert os.environ["BASTION_GENERATION"] == "7", "the app may tell its generation"
 
@@ -243,6 +244,12 @@ def say(*words):
     print(*words, flush=True)
 
 
+class PagerView(discord.ui.View):
+    @discord.ui.button(label="next")
+    async def next(self, interaction, button):
+        pass
+
+
 class App(discord.Client):
     """Connects to nothing: what Discord would send comes as lines on stdin."""
 
@@ -267,6 +274,11 @@ class App(discord.Client):
                 self._connection.parsers["MESSAGE_CREATE"]({**MESSAGE, "id": ident})
             elif verb == "finish":
                 self.go.set()
+            elif verb == "show":
+                self.view = PagerView(timeout=float(ident))
+                self._connection.store_view(self.view, 123)
+            elif verb == "stop":
+                self.view.stop()
             elif verb == "close":
                 self.closing = asyncio.ensure_future(self.close())
             elif verb == "spin":
@@ -280,6 +292,10 @@ class App(discord.Client):
     async def on_message(self, message):
         say("began", message.id)
         try:
+            if message.id == 7:
+                answer = await self.wait_for("message")
+                say("heard", answer.id)
+                return
             await self.go.wait()
             say("ended", message.id)
         except asyncio.CancelledError:
@@ -484,6 +500,80 @@ def test_a_new_drain_after_an_activation_has_its_own_limit(serving: Child) -> No
     serving.discord("finish")
     assert serving.told(wire.Drained).cut == []
     assert serving.ended() == 0
+
+
+@pytest.fixture
+def in_the_middle(start: Start) -> Child:
+    """An active child with a live view and a conversation."""
+    child = start()
+    assert child.said() == "started"
+    child.discord("show 600")
+    child.discord("message 7")
+    assert child.said() == "began 7"
+    return child
+
+
+def test_a_drain_lingers_for_views_and_conversations_says_so_and_ends_with_them(in_the_middle: Child) -> None:
+    in_the_middle.order(wire.Drain(limit=0.1, linger=600.0))
+    assert in_the_middle.told(wire.Lingering) == wire.Lingering(views=1, conversations=1)
+    assert in_the_middle.told(wire.Beat).lingering == 2
+    assert in_the_middle.said() == "deactivated"
+    in_the_middle.discord("message 8")
+    assert in_the_middle.said() == "heard 8"
+    assert in_the_middle.told(wire.Beat, lambda beat: beat.lingering == 1).in_flight == 0
+    in_the_middle.discord("stop")
+    assert in_the_middle.told(wire.Drained) == wire.Drained(finished=2, cut=[])
+    assert in_the_middle.ended() == 0
+
+
+def test_what_still_lingers_at_the_end_is_cut_and_named(in_the_middle: Child) -> None:
+    in_the_middle.order(wire.Drain(limit=0.1, linger=0.3))
+    in_the_middle.told(wire.Lingering)
+    assert in_the_middle.told(wire.Drained).cut == [
+        "discord.py: on_message (MESSAGE_CREATE 7)",
+        "view PagerView of message 123",
+    ]
+    assert in_the_middle.ended() == 0
+    assert "cut, for it was not done within the time to drain: view PagerView of message 123" in (
+        in_the_middle.log.read_text()
+    )
+
+
+def test_a_second_drain_hurries_one_that_lingers(in_the_middle: Child) -> None:
+    in_the_middle.order(wire.Drain(limit=600.0, linger=600.0))
+    in_the_middle.told(wire.Lingering)
+    in_the_middle.order(wire.Drain(limit=0.0))
+    assert len(in_the_middle.told(wire.Drained).cut) == 2
+    assert in_the_middle.ended() == 0
+
+
+def test_sigterm_ends_a_linger(in_the_middle: Child) -> None:
+    in_the_middle.order(wire.Drain(limit=600.0, linger=600.0))
+    in_the_middle.told(wire.Lingering)
+    in_the_middle.process.send_signal(signal.SIGTERM)
+    assert len(in_the_middle.told(wire.Drained).cut) == 2
+    assert in_the_middle.ended() == 0
+
+
+def test_a_child_that_lingers_can_be_made_active_again_with_all_that_it_had(in_the_middle: Child) -> None:
+    in_the_middle.order(wire.Drain(limit=0.1, linger=600.0))
+    in_the_middle.told(wire.Lingering)
+    in_the_middle.order(wire.Activate())
+    assert in_the_middle.told(wire.Role).role == "active"
+    assert (in_the_middle.said(), in_the_middle.said()) == ("deactivated", "activated")
+    assert in_the_middle.told(wire.Beat).lingering == 0
+    in_the_middle.order(wire.Drain(limit=0.1, linger=600.0))
+    assert in_the_middle.told(wire.Lingering) == wire.Lingering(views=1, conversations=1)
+    in_the_middle.order(wire.Drain(limit=0.0))
+    assert in_the_middle.ended() == 0
+
+
+def test_more_names_than_fit_in_one_message_are_counted() -> None:
+    names = [f"view {'x' * 1000} {number}" for number in range(1000)]
+    shown = runtime._shortened(names)
+    assert shown[-1] == "and 800 more"
+    assert len(wire.encode(wire.Drained(finished=0, cut=shown))) < wire.MAX_LINE
+    assert runtime._shortened(["one"]) == ["one"]
 
 
 @pytest.mark.parametrize("draining", [False, True])

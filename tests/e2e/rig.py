@@ -7,8 +7,9 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ ALL_KINDS = {
     "autocomplete": 1.0,
     "button": 1.0,
     "select": 0.5,
+    "modal": 0.5,
     "message": 2.0,
     "reaction_add": 1.0,
     "toggle": 1.0,
@@ -82,6 +84,10 @@ class Rig:
     expected: Callable[[Entry], bool]
     process: asyncio.subprocess.Process | None = None
     log: list[str] = field(default_factory=list)
+    log_at: list[float] = field(default_factory=list)
+    """When each line of the log was read, in monotonic seconds."""
+    hurt: dict[int, float] = field(default_factory=dict)
+    """When a test has killed or stopped a generation, in monotonic seconds."""
     _reading: asyncio.Task[None] | None = None
     _grew: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -99,9 +105,9 @@ class Rig:
         text = "\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items())
         self.config.write_text(text + "\n")
 
-    async def start(self, *, serving: bool = True) -> None:
+    async def start(self, *words: str, serving: bool = True) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", "run", "--config", str(self.config)),
+            *(sys.executable, "-m", "supervisor", "run", "--config", str(self.config), *words),
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -115,6 +121,7 @@ class Rig:
         assert process.stdout is not None
         async for line in process.stdout:
             self.log.append(line.decode(errors="replace").rstrip())
+            self.log_at.append(time.monotonic())
             self._grew.set()
 
     async def logged(self, text: str, *, timeout: float = 20) -> str:
@@ -181,7 +188,12 @@ class Rig:
         assert self.process is not None
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(30):
+        return await self.stopped()
+
+    async def stopped(self, *, timeout: float = 30) -> int:
+        """Wait until the supervisor has exited and its log has been read; return its exit code."""
+        assert self.process is not None
+        async with asyncio.timeout(timeout):
             code = await self.process.wait()
             assert self._reading is not None
             await self._reading
@@ -203,12 +215,10 @@ class Rig:
         """Every living process of this installation: supervisor, command lines, bots."""
         found = []
         for process in psutil.process_iter():
-            try:
+            with suppress(psutil.Error):  # gone, or about to be
                 ours = {str(self.config), self.sandbox.api_url}.intersection(process.cmdline())
-            except psutil.Error:
-                continue
-            if ours and process.status() != psutil.STATUS_ZOMBIE:
-                found.append(process)
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
         return found
 
     def release(self, module: str, source: str) -> Path:
@@ -252,6 +262,8 @@ async def rig(
                 "bot__app": app,
                 "bot__directory": str(APPS),
                 "control__socket": str(directory / "s.sock"),
+                "handoff__linger": 0,
+                "handoff__probation": 0,
                 "handoff__settle": 2,
                 "health__listen": "",
             }

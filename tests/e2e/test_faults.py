@@ -6,26 +6,21 @@ that some session received are handled once.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from rig import ALL_KINDS, Rig, active, rig
+from casualties import Reload, child, unexplained
+from rig import ALL_KINDS, active, rig
 
-from sandbox import Entry, SandboxSettings
+from sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
 WINDOW = 0.25
-CUT_SECONDS = 0.5
-"""Longest time from an event's arrival to its report with handlers of 50 ms: what is younger at a kill may be cut."""
-INTERACTIONS = ("slash", "autocomplete", "button", "select")
 
 
 def settings() -> SandboxSettings:
@@ -38,60 +33,6 @@ def settings() -> SandboxSettings:
     )
 
 
-class Reload:
-    """A `supervisor reload` in a process of its own, followed line by line."""
-
-    def __init__(self, installation: Rig) -> None:
-        self.installation = installation
-        self.lines: list[str] = []
-
-    async def until(self, phase: str) -> None:
-        """Start it and return when it enters the phase."""
-        self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", "reload", "--config", str(self.installation.config)),
-            env=self.installation.environ,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-        )
-        assert self.process.stdout is not None
-        async with asyncio.timeout(30):
-            async for line in self.process.stdout:
-                self.lines.append(line.decode())
-                if line.startswith(phase.encode()):
-                    return
-        raise AssertionError(f"never {phase}: {self.lines}")
-
-    async def result(self) -> int:
-        async with asyncio.timeout(60):
-            out, _ = await self.process.communicate()
-        self.lines += out.decode().splitlines()
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-
-def child(status: dict[str, Any], generation: int) -> dict[str, Any]:
-    found: dict[str, Any] = next(child for child in status["children"] if child["generation"] == generation)
-    return found
-
-
-def unexplained(installation: Rig, deaf: set[int], killed_at: float, served_at: float) -> list[Entry]:
-    """Expected events that some session received and nobody handled, but for those a killed handler may have had.
-
-    ``deaf`` are the killed child's sessions: what reached them later was read by nobody. Interactions that came while
-    nobody served are not counted either: Discord takes no answer to them after 3 s.
-    """
-    journal = installation.sandbox.journal
-    return [
-        entry
-        for entry in journal.entries
-        if installation.expected(entry)
-        and any(session not in deaf or at < killed_at for session, at in entry.delivered)
-        and not journal.handlings(entry.kind, entry.key)
-        and not any(killed_at - CUT_SECONDS < at < killed_at + 0.1 for _, at in entry.delivered)
-        and not (entry.kind in INTERACTIONS and all(killed_at < at < served_at for _, at in entry.delivered))
-    ]
-
-
 @pytest.mark.parametrize(
     ("number", "victim", "phase", "code", "serving", "kind", "result"),
     [
@@ -99,7 +40,9 @@ def unexplained(installation: Rig, deaf: set[int], killed_at: float, served_at: 
             signal.SIGKILL, 2, "spawning", 1, 1, "reload", "failed", id="new-spawning", marks=pytest.mark.wide
         ),
         pytest.param(signal.SIGKILL, 2, "connecting", 1, 1, "reload", "failed", id="new-connecting"),
-        pytest.param(signal.SIGKILL, 2, "draining", 1, 1, "reload", "rolled-back", id="new-draining"),
+        pytest.param(
+            signal.SIGKILL, 2, "draining", 1, 1, "reload", "rolled-back", id="new-draining", marks=pytest.mark.wide
+        ),
         pytest.param(
             signal.SIGKILL, 1, "spawning", 0, 2, "failover", "succeeded", id="old-spawning", marks=pytest.mark.wide
         ),
@@ -209,3 +152,50 @@ async def test_a_standby_to_which_discord_gives_nothing_is_not_activated(tmp_pat
         await sandbox.traffic.stop()
         found = await sandbox.settled(timeout=8, quiet=2)
         assert found.clean, f"{found}\n{installation.tail()}"
+
+
+async def test_a_reload_goes_ahead_where_discord_ends_the_old_session_for_the_new_one(tmp_path: Path) -> None:
+    async with rig(
+        tmp_path, app="app:client", settings=settings(), handler_ms="0-50", discord__identify_window=WINDOW
+    ) as installation:
+        sandbox = installation.sandbox
+        source = "from sharded_client import ShardedClient\nclient = ShardedClient(guild_ready_timeout=0.5)\n"
+        installation.configure(bot__directory=str(installation.release("app", source)))
+        await installation.start()
+        identifies = len(sandbox.gateway.identifies)
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        with sandbox.faults.kick_old_sessions() as fault:
+            outcome = await installation.reload()
+            assert fault.hits == 4, "each shard of the new bot, once: nobody takes them back"
+            assert len(sandbox.gateway.identifies) == identifies + 4
+        assert outcome["result"] == "succeeded", outcome
+        assert "Discord ended generation 1's session" in outcome["handoff"]["reason"]
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+        journal = sandbox.journal
+        heard = [entry for entry in journal.entries if installation.expected(entry) and entry.delivered]
+        lost = [entry for entry in heard if not journal.handlings(entry.kind, entry.key)]
+        assert not lost, f"{lost}\n{found}\n{installation.tail()}"
+
+
+async def test_an_active_bot_that_was_kicked_takes_its_shards_back_when_the_reload_fails(tmp_path: Path) -> None:
+    async with rig(
+        tmp_path, app="sharded_client:client", settings=settings(), discord__identify_window=WINDOW
+    ) as installation:
+        sandbox = installation.sandbox
+        await installation.start()
+        with sandbox.faults.kick_old_sessions(count=1):
+            reload = Reload(installation)
+            await reload.until("connecting")
+            await installation.logged("the handoff goes ahead")
+            before = await installation.status()
+            os.kill(child(before, 2)["pid"], signal.SIGKILL)
+            assert await reload.result() == 1
+        await installation.until(
+            lambda status: (
+                len(status["children"]) == 1
+                and [shard["state"] for shard in status["children"][0]["shards"]] == ["ready"] * 4
+            )
+        )
+        assert (await installation.reload())["result"] == "succeeded"

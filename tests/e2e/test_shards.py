@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from rig import ALL_KINDS, Rig, active, rig
 
+from bot.runtime import SILENT_PATIENCE
 from sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +57,8 @@ async def test_sixteen_shards_are_ready_as_soon_as_the_identify_limit_allows(
         child = await serving(installation)
         limit = math.ceil(SHARDS / max_concurrency) * WINDOW
         assert [shard["state"] for shard in child["shards"]] == ["ready"] * SHARDS
-        assert seconds_to_ready(child) <= 1.1 * limit + connect
+        # The first child was ready with its last guild; a standby that hears nothing listens a while.
+        assert seconds_to_ready(child) <= 1.1 * limit + connect + SILENT_PATIENCE
         assert not installation.sandbox.gateway.violations
 
 

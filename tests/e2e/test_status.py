@@ -32,13 +32,26 @@ ORDINARY = "from sharded_bot import ShardedBot\nclient = ShardedBot()\n"
 TOP = {"supervisor", "children", "last_handoff", "restarts", "session_start_limit"}
 SUPERVISOR = {"pid", "version", "started_at", "state", "config"}
 CHILD = {
-    *("generation", "pid", "role", "release", "app", "started_at", "ready_at", "active_at", "shards", "guilds"),
-    *("rss_bytes", "cpu_percent", "in_flight", "handled", "claims", "last_beat_at", "loop_lag_ms"),
+    *(
+        "generation",
+        "pid",
+        "role",
+        "spare",
+        "release",
+        "app",
+        "started_at",
+        "ready_at",
+        "active_at",
+        "shards",
+        "guilds",
+    ),
+    *("rss_bytes", "cpu_percent", "in_flight", "lingering", "handled", "claims", "last_beat_at", "loop_lag_ms"),
 }
 SHARD = {"id", "state", "latency_ms"}
 CLAIMS = {"won", "lost", "errors"}
 HANDOFF = {
     *("kind", "from", "to", "result", "reason", "started_at", "duration", "phases", "replayed", "expired", "cut"),
+    *("recovered", "state"),
 }
 LIMIT = {"total", "remaining", "reset_after", "max_concurrency"}
 

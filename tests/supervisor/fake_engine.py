@@ -16,6 +16,7 @@ from typing import cast
 import anyio
 
 from supervisor import control
+from supervisor.observed import ActiveReadiness, Totals
 from supervisor.outcome import Outcome, Progress
 from supervisor.status import (
     ChildStatus,
@@ -97,6 +98,8 @@ class FakeEngine:
         self.forced: list[bool] = []
         self.guarded = False
         """Refuses what is not forced."""
+        self.active: ActiveReadiness | None = ActiveReadiness(generation=2, shards=2, not_ready={1: "resuming"})
+        self.counted = Totals()
 
     def hold(self) -> None:
         """Let reloads wait until `may_finish` is set."""
@@ -134,6 +137,12 @@ class FakeEngine:
         if self.failure:
             raise self.failure
         return a_status()
+
+    def readiness(self) -> ActiveReadiness | None:
+        return self.active
+
+    def totals(self) -> Totals:
+        return self.counted
 
 
 async def _main(path: Path, result: str) -> None:

@@ -14,6 +14,7 @@ import msgspec
 
 from supervisor.engine import Engine
 from supervisor.logs import LogLine
+from supervisor.observed import Summary
 from supervisor.outcome import Progress
 from supervisor.release import Release
 from supervisor.settings import (
@@ -25,6 +26,7 @@ from supervisor.settings import (
     LedgerSettings,
     RestartSettings,
     Settings,
+    StateSettings,
 )
 from supervisor.status import ChildStatus
 
@@ -40,8 +42,9 @@ def make_settings(tmp_path: Path, *args: str) -> Settings:
     return Settings(
         bot=BotSettings(directory=tmp_path, args=args),
         discord=DiscordSettings(api_url="http://127.0.0.1:1/api", identify_window=0.02),
-        handoff=HandoffSettings(ready_timeout=20.0, drain_timeout=5.0, settle=0.2),
+        handoff=HandoffSettings(ready_timeout=20.0, drain_timeout=5.0, settle=0.2, probation=0, linger=0),
         restart=RestartSettings(backoff_first=0.05, backoff_max=0.2, stable_after=60.0),
+        state=StateSettings(),
         ledger=LedgerSettings(),
         control=ControlSettings(socket=tmp_path / "supervisor.sock"),
         health=HealthSettings(),
@@ -130,13 +133,26 @@ class Supervised:
 
 @asynccontextmanager
 async def supervised(
-    settings: Settings, *, signals: bool = False, serving: bool = True, root: Path = Path("/")
+    settings: Settings,
+    *,
+    signals: bool = False,
+    serving: bool = True,
+    root: Path = Path("/"),
+    on_move: Callable[[Summary], None] | None = None,
 ) -> AsyncIterator[Supervised]:
     """Run an engine; at the end it is stopped and must have left nothing behind."""
     await anyio.lowlevel.checkpoint()
     before = open_fds()
     it = Supervised(settings)
-    it.engine = Engine(settings, reread=it.reread, log=it.log, signals=signals, command=fake_command, root=root)
+    it.engine = Engine(
+        settings,
+        reread=it.reread,
+        log=it.log,
+        signals=signals,
+        command=fake_command,
+        root=root,
+        on_move=on_move,
+    )
 
     async def run() -> None:
         it.code = await it.engine.run()

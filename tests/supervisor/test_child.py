@@ -14,7 +14,7 @@ import pytest
 from supervising import TOKEN, fake_command, living, open_fds, until
 
 from supervisor import child as child_module
-from supervisor.child import MAX_LOG_LINE, Child, Launch, SpawnError, Stream, environment, python_module
+from supervisor.child import MAX_LOG_LINE, Child, Launch, SpawnError, Stream, environment, python_module, spawn
 from supervisor.release import Release
 from supervisor.wire import Activate, FromChild, Hello, Permit, Ready, Role, Window
 
@@ -48,7 +48,14 @@ def release(tmp_path: Path, *args: str, python: str = sys.executable) -> Release
 
 
 def launch(tmp_path: Path, *, standby: bool = False) -> Launch:
-    return Launch(generation=4, standby=standby, api_url="http://127.0.0.1:1", ledger=tmp_path / "ledger", token=TOKEN)
+    return Launch(
+        generation=4,
+        standby=standby,
+        api_url="http://127.0.0.1:1",
+        ledger=tmp_path / "ledger",
+        expired_text="-- gone",
+        token=TOKEN,
+    )
 
 
 @dataclass
@@ -66,7 +73,7 @@ class Nursery:
 
     def spawn(self, command: Callable[[Release], Sequence[str]], *args: str) -> tuple[Child, Recorder]:
         recorder = Recorder()
-        child = Child(release(self.tmp_path, *args), launch(self.tmp_path), recorder, command=command)
+        child = spawn(release(self.tmp_path, *args), launch(self.tmp_path), recorder, command=command)
         self.children.append((child, recorder))
         return child, recorder
 
@@ -110,6 +117,7 @@ async def test_the_command_line_says_everything_but_the_token(nursery: Nursery, 
         "--directory": str(tmp_path),
     }.items():
         assert words[words.index(option) + 1] == value
+    assert "--expired-text=-- gone" in words
     assert words[words.index("--") :] == ["--", "one", "--two", ""]
     assert Path(f"/proc/{child.pid}/cwd").resolve() == tmp_path
     assert os.getsid(child.pid) == child.pid
@@ -117,6 +125,7 @@ async def test_the_command_line_says_everything_but_the_token(nursery: Nursery, 
 
 def test_a_childs_environment_has_the_token_and_nothing_of_systemd() -> None:
     base = {"PATH": "/bin", "NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "LISTEN_FDS": "3"}
+    base |= {"LISTEN_PID": "1", "LISTEN_FDNAMES": "x", "JOURNAL_STREAM": "8:1234"}
     ours = {"PATH": "/bin", "DISCORD_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
     assert environment(base, token=TOKEN) == ours
 
@@ -283,8 +292,9 @@ async def test_what_cannot_be_started_leaves_nothing_behind(tmp_path: Path, miss
     before = open_fds()
     directory = tmp_path / "gone" if missing == "directory" else tmp_path
     broken = release(directory, python="/no/such/python" if missing == "python" else sys.executable)
-    with pytest.raises(SpawnError, match="No such file") as caught:
-        Child(broken, launch(tmp_path), Recorder())
+    said = "is no longer there" if missing == "directory" else "No such file"
+    with pytest.raises(SpawnError, match=said) as caught:
+        spawn(broken, launch(tmp_path), Recorder())
     assert caught.value.retryable is False
     assert open_fds() == before
 

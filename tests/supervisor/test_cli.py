@@ -135,13 +135,20 @@ class TestStatus:
         assert done.stdout.splitlines()[-1] == b""
 
     def test_it_answers_within_150_ms_of_its_start(self, shell: Shell) -> None:
-        def once() -> float:
+        def status() -> float:
             began = time.perf_counter()
             assert shell.run("status").returncode == 0
             return time.perf_counter() - began
 
+        def nothing() -> float:
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", "pass"], check=True)
+            return time.perf_counter() - began
+
         with shell.supervisor():
-            assert min(once() for _ in range(10)) < 0.150
+            tries = [(status(), nothing()) for _ in range(10)]
+        # An interpreter alone takes about 20 ms; where it takes much longer, the machine is busy with something else.
+        assert min(took for took, _ in tries) < max(0.150, 4 * min(bare for _, bare in tries))
 
 
 class TestReload:
@@ -172,7 +179,42 @@ class TestReload:
             done = shell.run("reload", "--json")
         outcome = json.loads(done.stdout)
         assert (done.returncode, outcome["result"], done.stderr) == (code, result, "")
-        assert set(outcome) == {"result", "reason", "generation", "handoff"}
+        assert set(outcome) == {"result", "reason", "generation", "lingering", "handoff"}
+
+    @pytest.fixture
+    def current(self, shell: Shell) -> Path:
+        for name in ("1", "2"):
+            (shell.directory / "releases" / name).mkdir(parents=True)
+        (shell.directory / "current").symlink_to("releases/1")
+        shell.configure('[bot]\ndirectory = "current"')
+        return shell.directory / "current"
+
+    def test_to_a_release_it_moves_the_symlink(self, shell: Shell, current: Path) -> None:
+        with shell.supervisor():
+            assert shell.run("reload", "--release", "releases/2").returncode == 0
+        assert str(current.readlink()) == "releases/2"
+
+    @pytest.mark.parametrize("result", ["failed", "refused", "rolled-back"])
+    def test_to_a_release_that_does_not_make_it_the_symlink_is_moved_back(
+        self, shell: Shell, current: Path, result: str
+    ) -> None:
+        with shell.supervisor(result):
+            done = shell.run("reload", "--release", "releases/2")
+        assert done.returncode == 1
+        assert done.stderr.endswith(f"supervisor: {current} names releases/1 again\n")
+        assert str(current.readlink()) == "releases/1"
+
+    def test_to_a_release_that_is_not_there_nothing_is_asked(self, shell: Shell, current: Path) -> None:
+        with shell.supervisor():
+            done = shell.run("reload", "--release", "releases/3")
+        assert done.returncode == 1
+        assert "--release: releases/3: No such file or directory. No supervisor was asked" in done.stderr
+        assert str(current.readlink()) == "releases/1"
+
+    def test_to_a_release_without_waiting_is_a_usage_error(self, shell: Shell, current: Path) -> None:
+        done = shell.run("reload", "--release", "releases/2", "--no-wait")
+        assert done.returncode == 2
+        assert str(current.readlink()) == "releases/1"
 
     def test_without_waiting_it_returns_while_the_reload_goes_on(self, shell: Shell) -> None:
         with shell.supervisor("held"):
@@ -348,6 +390,16 @@ class TestCheck:
         called = (shell.directory / "called").read_text()
         assert called == f"-P -m bot --check --app my:bot --directory {shell.directory}\n"
         assert not shell.socket.parent.exists()
+
+    def test_what_concerns_a_handoff_is_a_line_with_its_places_and_advice(
+        self, shell: Shell, interpreter: Path
+    ) -> None:
+        use = {"what": "loops", "places": [f"app.py:{line}" for line in range(5)], "advice": "nothing to do"}
+        answer = json.dumps({"class": "Bot", "intents": 513, "uses": [use]})
+        (shell.directory / "behave").write_text(f"echo '{answer}'")
+        done = shell.run("check")
+        assert done.returncode == 0
+        assert "OK    uses         loops (app.py:0, app.py:1, app.py:2 and 2 more): nothing to do" in done.stdout
 
     def test_an_app_that_cannot_be_imported_is_named_with_the_reason(self, shell: Shell, interpreter: Path) -> None:
         (shell.directory / "behave").write_text("echo Traceback... >&2\necho 'no module named my' >&2\nexit 78")

@@ -43,6 +43,19 @@ def test_the_table_shows_each_childs_state() -> None:
     assert "shards not ready: resuming: 1" in text
 
 
+def test_the_table_tells_a_spare_from_a_new_bot() -> None:
+    status = a_status_object()
+    status["children"][0] |= {"role": "standby", "spare": True}
+    assert "standby, spare" in status_text(status, now=NOW)
+
+
+def test_the_table_says_that_an_old_child_stays_for_what_people_have_open() -> None:
+    status = a_status_object()
+    status["children"][0] |= {"role": "draining", "lingering": 3}
+    assert "draining, lingers (3 left)" in status_text(status, now=NOW)
+    assert "\x1b[33mdraining, lingers" in status_text(status, now=NOW, colour=True)
+
+
 def test_the_table_says_how_the_last_handoff_ended() -> None:
     text = status_text(a_status_object(), now=NOW)
     assert "last handoff: reload 1 -> 2 succeeded after 4.2 s, begun 10.0 s ago" in text
@@ -50,6 +63,13 @@ def test_the_table_says_how_the_last_handoff_ended() -> None:
     assert "replayed 7, expired 0" in text
     assert "handlers cut: discord.py: on_message" in text
     assert "IDENTIFYs left: 990 of 1,000, reset in 2 h 0 min, max_concurrency 1" in text
+
+
+def test_the_table_says_what_became_of_a_dead_bot_s_sessions() -> None:
+    status = a_status_object()
+    assert "sessions" not in status_text(status, now=NOW)
+    status["last_handoff"]["recovered"] = {"sessions": 4, "lost": 1, "missed": 12}
+    assert "sessions of the dead bot: 4, lost 1; events missed: 12" in status_text(status, now=NOW)
 
 
 def test_what_was_not_observed_yet_is_a_dash() -> None:
@@ -93,6 +113,11 @@ def test_colours_come_only_when_asked_for_and_leave_columns_aligned() -> None:
     ("outcome", "text"),
     [
         ({"result": "succeeded", "generation": 4}, "reload succeeded after 1.5 s: generation 4 is active"),
+        (
+            {"result": "succeeded", "generation": 4, "lingering": 3},
+            "reload succeeded after 1.5 s: generation 4 is active; "
+            "the old one stays for 3 views and conversations that are open",
+        ),
         (
             {"result": "failed", "reason": "no such module.", "generation": 3},
             "reload failed after 1.5 s: no such module. Generation 3 goes on serving.",

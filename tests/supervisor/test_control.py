@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -152,6 +153,26 @@ def test_a_client_that_leaves_does_not_end_the_reload_it_asked_for(server: Serve
     assert fetch_status(server.path)["supervisor"]["state"] == "serving"
     server.do(server.engine.may_finish.set)
     server.wait_for(server.engine.reload_ended)
+
+
+@pytest.mark.anyio
+async def test_a_client_that_leaves_as_it_is_answered_has_nothing_printed(path: Path) -> None:
+    engine = FakeEngine()
+    loop = asyncio.get_running_loop()
+    printed: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, context: printed.append(context))
+    for turns in range(12):  # one of them is the turn of the loop in which the server lets go
+        engine.hold()
+        async with control.serve(path, engine):
+            reader, writer = await asyncio.open_unix_connection(path)
+            writer.write(b'{"command": "reload"}\n')
+            await reader.readline()
+            engine.may_finish.set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            writer.transport.abort()
+    loop.set_exception_handler(None)
+    assert not printed
 
 
 def test_a_client_that_does_not_read_does_not_hold_up_the_reload(

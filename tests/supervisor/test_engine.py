@@ -8,9 +8,9 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
@@ -147,12 +147,23 @@ async def test_a_rollback_brings_the_release_before_back(settings: Settings, tmp
         assert (await it.children())[0].release == str(tmp_path)
 
 
-async def test_signals_reload_and_stop(settings: Settings) -> None:
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """Give this process its own signal handlers back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+async def test_signals_reload_and_stop(settings: Settings, own_signals: None) -> None:
     async with supervised(settings, signals=True) as it:
         os.kill(os.getpid(), signal.SIGHUP)
         await it.serving(2)
         os.kill(os.getpid(), signal.SIGTERM)
         await until(lambda: it.code is not None)
+        for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)  # what comes while the process exits does not end it otherwise
     assert it.code == 0
     assert "reload succeeded" in it.text
 
@@ -543,7 +554,8 @@ async def test_the_old_child_stands_by_until_the_probation_is_over(settings: Set
         assert outcome.result == "succeeded"
         assert outcome.handoff is not None
         assert outcome.handoff.phases["probation"] >= 0.5
-        assert any("generation 1 stands by for 0.5 s" in progress.message for progress in probation.seen)
+        message = "generation 2 is active, on probation, 1 s left; generation 1 stands by"
+        assert message in [progress.message for progress in probation.seen]
         await probation.it.serving(2)
 
 
@@ -580,6 +592,13 @@ async def test_a_rollback_on_probation_needs_no_new_child(settings: Settings) ->
             2,
             1,
         )
+
+
+async def test_a_reload_counts_down_its_probation(settings: Settings) -> None:
+    async with on_probation(settings, seconds=1.2) as probation:
+        await probation.ended()
+        seen = " ".join(progress.message for progress in probation.seen)
+        assert seen.index("2 s left") < seen.index("1 s left")
 
 
 async def test_an_old_child_that_dies_on_probation_changes_nothing(settings: Settings) -> None:
@@ -621,6 +640,92 @@ async def test_a_reload_while_the_old_child_drains_hurries_it(tmp_path: Path) ->
         assert [(outcome.result, outcome.generation) for outcome in outcomes] == [("succeeded", 2), ("succeeded", 3)]
         assert f"drained within {machine.HURRY_LIMIT}" in it.text
         await it.serving(3)
+
+
+# --- what people are in the middle of ---------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def lingering(tmp_path: Path, *, root: Path = Path("/")) -> AsyncIterator[Supervised]:
+    """A reload has succeeded; in the old child three views are open."""
+    async with supervised(with_limits(make_settings(tmp_path, "linger=3"), linger=180.0), root=root) as it:
+        it.release()
+        outcome = await it.engine.reload()
+        assert (outcome.result, outcome.generation, outcome.lingering) == ("succeeded", 2, 3)
+        assert await it.roles() == {1: "draining", 2: "active"}
+        yield it
+
+
+def identifies(it: Supervised) -> int:
+    return sum(line.text.startswith("identified") for line in it.lines)
+
+
+async def test_a_reload_does_not_wait_for_open_views_and_what_was_cut_is_named_later(tmp_path: Path) -> None:
+    async with lingering(tmp_path) as it:
+        status = await it.engine.status()
+        assert status.supervisor.state == "serving"
+        assert [child.lingering for child in status.children] == [3, 0]
+        assert status.last_handoff is not None
+        assert (status.last_handoff.result, status.last_handoff.cut) == ("succeeded", [])
+        os.kill(it.pids[1], signal.SIGWINCH)
+        await it.serving(2)
+        status = await it.engine.status()
+        assert status.last_handoff is not None
+        assert status.last_handoff.cut == ["on_message"]
+
+
+async def test_a_failed_reload_leaves_open_views_and_a_good_one_hurries_them(tmp_path: Path) -> None:
+    async with lingering(tmp_path) as it:
+        it.release("exit=connecting")
+        assert (await it.engine.reload()).result == "failed"
+        await it.until(lambda roles: roles == {1: "draining", 2: "active"})
+        assert "drained within" not in it.text
+        it.release()
+        assert (await it.engine.reload()).result == "succeeded"
+        await it.serving(4)
+        assert _index(it, "identified") < _index(it, "drained within 5") < _index(it, "generation 4 is active")
+        status = await it.engine.status()
+        assert status.last_handoff is not None
+        assert status.last_handoff.from_generation == 2, "and so what it cut is its own handlers, not generation 1's"
+
+
+async def test_a_child_with_open_views_takes_over_from_one_that_dies_without_an_identify(tmp_path: Path) -> None:
+    async with lingering(tmp_path) as it:
+        before = identifies(it)
+        os.kill(it.pids[2], signal.SIGKILL)
+        await it.serving(1)
+        await until(lambda: "failover 2 -> 1 succeeded" in it.text)
+        assert identifies(it) == before
+        assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_open_views_give_their_memory_to_a_reload(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    (tmp_path / "bot").mkdir()
+    async with lingering(tmp_path / "bot", root=root) as it:
+        small_machine(root, it.pids[2], available_mib=21)
+        assert (await it.engine.reload()).result == "refused"
+        assert await it.roles() == {1: "draining", 2: "active"}
+        small_machine(root, it.pids[1], available_mib=21)
+        assert (await it.engine.reload()).result == "succeeded"
+        assert _index(it, "generation 1 has left") < _index(it, "generation 3 spawned")
+
+
+async def test_a_lingering_child_that_hangs_is_ended_and_nobody_else_is_concerned(tmp_path: Path) -> None:
+    settings = quick_to_find_hangs(with_limits(make_settings(tmp_path, "linger=3"), linger=180.0))
+    async with supervised(settings) as it:
+        it.release()
+        assert (await it.engine.reload()).lingering == 3
+        await it.roles()
+        os.kill(it.pids[1], signal.SIGSTOP)
+        await it.serving(2)
+        assert "generation 1, lingering: hangs" in it.text
+
+
+async def test_a_stop_does_not_wait_for_open_views(tmp_path: Path) -> None:
+    async with lingering(tmp_path) as it:
+        await it.engine.stop()
+        assert it.text.count("drained within 5") == 2
 
 
 # --- the spare --------------------------------------------------------------------------------------------------
@@ -691,6 +796,26 @@ async def test_a_spare_gives_its_memory_to_a_reload(settings: Settings, tmp_path
         assert (await it.engine.reload()).result == "refused"
         small_machine(root, it.pids[2], available_mib=21)
         assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_a_spare_waits_for_memory(settings: Settings, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    async with supervised(with_restart(settings, spare=True), serving=False, root=root) as it:
+        await it.until(lambda roles: roles == {1: "active", 2: "standby"})
+        small_machine(root, it.pids[1], available_mib=119)
+        os.kill(it.pids[2], signal.SIGKILL)
+        await until(lambda: "no spare for now: too little memory for a second bot: it needs 120 MiB" in it.text)
+        small_machine(root, it.pids[1], available_mib=121)
+        await it.until(lambda roles: roles == {1: "active", 3: "standby"})
+        assert it.text.count("no spare for now") == 1
+        assert [child.spare for child in await it.children()] == [False, True]
+
+
+async def test_a_spare_waits_for_identifies(tmp_path: Path) -> None:
+    settings = with_restart(make_settings(tmp_path, "remaining=1"), spare=True)
+    async with supervised(settings) as it:
+        await until(lambda: "no spare for now: too few IDENTIFYs are left today" in it.text)
+        assert "--force" not in it.text
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGHUP, signal.SIGUSR2])
@@ -833,3 +958,44 @@ async def test_twenty_reloads_leave_no_descriptor_and_no_process(settings: Setti
             assert (await it.engine.reload()).result == "succeeded"
         assert len(open_fds()) == before
         await it.serving(22)
+
+
+# --- health -----------------------------------------------------------------------------------------------------
+
+
+async def test_it_is_ready_while_its_active_child_is_and_no_longer_once_it_stops(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings = with_limits(make_settings(tmp_path, "shards=3", "busy=1"), drain_timeout=1.0)
+    async with supervised(settings) as it:
+        readiness = it.engine.readiness()
+        assert readiness is not None
+        assert (readiness.generation, readiness.shards, readiness.ready) == (1, 3, True)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.engine.stop)
+            await it.until(lambda roles: roles == {1: "draining"})
+            assert it.engine.readiness() is None
+
+
+async def test_a_failed_reload_leaves_it_ready_with_the_old_child(settings: Settings) -> None:
+    async with supervised(settings) as it:
+        it.release("exit=hello")
+        assert (await it.engine.reload()).result == "failed"
+        readiness = it.engine.readiness()
+        assert readiness is not None
+        assert (readiness.generation, readiness.ready) == (1, True)
+        assert it.engine.totals().handoffs["reload", "failed"].count == 1
+
+
+async def test_a_release_that_was_removed_under_its_bot_is_said_when_it_is_needed(
+    settings: Settings, tmp_path: Path
+) -> None:
+    (tmp_path / "release").mkdir()
+    settings = replace(settings, bot=msgspec.structs.replace(settings.bot, directory=tmp_path / "release"))
+    async with supervised(settings) as it:
+        (tmp_path / "release").rmdir()
+        os.kill(it.pids[1], signal.SIGKILL)
+        said = f"the release {tmp_path / 'release'} is no longer there; put it back, or reload to one that is"
+        await until(lambda: said in it.text)
+        it.release(directory=tmp_path)
+        assert (await it.engine.reload()).result == "succeeded"

@@ -133,8 +133,7 @@ def test_too_little_names_the_three_numbers_and_what_to_do(tree: Tree) -> None:
     tree.v2_group("/bot", limit=2 * GIB, used=GIB + 100 * MIB)
     assert tree.shortage() == (
         "too little memory for a second bot: it needs 1.2 GiB (the active one's 1.0 GiB x handoff.headroom 1.2), but "
-        "1.1 GiB of 2.0 GiB are used (/sys/fs/cgroup/bot/memory.max). Raise the limit or free memory; --force tries "
-        "all the same"
+        "1.1 GiB of 2.0 GiB are used (/sys/fs/cgroup/bot/memory.max). Raise the limit or free memory"
     )
     tree.v2_group("/bot", limit=2 * GIB, used=GIB - 205 * MIB)
     assert tree.shortage() is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.hearing import MUCH, Comparison
+from supervisor.hearing import KICK_WITHIN, MUCH, Comparison, Kicks
 
 
 def compared(*counts: int) -> Comparison:
@@ -35,3 +35,29 @@ def test_what_was_heard_before_the_standbys_youngest_session_does_not_count() ->
     comparison.active_heard(10_000)
     comparison.active_heard(10_000 + MUCH)
     assert comparison.deaf(0) is not None
+
+
+def test_a_session_that_ends_as_anothers_begins_was_kicked_by_it() -> None:
+    kicks = Kicks()
+    kicks.begins(2, 0, 4, now=10.0)
+    kicks.ended(1, 0, 4, now=10.1)
+    assert kicks.kicked_by(1, 0) == 2
+
+
+def test_a_session_that_ends_for_another_reason_was_kicked_by_none() -> None:
+    kicks = Kicks()
+    kicks.begins(2, 0, 4, now=10.0)
+    kicks.ended(1, 0, 4, now=10.0 + KICK_WITHIN)
+    kicks.ended(1, 1, 4, now=10.1)
+    kicks.ended(1, 0, 2, now=10.1)
+    kicks.ended(2, 0, 4, now=10.1)
+    assert [kicks.kicked_by(generation, shard) for generation in (1, 2) for shard in (0, 1)] == [None] * 4
+
+
+def test_a_kick_is_past_when_the_child_identifies_anew_or_the_other_has_gone() -> None:
+    for last in (lambda kicks: kicks.begins(1, 0, 4, now=20.0), lambda kicks: kicks.forget(2)):
+        kicks = Kicks()
+        kicks.begins(2, 0, 4, now=10.0)
+        kicks.ended(1, 0, 4, now=10.1)
+        last(kicks)
+        assert kicks.kicked_by(1, 0) is None

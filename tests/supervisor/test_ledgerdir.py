@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.ledgerdir import ledger_path
+from supervisor.ledgerdir import Place, keep_sessions, ledger_place
+from supervisor.wire import sessions_path
 
 
 @pytest.fixture
@@ -17,43 +18,63 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_directory_is_private_and_gone_at_the_end(environ: dict[str, str], tmp_path: Path) -> None:
-    with ledger_path(None, environ=environ) as path:
-        assert path.parent.parent == tmp_path
-        assert path.parent.stat().st_mode & 0o777 == 0o700
-        path.write_text("claims")
+    with ledger_place(None, environ=environ) as place:
+        assert place.path.parent.parent == tmp_path
+        assert place.path.parent.stat().st_mode & 0o777 == 0o700
+        place.path.write_text("claims")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_two_supervisors_keep_out_of_each_others_way(environ: dict[str, str]) -> None:
-    with ledger_path(None, environ=environ) as first:
-        first.write_text("claims")
-        with ledger_path(None, environ=environ) as second:
-            assert first != second
-        assert first.read_text() == "claims"
+    with ledger_place(None, environ=environ) as first:
+        first.path.write_text("claims")
+        with ledger_place(None, environ=environ) as second:
+            assert first.path != second.path
+        assert first.path.read_text() == "claims"
 
 
 def test_what_a_killed_supervisor_left_is_removed(environ: dict[str, str], tmp_path: Path) -> None:
     source = (
-        "import os, sys; from pathlib import Path; from supervisor.ledgerdir import ledger_path\n"
-        "with ledger_path(None, environ={'RUNTIME_DIRECTORY': sys.argv[1]}) as path:\n"
-        "    path.write_text('claims'); os.kill(os.getpid(), 9)"
+        "import os, sys; from pathlib import Path; from supervisor.ledgerdir import ledger_place\n"
+        "with ledger_place(None, environ={'RUNTIME_DIRECTORY': sys.argv[1]}) as place:\n"
+        "    place.path.write_text('claims'); os.kill(os.getpid(), 9)"
     )
     subprocess.run([sys.executable, "-c", source, str(tmp_path)], check=False)
     (left,) = tmp_path.iterdir()
-    with ledger_path(None, environ=environ):
+    with ledger_place(None, environ=environ):
         assert not left.exists()
 
 
 def test_what_is_not_ours_to_judge_is_left_alone(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bastion-ledger-nolock").mkdir()
     (tmp_path / "bastion-ledger-link").symlink_to(tmp_path / "bastion-ledger-nolock")
-    with ledger_path(None, environ=environ):
+    with ledger_place(None, environ=environ):
         pass
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_path_of_the_operators_is_used_as_it_is(tmp_path: Path) -> None:
-    with ledger_path(tmp_path / "ledger", environ={}) as path:
-        assert path == tmp_path / "ledger"
-    with pytest.raises(FileNotFoundError, match=r"ledger\.path"), ledger_path(tmp_path / "gone" / "x", environ={}):
+    with ledger_place(tmp_path / "ledger", environ={}) as place:
+        assert (place.path, place.lock) == (tmp_path / "ledger", None)
+    with pytest.raises(FileNotFoundError, match=r"ledger\.path"), ledger_place(tmp_path / "gone" / "x", environ={}):
         pass
+
+
+def test_session_files_are_kept_for_those_who_are_named_and_nobody_elses_file_is_touched(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger[1]"
+    files = {number: Path(sessions_path(str(ledger), number)) for number in (1, 2, 11)}
+    others = [ledger, tmp_path / "ledger1-sessions-1", tmp_path / "ledger[1]-wal"]
+    for file in (*files.values(), *others):
+        file.touch()
+    keep_sessions(Place(path=ledger), {2})
+    assert sorted(tmp_path.iterdir()) == sorted([files[2], *others])
+
+
+def test_a_configured_ledger_has_no_session_files_of_an_earlier_run_and_leaves_none(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    stale = Path(sessions_path(str(ledger), 1))
+    stale.touch()
+    with ledger_place(ledger, environ={}):
+        assert not stale.exists()
+        stale.touch()
+    assert not stale.exists()

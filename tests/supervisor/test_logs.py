@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +36,53 @@ def test_lines_and_records_of_the_supervisors_modules_look_alike(stream: io.Stri
     first, second = stream.getvalue().splitlines()
     assert first.endswith("Z gen 3: 100 %s")
     assert second.endswith("Z supervisor: a client left")
+
+
+class TestJournal:
+    def prefixed(self, text: str, *, generation: int | None = 1, level: int = logging.INFO) -> str:
+        record = logging.LogRecord("supervisor", level, "", 0, text, (), None)
+        record.generation = generation
+        return logs.JournalFormatter("%(message)s").format(record)
+
+    @pytest.mark.parametrize(
+        ("level", "priority"),
+        [
+            (logging.DEBUG, 7),
+            (logging.INFO, 6),
+            (logging.WARNING, 4),
+            (logging.ERROR, 3),
+            (logging.CRITICAL, 2),
+        ],
+    )
+    def test_the_supervisors_lines_have_the_priority_of_their_level(self, level: int, priority: int) -> None:
+        assert self.prefixed("an ERROR", generation=None, level=level).startswith(f"<{priority}>20")
+
+    @pytest.mark.parametrize(
+        ("text", "priority"),
+        [
+            ("ERROR discord.client: broke", 3),
+            ("WARNING discord.gateway: slow", 4),
+            ("DEBUG x: y", 7),
+            ("[2026-01-01 12:00:00] [CRITICAL] discord.client: gone", 2),
+            ("12:00:00 | ERROR    | mybot.cogs:12 - broke", 3),
+            ("handled 3 ERRORS", 6),
+            ("no level here", 6),
+            ("x" * 70 + " ERROR", 6),
+        ],
+    )
+    def test_a_bots_line_has_the_priority_that_it_names(self, text: str, priority: int) -> None:
+        assert self.prefixed(text).startswith(f"<{priority}>20")
+
+    def test_each_line_of_a_traceback_has_one(self) -> None:
+        assert [
+            line[:3]
+            for line in self.prefixed("broke\nTraceback\n  here", level=logging.ERROR, generation=None).splitlines()
+        ] == ["<3>"] * 3
+
+    def test_it_is_the_journal_only_if_device_and_inode_are_the_streams(self, tmp_path: Path) -> None:
+        with (tmp_path / "log").open("w") as stream:
+            found = os.fstat(stream.fileno())
+            assert logs.is_journal(stream, environ={"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"})
+            assert not logs.is_journal(stream, environ={"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"})
+            assert not logs.is_journal(stream, environ={})
+        assert not logs.is_journal(io.StringIO(), environ={"JOURNAL_STREAM": "1:1"})

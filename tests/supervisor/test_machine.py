@@ -14,7 +14,7 @@ from supervisor import machine as m
 from supervisor.machine import Alarm, Part, Phase, Standing
 from supervisor.release import Release
 from supervisor.status import HandoffKind
-from supervisor.wire import Activate, Drain, Standby, Window
+from supervisor.wire import Activate, Drain, Recover, Standby, Window
 
 
 def release(name: str) -> Release:
@@ -24,7 +24,13 @@ def release(name: str) -> Release:
 FIRST = release("1")
 TIMING = m.Timing(ready_timeout=100, drain_timeout=30, settle=10, backoff_first=1, backoff_max=8, stable_after=60)
 ON_PROBATION = replace(TIMING, probation=15)
+LINGERING = replace(TIMING, linger=180)
 WITH_SPARE = replace(TIMING, spare=True)
+ALONE = m.Neighbours(False, m.Relief.NONE, True)
+BEFORE_US = m.Neighbours(True, m.Relief.THERE, False)
+"""Another supervisor's bot is active."""
+AFTER_US = m.Neighbours(True, m.Relief.COMING, True)
+"""Another supervisor's bot is on its way."""
 
 
 @dataclass
@@ -37,6 +43,9 @@ class World:
     killed: set[int] = field(default_factory=set)
     sent: list[m.Send] = field(default_factory=list)
     preparing: list[m.Prepare] = field(default_factory=list)
+    weighing: bool = False
+    roomy: bool = True
+    """There is room for a spare, and it is found at once."""
     unanswered: set[int] = field(default_factory=set)
     answers: dict[int, m.Answer] = field(default_factory=dict)
     closed: list[m.CloseHandoff] = field(default_factory=list)
@@ -47,8 +56,8 @@ class World:
     timing: m.Timing = TIMING
 
     @classmethod
-    def begun(cls, timing: m.Timing = TIMING) -> World:
-        state, effects = m.begin(FIRST, timing)
+    def begun(cls, timing: m.Timing = TIMING, *, company: bool = False, waits: bool = False) -> World:
+        state, effects = m.begin(FIRST, timing, company=company, waits=waits)
         world = cls(state, timing=timing)
         world.take(effects)
         return world
@@ -64,9 +73,11 @@ class World:
             case m.Reload(command=command) | m.Rollback(command=command) | m.Stop(command=command):
                 self.unanswered.add(command)
         self.state, effects = m.step(self.state, event)
+        if isinstance(event, m.Weighed):
+            self.weighing = False
         self.take(effects)
         self.check()
-        return effects
+        return effects + (self.step(m.Weighed(None)) if self.weighing and self.roomy else ())
 
     def take(self, effects: tuple[m.Effect, ...]) -> None:
         for effect in effects:
@@ -77,6 +88,8 @@ class World:
                     self.alive[generation] = effect
                 case m.Send(message=message):
                     self.sent.append(effect)
+                    if isinstance(message, Recover):
+                        assert message.generation not in self.alive, "only a dead child's sessions are resumed"
                     if isinstance(message, Activate):
                         assert not self.hanging(), "a hung child is dead before another is activated"
                 case m.Signal(generation=generation, name="SIGKILL"):
@@ -85,6 +98,9 @@ class World:
                     self.timers[alarm, generation] = seconds
                 case m.CancelTimer(alarm=alarm, generation=generation):
                     self.timers.pop((alarm, generation), None)
+                case m.Weigh():
+                    assert not self.weighing
+                    self.weighing = True
                 case m.Prepare():
                     self.preparing = [effect]  # of two, only the newer is answered
                 case m.Answer(commands=commands):
@@ -106,22 +122,42 @@ class World:
     def check(self) -> None:
         state = self.state
         assert {child.generation for child in state.children} == set(self.alive)
-        parts = [g for g in (state.active, state.incoming, state.outgoing, state.spare) if g is not None]
+        every_part = (state.active, state.incoming, state.outgoing, state.lingering, state.spare)
+        parts = [generation for generation in every_part if generation is not None]
         assert len(parts) == len(set(parts)), "nobody plays two parts"
         assert set(parts) <= set(self.alive)
         if state.spare is not None:
             assert state.phase in (Phase.SERVING, Phase.PREPARING)
         assert sum(child.standing is Standing.ACTIVE for child in state.children) <= 1
-        assert len(state.children) <= 2, "never more than one old beside one new"
+        lingers = state.lingering is not None
+        assert len(state.children) - lingers <= 2, "never more than one old beside one new"
+        if lingers:
+            assert state.outgoing is None, "never two old children"
+            assert state.spare is None, "it takes over itself"
+            assert self.ends(state.lingering), "nobody lingers for ever"
+            if state.phase is Phase.ACTIVATING:
+                assert state.active is None, "never two old children beside an active one"
+            if state.phase is Phase.WAITING:
+                assert not self.stays(state.lingering), "it takes over, or a recovery waits for it only a moment"
         assert {*state.asked, *state.waiting, *state.stops} == self.unanswered, (
             "every command waits for its answer once"
         )
         assert self.handoff_open == (state.handoff is not None)
+        assert self.weighing == state.weighing
+        assert state.active is None or state.bereft is None, "who is active leaves nobody to recover"
         assert all(generation in self.alive for _, generation in self.timers if generation)
         for child in state.children:
             if child.standing is Standing.LEAVING:
                 assert (Alarm.END, child.generation) in self.timers or child.generation in self.killed
         assert self.moves_on(), f"{state.phase} waits for nothing"
+        assert state.yielding == ((Alarm.YIELD, 0) in self.timers), "nobody is waited for without end"
+        stops = state.phase in (Phase.STOPPING, Phase.STOPPED)
+        if state.waits and not stops:
+            assert state.active is None, "who waits to be called handles nothing"
+            assert all(child.standing in (Standing.STARTING, Standing.LEAVING) for child in state.children)
+        if state.company and not stops and not state.timing.spare:
+            claims = [child.window for child in state.children if child.standing is not Standing.LEAVING]
+            assert all(claims), "beside other supervisors everybody claims"
 
     def hanging(self) -> list[int]:
         """Return those that are being ended because they hang, and live."""
@@ -135,18 +171,29 @@ class World:
             or found.generation in self.killed
         )
 
+    def stays(self, generation: int | None) -> bool:
+        """Say whether a child lingers for more than a moment."""
+        found = self.state.child(generation)
+        return found is not None and found.standing is Standing.DRAINING and not (found.hurried or found.drained)
+
     def moves_on(self) -> bool:
         """Say whether something is under way that will end this phase."""
         state = self.state
         match state.phase:
             case Phase.WAITING:
-                return (Alarm.BACKOFF, 0) in self.timers or (state.due and bool(state.leavers))
+                waited_for = bool(state.leavers) or state.lingering is not None
+                return (Alarm.BACKOFF, 0) in self.timers or (state.due and waited_for)
             case Phase.PREPARING:
                 return bool(self.preparing)
             case Phase.OPENING:
-                return (Alarm.ACK, state.active) in self.timers or self.ends(state.active) or bool(state.leavers)
+                lingers = state.lingering is not None and not self.stays(state.lingering)
+                answers = (Alarm.ACK, state.active) in self.timers
+                return answers or self.ends(state.active) or bool(state.leavers) or lingers
             case Phase.SPAWNING | Phase.CONNECTING:
-                return (Alarm.READY, state.incoming) in self.timers or self.ends(state.active)
+                lingers = state.lingering is not None and not self.stays(state.lingering)
+                beats = {(Alarm.HANG, state.incoming), (Alarm.DUMP, state.incoming)}
+                called = state.waits and bool(beats & set(self.timers))
+                return (Alarm.READY, state.incoming) in self.timers or self.ends(state.active) or lingers or called
             case Phase.ACTIVATING:
                 return (Alarm.ACK, state.incoming) in self.timers
             case Phase.PROBATION:
@@ -231,6 +278,14 @@ class World:
         assert m.Signal(generation, "SIGUSR1") in self.step(m.Rang(Alarm.HANG, generation))
         return self.step(m.Rang(Alarm.DUMP, generation))
 
+    def lingers(self) -> int:
+        """Let the old child come to where only people keep it; returns its generation."""
+        old = self.state.outgoing
+        assert old is not None
+        self.step(m.RoleTaken(old, "draining"))
+        self.step(m.Lingers(old, 2, 1))
+        return old
+
     def drained(self) -> None:
         old = self.state.outgoing
         assert old is not None
@@ -264,7 +319,9 @@ class World:
         leaving = [
             child.generation
             for child in state.children
-            if child.standing is Standing.LEAVING or state.part(child.generation) is Part.LEAVER
+            if child.standing is Standing.LEAVING
+            or state.part(child.generation) is Part.LEAVER
+            or (child.generation == state.lingering and not self.stays(child.generation))
         ]
         if leaving:
             self.step(m.Exited(leaving[0], "exited with status 0"))
@@ -279,12 +336,18 @@ class World:
             case Phase.SPAWNING:
                 self.greeted()
             case Phase.CONNECTING:
-                self.ready()
+                incoming = self.state.child(self.state.incoming)
+                if self.state.waits and incoming is not None and incoming.ready:
+                    self.step(ALONE)
+                else:
+                    self.ready()
             case Phase.ACTIVATING:
                 self.activated()
             case Phase.PROBATION:
                 self.stand_by()
                 self.step(m.Rang(Alarm.PROBATION, self.state.outgoing or 0))
+            case Phase.DRAINING if self.timing.linger and self.stays(state.outgoing):
+                self.lingers()
             case Phase.DRAINING:
                 self.drained()
             case _:
@@ -300,6 +363,22 @@ def serving(timing: m.Timing = TIMING) -> World:
 def with_spare() -> World:
     world = serving(WITH_SPARE)
     world.bring_spare()
+    return world
+
+
+def lingering(timing: m.Timing = LINGERING) -> World:
+    """A first child lingers beside the second, which serves."""
+    world = reloading_until(Phase.DRAINING, timing)
+    world.lingers()
+    return world
+
+
+def reloading_beside_a_lingerer(phase: Phase) -> World:
+    """Beside the active child and one that lingers, a reload has come to ``phase``."""
+    world = lingering()
+    world.reload()
+    while world.state.phase is not phase:
+        world.one_good_step()
     return world
 
 
@@ -431,7 +510,7 @@ def test_a_reload_while_the_restart_waits_spawns_now_and_the_new_release() -> No
     command = world.reload()
     world.prepared()
     assert (Alarm.BACKOFF, 0) not in world.timers
-    assert world.alive == {2: m.Spawn(2, release("2"), False)}
+    assert world.alive == {2: m.Spawn(2, release("2"), True)}
     world.cooperate()
     assert world.answers[command].result == "succeeded"
     assert world.closed[-1].kind == "recovery"
@@ -576,7 +655,8 @@ def test_a_new_child_that_dies_when_the_old_one_has_drained_is_followed_by_the_o
     world.step(m.Rang(Alarm.BACKOFF))
     assert list(world.alive) == [1], "nobody is spawned active while the old one lives"
     world.step(m.Exited(1, "exited with status 0"))
-    assert world.alive == {3: m.Spawn(3, FIRST, False)}
+    assert world.alive == {3: m.Spawn(3, FIRST, True)}
+    assert world.messages(3) == [Recover(generation=2)], "the last that was active, not the one that drained"
 
 
 def test_an_old_child_that_does_not_leave_is_ended_and_the_handoff_has_succeeded() -> None:
@@ -605,13 +685,47 @@ def test_a_dead_child_is_restarted_from_its_own_release_with_a_backoff_that_doub
         assert world.shown() == "restarting"
         delays.append(world.timers[Alarm.BACKOFF, 0])
         world.step(m.Rang(Alarm.BACKOFF))
-        assert world.alive[world.new] == m.Spawn(world.new, FIRST, False)
+        assert world.alive[world.new] == m.Spawn(world.new, FIRST, True)
+        assert world.messages(world.new) == [Recover(generation=1)], "also the second, if the first one died over it"
         world.step(m.Exited(world.new, "exited with status 1"))
     assert delays == [1, 2, 4, 8, 8, 8]
     world.cooperate()
     assert len(world.closed) == 1
     assert (world.closed[0].kind, world.closed[0].origin, world.closed[0].target) == ("recovery", 1, 8)
     assert world.state.restarts == 7
+
+
+def test_a_successor_is_relieved_of_its_window_like_any_new_child() -> None:
+    world = serving()
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.cooperate()
+    assert world.state.active == 2
+    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
+    world.step(m.Rang(Alarm.SETTLE, 2))
+    assert world.messages(2)[-1] == Window(open=False)
+
+
+def test_a_first_start_has_nobody_to_recover() -> None:
+    world = World.begun()
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(m.Rang(Alarm.BACKOFF))
+    assert world.alive == {2: m.Spawn(2, FIRST, False)}
+    assert world.messages(2) == []
+
+
+@pytest.mark.parametrize("phase", [Phase.SPAWNING, Phase.CONNECTING])
+def test_a_new_child_that_connects_still_recovers_the_old_one_that_dies(phase: Phase) -> None:
+    world = reloading_until(phase)
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.messages(2) == [Recover(generation=1)]
+
+
+def test_a_new_child_that_is_ready_has_heard_everything_itself() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.hang(1)
+    world.ready()
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.messages(2) == [Activate()]
 
 
 def test_the_backoff_begins_anew_after_a_stable_time() -> None:
@@ -792,6 +906,42 @@ def test_a_child_that_has_drained_or_is_being_ended_is_not_hurried() -> None:
         assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
 
 
+# --- children that do not read their pipe -----------------------------------------------------------------------
+
+
+def test_an_active_child_that_beats_but_never_answers_is_ended_and_replaced() -> None:
+    world = reloading_until(Phase.OPENING)
+    world.step(m.Beaten(1))
+    world.step(m.Rang(Alarm.ACK, 1))
+    assert world.answers[1].result == "failed"
+    world.step(m.Beaten(1))
+    assert world.timers[Alarm.ANSWER, 1] == TIMING.hang_timeout
+    assert m.Signal(1, "SIGTERM") in world.step(m.Rang(Alarm.ANSWER, 1))
+    world.step(m.Exited(1, "exited with status 0"))
+    assert world.phase() is Phase.WAITING
+    assert world.state.handoff is not None
+    assert "has not read its pipe" in (world.state.handoff.reason or "")
+    world.cooperate()
+    assert world.state.active == 2
+
+
+def test_further_reloads_do_not_put_off_the_end_of_a_child_that_never_answers() -> None:
+    world = reloading_until(Phase.OPENING)
+    world.step(m.Rang(Alarm.ACK, 1))
+    del world.timers[Alarm.ANSWER, 1]
+    world.reload()
+    world.prepared()
+    world.step(m.Rang(Alarm.ACK, 1))
+    assert (Alarm.ANSWER, 1) not in world.timers, "it runs since the first question"
+
+
+def test_a_late_answer_saves_a_child() -> None:
+    world = reloading_until(Phase.OPENING)
+    world.step(m.Rang(Alarm.ACK, 1))
+    world.answer_window()
+    assert (Alarm.ANSWER, 1) not in world.timers
+
+
 # --- probation --------------------------------------------------------------------------------------------------
 
 
@@ -905,6 +1055,226 @@ def test_a_restart_and_a_failover_have_no_probation() -> None:
     world.ready()
     world.activated()
     assert world.phase() is Phase.SERVING
+
+
+# --- sessions that end each other -------------------------------------------------------------------------------
+
+
+def test_a_handoff_says_that_the_new_session_has_ended_the_active_childs() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    for shard in (3, 4):
+        world.step(m.Kicked(1, shard))
+    world.cooperate()
+    assert world.answers[1].result == "succeeded"
+    assert world.closed[-1].result == "succeeded"
+    assert world.closed[-1].reason == "Discord ended generation 1's session of shard 3 for generation 2's"
+
+
+@pytest.mark.parametrize(
+    ("loser", "winner", "phase", "later"),
+    [
+        (1, 2, Phase.CONNECTING, True),
+        (1, 2, Phase.DRAINING, True),
+        (1, 2, Phase.PROBATION, True),
+        (2, 1, Phase.CONNECTING, False),  # the new child takes it again, and the active one does without
+        (1, 2, Phase.REVERTING, False),
+    ],
+)
+def test_who_has_lost_a_shard_does_without_it_while_the_winner_serves_or_is_about_to(
+    loser: int, winner: int, phase: Phase, later: bool
+) -> None:
+    world = reverting() if phase is Phase.REVERTING else reloading_until(phase)
+    assert m.identifies_later(world.state, loser, kicked_by=winner) is later
+
+
+def test_an_active_child_that_a_spare_has_kicked_takes_its_shard_back() -> None:
+    world = with_spare()
+    assert not m.identifies_later(world.state, 1, kicked_by=2)
+    assert m.identifies_later(world.state, 2, kicked_by=1)
+
+
+# --- what people are in the middle of ---------------------------------------------------------------------------
+
+
+def test_a_handoff_succeeds_when_the_old_child_only_lingers() -> None:
+    world = reloading_until(Phase.DRAINING, LINGERING)
+    assert world.messages(1)[-1] == Drain(limit=30, linger=180)
+    assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + m.DRAIN_GRACE
+    world.lingers()
+    assert world.answers[1] == m.Answer((1,), "succeeded")
+    assert world.closed == [m.CloseHandoff("reload", 1, 2, "succeeded", None)]
+    assert (world.shown(), world.state.part(1)) == ("serving", Part.LINGERER)
+    assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + m.DRAIN_GRACE
+
+
+def test_the_window_settles_only_when_the_lingerer_has_left() -> None:
+    world = lingering()
+    assert (Alarm.SETTLE, 2) not in world.timers
+    world.step(m.HasDrained(1))
+    world.step(m.Exited(1, "exited with status 0"))
+    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
+
+
+def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child_is_ready() -> None:
+    world = lingering()
+    command = world.reload()
+    world.prepared()
+    assert world.phase() is Phase.SPAWNING
+    assert list(world.alive) == [1, 2, 3]
+    world.greeted()
+    assert world.messages(1)[-1] == Drain(limit=30, linger=180)
+    world.ready()
+    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    assert world.timers[Alarm.DRAIN, 1] == m.HURRY_LIMIT + m.DRAIN_GRACE
+    assert world.messages(3) == [], "never two old children beside an active one"
+    world.step(m.Exited(1, "exited with status 0"))
+    assert world.messages(3) == [Activate()]
+    world.activated()
+    assert world.lingers() == 2
+    assert world.answers[command].result == "succeeded"
+
+
+def test_a_reload_that_fails_cuts_nobody_short() -> None:
+    world = reloading_beside_a_lingerer(Phase.CONNECTING)
+    world.step(m.GaveUp(3, "cannot import", False))
+    world.step(m.Exited(3, "exited with status 1"))
+    assert (world.phase(), world.state.lingering) == (Phase.SERVING, 1)
+    assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
+    assert (Alarm.SETTLE, 2) not in world.timers
+
+
+def test_a_lingerer_leaves_before_the_spawn_where_memory_does_not_suffice_for_three() -> None:
+    world = lingering()
+    world.reload()
+    world.step(m.Prepared(release("2"), LINGERING, crowded=True))
+    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    assert (world.phase(), list(world.alive)) == (Phase.OPENING, [1, 2])
+    world.step(m.Exited(1, "exited with status 0"))
+    assert (world.phase(), list(world.alive)) == (Phase.SPAWNING, [2, 3])
+
+
+def test_a_reload_during_the_drain_leaves_open_views_alone_until_its_child_is_ready() -> None:
+    world = reloading_until(Phase.DRAINING, LINGERING)
+    world.reload()
+    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT, linger=180)
+    world.lingers()
+    assert world.phase() is Phase.PREPARING
+    world.prepared()
+    world.greeted()
+    world.ready()
+    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+
+
+def test_a_lingerer_takes_over_when_the_active_child_dies() -> None:
+    world = lingering()
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert world.messages(1)[-1] == Activate()
+    world.activated()
+    assert world.closed[-1] == m.CloseHandoff("failover", 2, 1, "succeeded", "generation 2 died: killed by SIGKILL")
+    assert (world.state.active, world.state.good, world.state.lingering) == (1, FIRST, None)
+    assert (Alarm.DRAIN, 1) not in world.timers
+
+
+@pytest.mark.parametrize("phase", [Phase.PREPARING, Phase.SPAWNING, Phase.CONNECTING])
+def test_a_lingerer_takes_over_also_while_a_reload_is_under_way_which_begins_anew(phase: Phase) -> None:
+    world = reloading_beside_a_lingerer(phase)
+    command = max(world.unanswered)
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert world.messages(1)[-1] == Activate()
+    world.activated()
+    assert world.closed[-1].kind == "failover"
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.state.active == (3 if phase is Phase.PREPARING else 4)
+
+
+def test_a_rollback_under_way_when_the_lingerer_takes_over_has_failed() -> None:
+    world = lingering()
+    command = world.rollback()
+    world.prepared()
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert world.answers[command].result == "failed"
+    world.cooperate()
+    assert (world.state.active, world.state.timing) == (1, LINGERING)
+
+
+def test_a_new_child_that_is_ready_follows_at_once_though_an_older_one_is_still_leaving() -> None:
+    world = reloading_beside_a_lingerer(Phase.CONNECTING)
+    world.ready()
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert world.messages(3) == [Activate()]
+    assert Activate() not in world.messages(1)[1:]
+
+
+@pytest.mark.parametrize("why", ["drained", "hangs", "is being ended"])
+def test_a_lingerer_that_is_about_to_leave_does_not_take_over_and_recovery_waits_for_it(why: str) -> None:
+    world = lingering()
+    if why == "drained":
+        world.step(m.HasDrained(1))
+    elif why == "hangs":
+        world.step(m.Rang(Alarm.HANG, 1))
+    else:
+        world.step(m.Broke(1, "garbage"))
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    assert Activate() not in world.messages(1)[1:]
+    if why == "hangs":
+        assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT), "it may wake up, and nobody serves"
+    world.step(m.Rang(Alarm.BACKOFF))
+    assert list(world.alive) == [1]
+    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert world.alive == {3: m.Spawn(3, release("2"), True)}
+
+
+@pytest.mark.parametrize("fault", ["gives up", "breaks", "exits", "hangs", "stays too long"])
+def test_what_goes_wrong_with_a_lingerer_concerns_nobody_else(fault: str) -> None:
+    world = lingering()
+    if fault == "hangs":
+        world.hang(1)
+    elif fault == "stays too long":
+        world.step(m.Rang(Alarm.DRAIN, 1))
+    else:
+        world.step(FAULTS[fault](1))
+    if 1 in world.alive:
+        assert world.ends(1)
+        world.step(m.Exited(1, "killed by SIGTERM"))
+    assert (world.phase(), world.state.active) == (Phase.SERVING, 2)
+    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
+    assert len(world.closed) == 1
+
+
+def test_a_stop_ends_what_lingers_but_leaves_its_handlers_their_time() -> None:
+    world = lingering()
+    world.stop()
+    assert world.messages(1)[-1] == Drain(limit=30)
+    assert world.messages(2)[-1] == Drain(limit=30)
+    assert world.timers[Alarm.DRAIN, 1] == 30 + m.DRAIN_GRACE
+
+
+def test_a_stop_while_the_old_child_drains_leaves_no_linger() -> None:
+    world = reloading_until(Phase.DRAINING, LINGERING)
+    world.stop()
+    assert world.messages(1)[-1] == Drain(limit=30)
+    world.step(m.Lingers(1, 2, 1))
+    assert world.phase() is Phase.STOPPING
+
+
+def test_a_new_child_that_is_being_killed_when_the_old_one_lingers_is_rolled_back() -> None:
+    world = reloading_until(Phase.DRAINING, LINGERING)
+    world.hang(2)
+    world.lingers()
+    assert 1 in world.unanswered
+    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.activated()
+    assert world.answers[1].result == "rolled-back"
+
+
+def test_a_spare_comes_when_the_lingerer_which_can_take_over_itself_has_left() -> None:
+    world = lingering(replace(LINGERING, spare=True))
+    assert list(world.alive) == [1, 2]
+    assert (Alarm.SPARE, 0) not in world.timers
+    world.step(m.HasDrained(1))
+    world.step(m.Exited(1, "exited with status 0"))
+    assert world.state.spare == 3
 
 
 # --- the spare --------------------------------------------------------------------------------------------------
@@ -1032,6 +1402,45 @@ def test_an_active_child_that_cannot_claim_has_no_spare_for_a_while() -> None:
     assert world.messages(1)[-1] == Window(open=True)
 
 
+def weighing() -> World:
+    """Whether there is room for a spare is being looked at."""
+    world = serving(WITH_SPARE)
+    world.roomy = False
+    world.answer_window()
+    return world
+
+
+def test_a_spare_is_weighed_before_it_is_spawned_and_refused_with_one_line_of_the_log() -> None:
+    world = weighing()
+    assert list(world.alive) == [1]
+    effects = world.step(m.Weighed("too little memory: 1 of 2"))
+    assert m.Note("no spare for now: too little memory: 1 of 2", True) in effects
+    assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_max
+    world.step(m.Rang(Alarm.SPARE))
+    assert not any(isinstance(effect, m.Note) for effect in world.step(m.Weighed("too little memory: 1 of 2")))
+    world.step(m.Rang(Alarm.SPARE))
+    world.step(m.Weighed(None))
+    assert world.state.spare == 2
+
+
+def test_a_reload_that_comes_while_the_spare_is_weighed_goes_first() -> None:
+    world = weighing()
+    world.reload()
+    world.step(m.Weighed(None))
+    assert world.state.spare is None
+    world.cooperate()
+    assert world.weighing
+
+
+def test_an_active_child_that_dies_while_the_spare_is_weighed_is_restarted() -> None:
+    world = weighing()
+    world.step(m.Exited(1, "killed"))
+    world.step(m.Weighed(None))
+    assert list(world.alive) == []
+    world.cooperate()
+    assert world.state.active == 2
+
+
 def test_a_stop_ends_the_spare_and_drains_the_active_child() -> None:
     world = with_spare()
     effects = world.step(m.Stop(7))
@@ -1122,16 +1531,213 @@ def test_a_child_that_does_not_leave_on_a_stop_is_ended() -> None:
     assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
 
 
+# --- other supervisors ------------------------------------------------------------------------------------------
+
+
+def beside(phase: Phase) -> World:
+    """Our first bot comes beside another supervisor's, which is active."""
+    world = World.begun(company=True, waits=True)
+    if phase is Phase.CONNECTING:
+        world.greeted()
+    return world
+
+
+def waiting_to_be_called() -> World:
+    world = beside(Phase.CONNECTING)
+    world.step(BEFORE_US)
+    world.ready()
+    return world
+
+
+def waiting_to_try_again() -> World:
+    world = waiting_to_be_called()
+    world.step(m.Exited(1, "killed"))
+    return world
+
+
+def called(world: World) -> World:
+    world.step(AFTER_US)
+    return world
+
+
+def joined_by_another(world: World | None = None) -> World:
+    world = world or serving()
+    world.step(AFTER_US)
+    return world
+
+
+def yielding() -> World:
+    world = joined_by_another()
+    world.answer_window()
+    world.stop()
+    return world
+
+
+def yielding_without_a_bot() -> World:
+    world = yielding()
+    world.step(m.Exited(1, "killed"))
+    return world
+
+
+def claims_by_hand() -> World:
+    world = serving()
+    world.step(m.ByHand(True))
+    world.answer_window()
+    return world
+
+
+def test_a_bot_beside_another_supervisors_is_born_a_standby_and_waits_until_it_is_called() -> None:
+    world = waiting_to_be_called()
+    assert world.alive[1].standby
+    assert world.messages(1) == []
+    assert m.Send(1, Activate()) in world.step(AFTER_US)
+    world.activated()
+    assert world.phase() is Phase.SERVING
+
+
+def test_one_that_is_called_before_it_is_ready_takes_over_as_soon_as_it_is() -> None:
+    world = beside(Phase.CONNECTING)
+    world.step(ALONE)
+    assert world.messages(1) == []
+    world.ready()
+    assert world.messages(1) == [Activate()]
+
+
+def test_one_that_dies_while_it_waits_is_followed_by_one_that_waits() -> None:
+    world = waiting_to_try_again()
+    world.step(m.Rang(Alarm.BACKOFF))
+    assert world.alive[2].standby
+    world.greeted()
+    world.ready()
+    assert world.messages(2) == []
+
+
+def test_a_bot_claims_as_long_as_there_are_others_and_for_settle_seconds_more() -> None:
+    world = serving()
+    world.step(AFTER_US)
+    assert world.messages(1) == [Activate(), Window(open=True)]
+    world.answer_window()
+    world.step(ALONE)
+    assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
+    world.step(m.Rang(Alarm.SETTLE, 1))
+    assert world.messages(1)[-1] == Window(open=False)
+
+
+def test_others_that_come_while_claims_end_keep_them_on() -> None:
+    world = joined_by_another()
+    world.answer_window()
+    world.step(ALONE)
+    world.step(AFTER_US)
+    world.step(m.Rang(Alarm.SETTLE, 1))
+    assert world.messages(1) == [Activate(), Window(open=True)]
+
+
+def test_a_first_bot_that_handles_events_from_birth_claims_them_as_soon_as_there_are_others() -> None:
+    world = World.begun()
+    world.step(AFTER_US)
+    assert world.messages(1) == [Window(open=True)]
+
+
+def test_a_reload_beside_others_leaves_the_window_open() -> None:
+    world = joined_by_another()
+    world.answer_window()
+    world.reload()
+    world.cooperate()
+    assert world.state.active == 2
+    assert (Alarm.SETTLE, 2) in world.timers
+    world.step(m.Rang(Alarm.SETTLE, 2))
+    assert Window(open=False) not in world.messages(2)
+
+
+def test_who_is_told_to_stop_drains_when_another_one_is_active() -> None:
+    world = yielding()
+    assert (world.phase(), world.shown()) == (Phase.SERVING, "stopping")
+    assert world.timers[Alarm.YIELD, 0] == TIMING.drain_timeout
+    world.step(BEFORE_US)
+    assert world.messages(1)[-1] == Drain(limit=30)
+    world.cooperate()
+    assert world.exit == m.Exit(0, None)
+
+
+@pytest.mark.parametrize("event", [ALONE, m.Rang(Alarm.YIELD)])
+def test_who_is_told_to_stop_waits_no_longer_than_somebody_may_come(event: m.Event) -> None:
+    world = yielding()
+    world.step(event)
+    assert world.messages(1)[-1] == Drain(limit=30)
+
+
+@pytest.mark.parametrize("found", [None, ALONE, BEFORE_US])
+def test_a_stop_drains_at_once_where_nobody_is_waited_for(found: m.Neighbours | None) -> None:
+    world = serving()
+    if found is not None:
+        world.step(found)
+    world.stop()
+    assert world.messages(1)[-1] == Drain(limit=30)
+
+
+def test_a_second_stop_waits_for_nobody() -> None:
+    world = yielding()
+    world.stop()
+    assert world.killed == {1}
+
+
+def test_who_yields_takes_no_reload() -> None:
+    world = yielding()
+    assert world.answers[world.reload()].result == "refused"
+    assert world.answers[world.rollback()].result == "refused"
+
+
+def test_a_bot_that_dies_while_its_supervisor_yields_is_followed_by_a_standby() -> None:
+    world = yielding_without_a_bot()
+    world.step(m.Rang(Alarm.BACKOFF))
+    assert world.alive[2].standby
+    assert world.state.yielding
+
+
+def test_claims_by_hand_end_by_hand_at_once_or_by_their_time() -> None:
+    world = claims_by_hand()
+    assert world.messages(1) == [Activate(), Window(open=True)]
+    assert world.timers[Alarm.BY_HAND, 0] == TIMING.window_timeout
+    world.step(m.ByHand(False))
+    assert world.messages(1)[-1] == Window(open=False)
+    assert (Alarm.BY_HAND, 0) not in world.timers
+    world = claims_by_hand()
+    world.step(m.Rang(Alarm.BY_HAND))
+    assert (Alarm.SETTLE, 1) in world.timers
+    world.step(m.Rang(Alarm.SETTLE, 1))
+    assert world.messages(1)[-1] == Window(open=False)
+
+
+def test_the_time_of_claims_by_hand_counts_from_when_all_shards_are_ready() -> None:
+    world = World.begun()
+    world.step(m.ByHand(True))
+    assert world.messages(1) == [Window(open=True)]
+    assert (Alarm.BY_HAND, 0) not in world.timers
+    world.greeted()
+    world.ready()
+    world.activated()
+    assert (Alarm.BY_HAND, 0) in world.timers
+
+
+def test_claims_that_others_need_are_not_switched_off_by_hand() -> None:
+    world = joined_by_another()
+    world.answer_window()
+    world.step(m.ByHand(False))
+    assert world.messages(1) == [Activate(), Window(open=True)]
+
+
 # --- the whole table --------------------------------------------------------------------------------------------
 
 
 def every_event(generation: int) -> Iterator[m.Event]:
     yield from (m.Reload(900), m.Rollback(901), m.Stop(902))
-    yield from (m.Prepared(release("x"), TIMING), m.Refused("no"))
+    yield from (m.Prepared(release("x"), TIMING), m.Prepared(release("x"), TIMING, crowded=True), m.Refused("no"))
+    yield from (m.Weighed(None), m.Weighed("too little memory"))
+    yield from (ALONE, BEFORE_US, AFTER_US, m.ByHand(True), m.ByHand(False))
     yield from (m.Greeted(generation), m.Progressed(generation), m.BecameReady(generation))
     yield from (m.RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
     yield from (m.WindowAnswered(generation, True), m.WindowAnswered(generation, False), m.HasDrained(generation))
-    yield m.Beaten(generation)
+    yield from (m.Beaten(generation), m.Lingers(generation, 2, 1), m.Kicked(generation, 0))
     yield from (m.GaveUp(generation, "no", retryable) for retryable in (True, False))
     yield from (m.Broke(generation, "no", retryable) for retryable in (True, False))
     yield from (m.Exited(generation, "no", retryable) for retryable in (True, False))
@@ -1214,6 +1820,51 @@ def rolling_back() -> World:
     return world
 
 
+def crowded() -> World:
+    world = lingering()
+    world.reload()
+    world.step(m.Prepared(release("2"), LINGERING, crowded=True))
+    return world
+
+
+def lingerer_hurried() -> World:
+    world = reloading_beside_a_lingerer(Phase.CONNECTING)
+    world.ready()
+    return world
+
+
+def reverting_beside_a_lingerer() -> World:
+    world = reloading_beside_a_lingerer(Phase.CONNECTING)
+    world.step(m.Broke(3, "garbage"))
+    return world
+
+
+def activating_beside_a_lingerer() -> World:
+    world = lingerer_hurried()
+    world.step(m.Exited(2, "killed"))
+    return world
+
+
+def waiting_for_a_lingerer() -> World:
+    world = lingering()
+    world.step(m.HasDrained(1))
+    world.step(m.Exited(2, "killed"))
+    world.step(m.Rang(Alarm.BACKOFF))
+    return world
+
+
+def stopping_beside_a_lingerer() -> World:
+    world = lingering()
+    world.stop()
+    return world
+
+
+def lingerer_takes_over() -> World:
+    world = lingering()
+    world.step(m.Exited(2, "killed"))
+    return world
+
+
 SITUATIONS: dict[str, Callable[[], World]] = {
     "starting": World.begun,
     "serving": serving,
@@ -1237,11 +1888,34 @@ SITUATIONS: dict[str, Callable[[], World]] = {
         for generation in (1, 2)
         if generation == 1 or phase in (Phase.CONNECTING, Phase.ACTIVATING, *m.SWITCHED)
     },
+    "spare is weighed": weighing,
     "spare awaits the window": lambda: serving(WITH_SPARE),
     "with spare": with_spare,
     "with spare, preparing": preparing_with_spare,
     "spare dropped": spare_dropped,
     "spare takes over": spare_takes_over,
+    "lingering": lingering,
+    **{
+        f"lingering, {phase.value}": lambda phase=phase: reloading_beside_a_lingerer(phase)  # type: ignore[misc]
+        for phase in HANDOFF
+        if phase is not Phase.OPENING
+    },
+    "lingering, crowded": crowded,
+    "lingering, new one ready": lingerer_hurried,
+    "lingering, reverting": reverting_beside_a_lingerer,
+    "lingering, new one ready and active dead": activating_beside_a_lingerer,
+    "lingering, nobody serves": waiting_for_a_lingerer,
+    "lingering, stopping": stopping_beside_a_lingerer,
+    "lingerer takes over": lingerer_takes_over,
+    "beside another, connecting": lambda: beside(Phase.CONNECTING),
+    "beside another, ready": waiting_to_be_called,
+    "beside another, called": lambda: called(waiting_to_be_called()),
+    "beside another, failed": waiting_to_try_again,
+    "another beside, serving": joined_by_another,
+    "another beside, reloading": lambda: joined_by_another(reloading_until(Phase.CONNECTING)),
+    "yielding": yielding,
+    "yielding, bot dead": yielding_without_a_bot,
+    "claims by hand": claims_by_hand,
     "stopping": stopping,
     "stopped": stopped,
 }
@@ -1266,9 +1940,13 @@ def test_every_event_has_an_answer_in_every_situation_and_leaves_a_way_back(situ
         if isinstance(event, m.Prepared | m.Refused) and not world.preparing:
             assert m.step(world.state, event) == (world.state, ())
             continue
+        if isinstance(event, m.Weighed) and not world.weighing:
+            continue
         if isinstance(event, m.Rang) and (event.alarm, generation) not in world.timers:
             continue  # a timer that does not run cannot ring
         world.step(event)
+        if world.state.yielding:
+            world.step(m.Rang(Alarm.YIELD))
         world.cooperate()
         assert world.unanswered == set()
 
@@ -1279,7 +1957,7 @@ def test_nothing_about_a_dead_child_changes_anything(part: Part) -> None:
         state = situation().state
         assert state.part(77) is part
         for event in every_event(77):
-            if not isinstance(event, m.Reload | m.Rollback | m.Stop | m.Prepared | m.Refused):
+            if not isinstance(event, m.SlotEvent):
                 assert m.step(state, event) == (state, ())
 
 
@@ -1291,14 +1969,14 @@ def possible_events(world: World) -> list[m.Event]:
     world.commands += 1
     events: list[m.Event] = [m.Reload(world.commands), m.Rollback(world.commands), m.Stop(world.commands)]
     if world.preparing:
-        events += [m.Prepared(release(str(world.commands)), world.timing), m.Refused("no")] * 3
+        wanted = release(str(world.commands))
+        events += [m.Prepared(wanted, world.timing, crowded) for crowded in (False, True)] + [m.Refused("no")] * 3
+    if world.weighing:
+        events += [m.Weighed(None), m.Weighed("too little memory")] * 3
+    events += [ALONE, BEFORE_US, AFTER_US, m.ByHand(True), m.ByHand(False)]
     events += [m.Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
     for generation in sorted(world.alive):
-        events += [
-            event
-            for event in every_event(generation)
-            if not isinstance(event, m.Reload | m.Rollback | m.Stop | m.Prepared | m.Refused | m.Rang)
-        ]
+        events += [event for event in every_event(generation) if not isinstance(event, m.SlotEvent | m.Rang)]
     return events
 
 
@@ -1306,27 +1984,43 @@ def possible_events(world: World) -> list[m.Event]:
 @given(
     choices=st.lists(st.tuples(st.booleans(), st.integers(0, 10_000)), max_size=60),
     patient=st.booleans(),
-    timing=st.sampled_from([TIMING, ON_PROBATION, WITH_SPARE, replace(ON_PROBATION, spare=True)]),
+    beside=st.booleans(),
+    timing=st.sampled_from(
+        [
+            TIMING,
+            ON_PROBATION,
+            WITH_SPARE,
+            LINGERING,
+            replace(ON_PROBATION, spare=True),
+            replace(ON_PROBATION, linger=180, spare=True),
+        ]
+    ),
 )
 def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
-    choices: list[tuple[bool, int]], patient: bool, timing: m.Timing
+    choices: list[tuple[bool, int]], patient: bool, beside: bool, timing: m.Timing
 ) -> None:
-    world = World.begun(timing)
+    world = World.begun(timing, company=beside, waits=beside)
+    world.roomy = False
     for good, choice in choices:
         events = [event for event in possible_events(world) if not (patient and isinstance(event, m.Stop))]
         if good and world.state.phase not in (Phase.SERVING, Phase.STOPPED) and world.alive:
             world.one_good_step()
         else:
             world.step(events[choice % len(events)])
+    if world.state.yielding:
+        world.step(m.Rang(Alarm.YIELD))
     world.cooperate()
     assert world.unanswered == set()
-    if world.state.phase is Phase.SERVING:
-        others = [child for child in world.state.children if child.generation != world.state.spare]
+    if world.state.phase is Phase.SERVING and not world.state.yielding:
+        extra = (world.state.spare, world.state.lingering)
+        others = [child for child in world.state.children if child.generation not in extra]
         assert [child.standing for child in others] == [Standing.ACTIVE]
         command = world.reload()
         world.cooperate()
         assert world.answers[command].result == "succeeded"
     world.stop()
+    if world.state.yielding:
+        world.step(m.Rang(Alarm.YIELD))
     world.cooperate()
     assert world.exit is not None
     assert world.unanswered == set()

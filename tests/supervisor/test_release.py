@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.release import ReleaseError, resolve, still_there
+from supervisor.release import ReleaseError, resolve, still_there, switch
 from supervisor.settings import BotSettings
 
 
@@ -62,3 +62,39 @@ def test_a_release_that_was_pruned_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "42").rmdir()
     with pytest.raises(ReleaseError, match="No such file"):
         still_there(release)
+
+
+class TestSwitch:
+    @pytest.fixture
+    def current(self, tmp_path: Path) -> Path:
+        for name in ("1", "2"):
+            (tmp_path / "releases" / name).mkdir(parents=True)
+        (tmp_path / "current").symlink_to("releases/1")
+        return tmp_path / "current"
+
+    def test_the_link_names_the_release_relatively_and_can_be_moved_back(self, current: Path) -> None:
+        switched = switch(current, current.parent / "releases" / "2")
+        assert str(current.readlink()) == "releases/2"
+        assert switched.undo()
+        assert str(current.readlink()) == "releases/1"
+        assert sorted(path.name for path in current.parent.iterdir()) == ["current", "releases"]
+
+    def test_one_elsewhere_is_named_absolutely(self, current: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+        elsewhere = tmp_path_factory.mktemp("elsewhere")
+        switch(current, elsewhere)
+        assert current.readlink() == elsewhere.resolve()
+
+    def test_what_somebody_else_has_moved_meanwhile_is_left(self, current: Path) -> None:
+        switched = switch(current, current.parent / "releases" / "2")
+        switch(current, current.parent / "releases")
+        assert not switched.undo()
+        assert str(current.readlink()) == "releases"
+
+    def test_a_directory_is_not_replaced(self, current: Path) -> None:
+        with pytest.raises(ReleaseError, match="--release moves a symlink, and this is none"):
+            switch(current.parent / "releases" / "1", current.parent / "releases" / "2")
+
+    def test_a_release_that_is_not_there_is_named_and_the_link_stays(self, current: Path) -> None:
+        with pytest.raises(ReleaseError, match=r"--release: .*/releases/3: No such file or directory"):
+            switch(current, current.parent / "releases" / "3")
+        assert str(current.readlink()) == "releases/1"

@@ -42,11 +42,12 @@ def test_without_a_file_the_defaults_of_the_contract_hold(config: Path) -> None:
     found = load(None, environ=ENVIRON)
     assert (found.bot.app, found.bot.directory, found.bot.python) == ("bot.bastion:create", config.parent, "")
     assert (found.bot.shards, found.bot.args) == ("auto", ())
+    assert found.bot.expired_text == "This control is from before an update. Please run the command again."
     assert (found.discord.api_url, found.discord.token_file) == ("https://discord.com/api/v10", None)
     assert found.discord.identify_window == 5.0
     handoff = found.handoff
     assert (handoff.ready_timeout, handoff.drain_timeout, handoff.settle, handoff.headroom) == (300, 30, 10, 1.2)
-    assert handoff.probation == 0
+    assert (handoff.probation, handoff.linger) == (15, 180)
     restart = found.restart
     assert (restart.hang_timeout, restart.spare) == (20, False)
     assert (restart.backoff_first, restart.backoff_max, restart.stable_after) == (1.0, 60.0, 60)
@@ -63,6 +64,7 @@ def test_every_key_can_be_set(config: Path) -> None:
         python = ".venv/bin/python"
         shards = 16
         args = ["--fast", "ü"]
+        expired_text = ""
         [discord]
         api_url = "http://127.0.0.1:8000/api/v10/"
         token_file = "token"
@@ -91,6 +93,7 @@ def test_every_key_can_be_set(config: Path) -> None:
     assert found.bot.directory == base / "current"
     assert found.bot.python == str(base / ".venv/bin/python")
     assert (found.bot.app, found.bot.shards, found.bot.args) == ("my.bot:factory.create", 16, ("--fast", "ü"))
+    assert found.bot.expired_text == ""
     assert (found.discord.api_url, found.discord.token_file) == ("http://127.0.0.1:8000/api/v10", base / "token")
     assert (found.handoff.ready_timeout, found.handoff.headroom, found.restart.stable_after) == (1.0, 1.0, 4.0)
     assert (found.handoff.probation, found.restart.hang_timeout, found.restart.spare) == (0.5, 3.0, True)
@@ -156,6 +159,8 @@ class TestWhatIsWrong:
             ("[bot]\napp = 3", "bot.app = 3: allowed is"),
             ('[bot]\ndirectory = "a\\u0000b"', "bot.directory = 'a\\x00b': allowed is a path"),
             ('[bot]\nargs = "one"', "bot.args = 'one': allowed is a list of texts"),
+            ("[bot]\nexpired_text = 3", "bot.expired_text = 3: allowed is a text of at most 2000 characters"),
+            (f'[bot]\nexpired_text = "{"x" * 2001}"', "bot.expired_text = 'xxx"),
             ("[bot]\nargs = [1]", "bot.args = [1]: allowed is a list of texts"),
             ('[discord]\napi_url = "discord.com"', "discord.api_url = 'discord.com': allowed is the base of an HTTP"),
             ('[discord]\napi_url = "http://[::1"', "discord.api_url = 'http://[::1': allowed is"),
@@ -233,6 +238,13 @@ class TestTheToken:
         assert load(config, environ=environ | {"DISCORD_TOKEN": " "}).token == "from-file"
         config.write_text("")
         assert load(config, environ=environ).token == "from-credential"
+
+    def test_a_credential_that_cannot_be_reached_is_said(self, config: Path) -> None:
+        (problem,) = problems(config, "", DISCORD_TOKEN="", CREDENTIALS_DIRECTORY="/nowhere")
+        assert problem == (
+            "systemd credential discord_token: '/nowhere/discord_token': the token cannot be read: "
+            "No such file or directory"
+        )
 
     def test_a_missing_one_names_the_three_ways(self, config: Path) -> None:
         (problem,) = problems(config, "", DISCORD_TOKEN="")
@@ -313,6 +325,7 @@ KEYS = [
     ("bot", "python"),
     ("bot", "shards"),
     ("bot", "args"),
+    ("bot", "expired_text"),
     ("discord", "api_url"),
     ("discord", "token_file"),
     ("handoff", "headroom"),

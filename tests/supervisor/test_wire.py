@@ -22,7 +22,9 @@ FROM_CHILD: list[wire.FromChild] = [
     wire.Role(role="draining"),
     wire.WindowAck(open=True),
     wire.Beat(n=4, loop_lag_ms=0.3, in_flight=2, handled=99, latencies={0: 41.0}, claims=wire.Claims(won=5)),
+    wire.Lingering(views=2, conversations=1),
     wire.Drained(finished=3, cut=["on_message: ünïcode\n"]),
+    wire.Recovered(generation=1, sessions=4, lost=1, missed=2, cut=["on_message"]),
     wire.Fatal(reason="the token was refused", retryable=False),
 ]
 TO_CHILD: list[wire.ToChild] = [
@@ -31,7 +33,9 @@ TO_CHILD: list[wire.ToChild] = [
     wire.Activate(),
     wire.Standby(),
     wire.Drain(limit=30.0),
+    wire.Drain(limit=30.0, linger=180.0),
     wire.Ping(n=7),
+    wire.Recover(generation=3),
 ]
 
 

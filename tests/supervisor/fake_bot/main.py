@@ -4,8 +4,9 @@ Arguments are words ``what=where``. Where: start, hello, connecting, ready, acti
 active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fatal, retryable, garbage,
 hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also shards=N, remaining=N (of
 1000 IDENTIFYs), protocol=N, print=TEXT, window=refused, stay=1 (after it has drained), busy=1 (never done draining
-unless hurried), orphans=N (left behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print
-its stacks. It beats while it listens. Stands on the standard library alone, so that it starts fast.
+unless hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N
+(left behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print its stacks. It beats while
+it listens. Stands on the standard library alone, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -25,8 +26,11 @@ BEAT_SECONDS = 0.1
 class Fake:
     def __init__(self) -> None:
         parser = argparse.ArgumentParser()
-        for name in ("generation", "app", "shards", "role", "ledger", "api-url", "directory"):
+        for name in ("generation", "app", "shards", "role", "ledger", "api-url", "directory", "expired-text"):
             parser.add_argument(f"--{name}", required=True)
+        for name in ("state-timeout", "checkpoint"):
+            parser.add_argument(f"--{name}", required=True)
+        parser.add_argument("--supervisor", type=int, default=0)
         parser.add_argument("--read", type=int, required=True)
         parser.add_argument("--write", type=int, required=True)
         parser.add_argument("args", nargs="*")
@@ -35,6 +39,8 @@ class Fake:
         self.shards = int(self.script.get("shards", "1"))
         self.buffer = b""
         self.draining = False
+        self.lingering = 0
+        signal.signal(signal.SIGWINCH, lambda *_: self.leave("people"))
         faulthandler.register(signal.SIGUSR1, file=sys.stderr)
         signal.signal(signal.SIGHUP, lambda *_: os.write(self.options.write, b"garbage\n"))
         signal.signal(signal.SIGUSR2, lambda *_: os.close(self.options.write))
@@ -120,12 +126,12 @@ class Fake:
                 self.say("window", open=message["open"] and self.script.get("window") != "refused")
         elif kind == "activate":
             self.at("activate")
-            self.draining = False
+            self.draining, self.lingering = False, 0
             if not deaf:
                 self.say("role", role="active")
             self.at("active")
         elif kind == "drain":
-            self.drain(message["limit"])
+            self.drain(message["limit"], message["linger"])
         elif kind == "ping":
             self.beat(pong=message["n"])
         elif kind == "standby":
@@ -134,9 +140,10 @@ class Fake:
                 self.say("role", role="standby")
 
     def beat(self, *, pong: object) -> None:
-        self.say("beat", n=1, loop_lag_ms=0.5, in_flight=0, handled=12, replayed=3, expired=1, guilds=7, pong=pong)
+        counters = {"in_flight": 0, "lingering": self.lingering, "handled": 12, "replayed": 3, "expired": 1}
+        self.say("beat", n=1, loop_lag_ms=0.5, guilds=7, pong=pong, **counters)
 
-    def drain(self, limit: object) -> None:
+    def drain(self, limit: object, linger: object) -> None:
         self.at("drain")
         hurried, self.draining = self.draining, True
         if not hurried:
@@ -144,6 +151,14 @@ class Fake:
         self.at("draining")
         if "busy" in self.script and not hurried:
             return
+        if self.script.get("linger") and linger:
+            if not self.lingering:
+                self.lingering = int(self.script["linger"])
+                self.say("lingering", views=self.lingering, conversations=0)
+            return
+        self.leave(limit)
+
+    def leave(self, limit: object) -> None:
         print(f"drained within {limit}", flush=True)
         self.say("drained", finished=5, cut=["on_message"])
         if "stay" not in self.script:

@@ -1,0 +1,252 @@
+"""Loops of `discord.ext.tasks`: none runs in two children, no turn is doubled or left out at a switch.
+
+In a child that is not active a loop is held before its first turn. One that is drained, or put into standby, ends its
+loops after their present turn, and starts them anew if it is made active again. While a window is open, both children
+may be active for some milliseconds, so each turn is taken from the ledger:
+
+- a turn at a time of day is claimed by that time;
+- a turn at an interval follows a turn: the ledger holds each loop's last one, and who replaces it has the next. A new
+  child's first turn comes when the old one's next would have come, if that is soon; else at once, as at any start.
+
+Knows loops, the ledger and the role; knows nothing of events or pipes. `await loop()` by hand is the app's own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+from discord.ext import tasks
+
+from bot import internals
+from bot.lifecycle import Lifecycle
+
+PACE = 5.0
+"""Seconds that a new child's first turn may wait to be due. Apps fill caches in it: a long wait would break them."""
+
+_CANCEL_SECONDS = 1.0
+_TASK_PREFIX = "discord-ext-tasks: "
+"""How discord.py names the task of a loop that the app gave no name."""
+
+
+class Turns(Protocol):
+    """Where loops of several children agree. Times are seconds on the machine's monotonic clock."""
+
+    def claim(self, key: str, at: float) -> bool:
+        """Claim a turn at a time of day. True: it is this child's."""
+
+    def take_turn(self, name: str, last: float | None, at: float) -> bool:
+        """Claim the turn that follows the one at ``last``. True: it is this child's."""
+
+    def note_turn(self, name: str, at: float) -> None:
+        """Write down a loop's last turn."""
+
+    def last_turn(self, name: str) -> float | None:
+        """Return a loop's last turn, None if none is written down."""
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class _Watched:
+    """What is known of one loop since it was first started."""
+
+    name: str
+    turn: Callable[..., Awaitable[Any]] | None = None
+    """What the loop calls each turn: ours, around the app's own."""
+    args: tuple[Any, ...] = ()
+    options: dict[str, Any]
+    began: bool = False
+    """Whether it has had a turn since its start."""
+    in_turn: bool = False
+    last: float | None = None
+    """When its last turn at an interval began, in whichever child."""
+    due: str | None = None
+    """The newest time of day whose turn is this child's."""
+    paused: bool = False
+    """Ended here, not by the app: it goes on when the child is active again."""
+
+
+class Loops:
+    """All loops of this process."""
+
+    def __init__(
+        self,
+        *,
+        lifecycle: Lifecycle,
+        ledger: Turns,
+        window_open: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._ledger = ledger
+        self._window_open = window_open
+        self._clock = clock
+        self._watched: WeakKeyDictionary[tasks.Loop[Any], _Watched] = WeakKeyDictionary()
+        self._names: Counter[str] = Counter()
+        self._own: WeakKeyDictionary[Callable[..., Any], Callable[..., Any]] = WeakKeyDictionary()
+        """The app's coroutine functions by ours around them."""
+        self._limits: list[asyncio.TimerHandle] = []
+        self._over = asyncio.Event()
+        """Nothing more is waited for: turns that were cut have had time to clean up."""
+        self._cut: set[str] = set()
+
+    def install(self) -> None:
+        """Watch the loops of this process. Call it before the app is imported."""
+        internals.wrap_loops(started=self._started, before_loop=self._before_loop)
+
+    def window_opened(self) -> None:
+        """Write down where each loop stands, for the child that is coming."""
+        for watched in self._watched.values():
+            if watched.last is not None:
+                self._ledger.note_turn(watched.name, watched.last)
+
+    def pause(self) -> None:
+        """End each loop after its present turn; one that is between two turns, at once."""
+        for loop, watched in list(self._watched.items()):
+            if not loop.is_running():
+                continue
+            watched.paused = True
+            if watched.in_turn or _is_due(loop):
+                loop.stop()
+            else:
+                loop.cancel()
+
+    def resume(self) -> None:
+        """Start what `pause` ended, with the arguments that it had."""
+        while self._limits:
+            self._limits.pop().cancel()
+        self._over.clear()
+        self._cut.clear()
+        for loop, watched in list(self._watched.items()):
+            if not watched.paused:
+                continue
+            watched.paused = False
+            task = loop.get_task()
+            if task is None or task.done():
+                loop.start(*watched.args, **watched.options)
+            else:
+                task.add_done_callback(functools.partial(self._start_again, loop))
+
+    def order(self, limit: float) -> None:
+        """Cut the turns that `pause` left under way, if they are not over in ``limit`` seconds."""
+        self._limits.append(asyncio.get_running_loop().call_later(limit, self._cut_turns))
+
+    async def finish(self) -> list[str]:
+        """Wait until the turns that `pause` left under way have ended or been cut; return the names of the latter."""
+        if ending := list(self._ending()):
+            waits = [asyncio.ensure_future(asyncio.wait(ending)), asyncio.ensure_future(self._over.wait())]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+        return sorted(self._cut)
+
+    def _ending(self) -> dict[asyncio.Task[None], str]:
+        return {
+            task: watched.name
+            for loop, watched in self._watched.items()
+            if watched.paused and (task := loop.get_task()) is not None and not task.done()
+        }
+
+    def _cut_turns(self) -> None:
+        for task, name in self._ending().items():
+            if task.cancel():
+                self._cut.add(f"loop {name}")
+        self._limits.append(asyncio.get_running_loop().call_later(_CANCEL_SECONDS, self._over.set))
+
+    def _start_again(self, loop: tasks.Loop[Any], _: object) -> None:
+        if self._lifecycle.role == "active" and not loop.is_running():
+            watched = self._watched[loop]
+            loop.start(*watched.args, **watched.options)
+
+    def _started(self, loop: tasks.Loop[Any], args: tuple[Any, ...], options: dict[str, Any]) -> None:
+        watched = self._watched.get(loop)
+        if watched is None:
+            watched = self._watched[loop] = _Watched(name=self._name(loop), options=options)
+        watched.args, watched.options, watched.began = args, options, False
+        if watched.turn is None or watched.turn is not loop.coro:
+            self._put_around(loop, watched)
+
+    def _name(self, loop: tasks.Loop[Any]) -> str:
+        """Name a loop alike in all children: several of one name are counted in the order of their first starts."""
+        task = loop.get_task()
+        assert task is not None
+        name = f"{loop.coro.__module__}.{task.get_name().removeprefix(_TASK_PREFIX)}"
+        self._names[name] += 1
+        return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+
+    def _put_around(self, loop: tasks.Loop[Any], watched: _Watched) -> None:
+        # A loop made of another one (discord.py does for each instance of a class) has that one's function.
+        own = self._own.get(loop.coro, loop.coro)
+
+        @functools.wraps(own)
+        async def turn(*args: Any, **options: Any) -> Any:
+            if watched.in_turn or asyncio.current_task() is not loop.get_task():
+                return await own(*args, **options)  # called by hand
+            if not self._takes(loop, watched):
+                return None
+            watched.began = watched.in_turn = True
+            try:
+                return await own(*args, **options)
+            finally:
+                watched.in_turn = False
+
+        self._own[turn] = own
+        loop.coro = watched.turn = turn
+
+    async def _before_loop(self, loop: tasks.Loop[Any], own: Callable[[], Awaitable[None]]) -> None:
+        await self._lifecycle.wait_until_active()
+        await own()
+        await self._fall_in(loop, self._watched[loop])
+
+    async def _fall_in(self, loop: tasks.Loop[Any], watched: _Watched) -> None:
+        """Wait for a first turn at an interval until it is due after the last one of the child before, if soon."""
+        interval = _interval(loop)
+        while interval is not None and self._window_open():
+            watched.last = self._ledger.last_turn(watched.name)
+            wait = 0.0 if watched.last is None else watched.last + interval - self._clock()
+            if not 0 < wait <= PACE:
+                return
+            await asyncio.sleep(wait)  # The other child may take that turn, in the moment in which both are active.
+
+    def _takes(self, loop: tasks.Loop[Any], watched: _Watched) -> bool:
+        """Whether the turn that is due now is this child's."""
+        now, interval = self._clock(), _interval(loop)
+        if interval is None:
+            return self._takes_at(internals.turn_due(loop).isoformat(), watched, now)
+        if internals.tries_again(loop):
+            return True
+        if not self._window_open() or self._ledger.take_turn(watched.name, watched.last, now):
+            watched.last = now
+            return True
+        if not watched.began and interval > PACE:
+            self._ledger.note_turn(watched.name, now)  # It is no repetition of the other child's: it fills caches.
+            watched.last = now
+            return True
+        watched.last = self._ledger.last_turn(watched.name)
+        return False
+
+    def _takes_at(self, due: str, watched: _Watched, now: float) -> bool:
+        if due != watched.due:  # else discord.py tries a turn again that failed
+            if self._window_open() and not self._ledger.claim(f"loop:{watched.name}:{due}", now):
+                return False
+            watched.due = due
+        return True
+
+
+def _interval(loop: tasks.Loop[Any]) -> float | None:
+    """Return the seconds between two turns, None for a loop that has times of day."""
+    if loop.time is not None:
+        return None
+    return (loop.hours or 0.0) * 3600 + (loop.minutes or 0.0) * 60 + (loop.seconds or 0.0)
+
+
+def _is_due(loop: tasks.Loop[Any]) -> bool:
+    """Whether a time of day has come whose turn has not begun only because the event loop is late."""
+    due = loop.next_iteration
+    return loop.time is not None and due is not None and due <= datetime.datetime.now(datetime.UTC)

@@ -1,0 +1,472 @@
+"""What a dead child left undone: its gateway sessions are resumed beside this child's own, and what they missed is
+handed to the app.
+
+A dead child's session goes on where it stopped: in the same order, without a gap. So the side stream is an observer of
+its own, as the dead child was. It claims under the dead child's generation and goes on counting where that one's claims
+end. This child's own sessions are those of a standby meanwhile: they hold events back, and when all are there they take
+over as from a living child. Nothing here has to compare two streams: the claims do.
+
+An event is handed over when its guild is in the cache, in the order of its session. It does not change the cache, which
+comes from newer sessions: messages live in a cache of the side stream's own, and what happened to members and guilds is
+told but not done again. What only makes sense beside an older state of the cache (what a channel was before its update)
+is left to this child's own sessions; what these did not see is counted as missed.
+
+Knows gate, claims and payloads. How a connection is made is `internals`' matter, where sessions are noted `sessions`'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import discord
+
+from bot import internals
+from bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
+from bot.keys import SURE_AFTER, Numbering, identify
+from bot.ledger import Ledger, number_key
+from bot.sessions import DeadSession, SessionFile
+
+_log = logging.getLogger("bastion.recovery")
+
+CONNECT_SECONDS = 15.0
+"""Longest time for one connection to be opened and RESUMED."""
+RESUMABLE_SECONDS = 300.0
+"""Longest time in which a session that does not answer is tried again: Discord forgets it after a few minutes."""
+_RETRY_SECONDS = 1.0
+_CLOSE_SECONDS = 0.5
+_MESSAGES = 1000
+_SLICE_SECONDS = 0.005
+_EPOCH_MS = 1_420_070_400_000
+"""Unix milliseconds at which Discord's ids begin."""
+
+_TOLD = frozenset(
+    {
+        *("MESSAGE_CREATE", "MESSAGE_UPDATE", "MESSAGE_DELETE", "MESSAGE_DELETE_BULK", "TYPING_START"),
+        *("MESSAGE_REACTION_ADD", "MESSAGE_REACTION_REMOVE", "MESSAGE_REACTION_REMOVE_ALL"),
+        *("MESSAGE_REACTION_REMOVE_EMOJI", "MESSAGE_POLL_VOTE_ADD", "MESSAGE_POLL_VOTE_REMOVE"),
+        *("CHANNEL_PINS_UPDATE", "INVITE_CREATE", "INVITE_DELETE", "WEBHOOKS_UPDATE"),
+        *("GUILD_INTEGRATIONS_UPDATE", "INTEGRATION_CREATE", "INTEGRATION_UPDATE", "INTEGRATION_DELETE"),
+        *("GUILD_AUDIT_LOG_ENTRY_CREATE", "GUILD_BAN_ADD", "GUILD_BAN_REMOVE", "VOICE_CHANNEL_EFFECT_SEND"),
+        *("AUTO_MODERATION_RULE_CREATE", "AUTO_MODERATION_RULE_UPDATE", "AUTO_MODERATION_RULE_DELETE"),
+        *("AUTO_MODERATION_ACTION_EXECUTION", "APPLICATION_COMMAND_PERMISSIONS_UPDATE"),
+        *("ENTITLEMENT_CREATE", "ENTITLEMENT_UPDATE", "ENTITLEMENT_DELETE"),
+        *("SUBSCRIPTION_CREATE", "SUBSCRIPTION_UPDATE", "SUBSCRIPTION_DELETE"),
+    }
+)
+"""Events whose parsers change nothing in the cache but messages."""
+
+_UNTOLD: Mapping[str, tuple[str, ...]] = {
+    "CHANNEL_CREATE": ("guild_channel_create",),
+    "CHANNEL_DELETE": ("guild_channel_delete",),
+    "CHANNEL_UPDATE": ("guild_channel_update",),
+    "GUILD_EMOJIS_UPDATE": ("guild_emojis_update",),
+    "GUILD_MEMBER_UPDATE": ("member_update", "user_update"),
+    "GUILD_ROLE_CREATE": ("guild_role_create",),
+    "GUILD_ROLE_DELETE": ("guild_role_delete",),
+    "GUILD_ROLE_UPDATE": ("guild_role_update",),
+    "GUILD_SCHEDULED_EVENT_CREATE": ("scheduled_event_create",),
+    "GUILD_SCHEDULED_EVENT_DELETE": ("scheduled_event_delete",),
+    "GUILD_SCHEDULED_EVENT_UPDATE": ("scheduled_event_update",),
+    "GUILD_SCHEDULED_EVENT_USER_ADD": ("scheduled_event_user_add",),
+    "GUILD_SCHEDULED_EVENT_USER_REMOVE": ("scheduled_event_user_remove",),
+    "GUILD_SOUNDBOARD_SOUND_CREATE": ("soundboard_sound_create",),
+    "GUILD_SOUNDBOARD_SOUND_DELETE": ("soundboard_sound_delete",),
+    "GUILD_SOUNDBOARD_SOUND_UPDATE": ("soundboard_sound_update",),
+    "GUILD_SOUNDBOARD_SOUNDS_UPDATE": ("soundboard_sound_update",),
+    "GUILD_STICKERS_UPDATE": ("guild_stickers_update",),
+    "GUILD_UPDATE": ("guild_update",),
+    "PRESENCE_UPDATE": ("presence_update", "raw_presence_update"),
+    "STAGE_INSTANCE_CREATE": ("stage_instance_create",),
+    "STAGE_INSTANCE_DELETE": ("stage_instance_delete",),
+    "STAGE_INSTANCE_UPDATE": ("stage_instance_update",),
+    "THREAD_CREATE": ("thread_create", "thread_join"),
+    "THREAD_DELETE": ("thread_delete", "raw_thread_delete"),
+    "THREAD_MEMBERS_UPDATE": ("thread_member_join", "thread_member_remove", "raw_thread_member_remove"),
+    "THREAD_MEMBER_UPDATE": ("thread_join",),
+    "THREAD_UPDATE": ("thread_update", "raw_thread_update"),
+    "USER_UPDATE": ("user_update",),
+    "VOICE_STATE_UPDATE": ("voice_state_update",),
+}
+"""Events that say something only beside the cache as it was; with what hears them."""
+
+
+@dataclass(slots=True, eq=False)
+class _Missed:
+    """One event of a side stream that waits for its turn."""
+
+    event: Event
+    sequence: int
+    stream: str
+    live: bool
+    """Whether it came after RESUMED: then it is as old as its time of arrival says."""
+
+
+@dataclass(slots=True, eq=False)
+class _Side:
+    """One dead session."""
+
+    dead: DeadSession
+    sequence: int
+    pending: deque[_Missed] = field(default_factory=deque)
+    resumed: bool = False
+    over: bool = False
+    task: asyncio.Task[None] | None = None
+    websocket: internals.SideSocket | None = None
+
+
+class Recovery:
+    """The sessions of one dead child, from RESUME until this child's own sessions have taken over."""
+
+    def __init__(
+        self,
+        *,
+        client: discord.Client,
+        gate: Gate,
+        ledger: Ledger,
+        file: SessionFile,
+        generation: int,
+        covered: Callable[[DeadSession], bool],
+        changed: Callable[[], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Read what the dead child left.
+
+        ``ledger`` claims under the dead child's generation. ``covered`` tells of which dead sessions this child's own
+        have missed nothing. ``changed`` is called when there is news to report.
+        """
+        self.generation = generation
+        self.missed = 0
+        self.lost = 0
+        names, more = file.running()
+        self.cut = [*names, *([f"{more} more"] if more else [])]
+        self._client = client
+        self._gate = gate
+        self._ledger = ledger
+        self._file = file
+        self._clock = clock
+        self._changed = changed
+        self._numbering = Numbering(joined=False, clock=clock, continues=gate.ledger)
+        self._untold: list[tuple[str, tuple[str, ...]]] = []
+        self._gone: dict[int, discord.Guild] = {}
+        self._messages: deque[discord.Message] = deque(maxlen=_MESSAGES)
+        self._sides = [_Side(dead, dead.sequence) for dead in file.sessions() if not covered(dead)]
+        self._own: dict[int, tuple[int, float]] = {}
+        self._began_at: float | None = None
+        self._finishing = False
+        self._stopped = False
+        self._close_code = 4000
+        self._settled = asyncio.Event()
+        self._again: asyncio.TimerHandle | None = None
+
+    @property
+    def sessions(self) -> int:
+        """How many sessions of the dead child were found."""
+        return len(self._sides)
+
+    @property
+    def errors(self) -> int:
+        """Claims that failed."""
+        return self._ledger.errors
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether no session is left that could bring anything."""
+        return all(side.over for side in self._sides)
+
+    def begin(self) -> None:
+        """Connect. The client must have logged in."""
+        if self._began_at is not None:
+            return
+        self._began_at = self._clock()
+        self._settle()
+        for side in self._sides:
+            side.task = asyncio.ensure_future(self._follow(side))
+
+    async def caught_up(self, patience: float) -> None:
+        """Wait until every session has been resumed or is lost, at most until ``patience`` seconds after `begin`."""
+        left = patience if self._began_at is None else self._began_at + patience - self._clock()
+        try:
+            await asyncio.wait_for(self._settled.wait(), max(0.0, left))
+        except TimeoutError:
+            _log.warning("the sessions of generation %s do not all answer; going on without", self.generation)
+
+    def session_began(self, shard: int, shards: int) -> None:
+        """Note that a READY of this child's own sessions is about to be read: it names all guilds that there are."""
+        self._own[shard] = shards, self._clock()
+
+    def advance(self) -> None:
+        """Hand over what can be: the next of each session whose guild is in the cache."""
+        if self._stopped:
+            return
+        until = self._clock() + _SLICE_SECONDS
+        for side in self._sides:
+            while side.pending and self._may(side.pending[0]):
+                if self._clock() > until:
+                    self._soon()
+                    return
+                self._hand_over(side, side.pending.popleft())
+
+    async def finish(self) -> None:
+        """Hand over the rest and end the sessions: from now on this child's own hear everything."""
+        if self._stopped or self._finishing:
+            return
+        self._finishing = True
+        while any(side.pending for side in self._sides) and not self._stopped:
+            self.advance()
+            await asyncio.sleep(0)
+        self._close_code = 1000
+        self._stopped = True
+        self._hang_up()
+        asyncio.get_running_loop().call_later(SURE_AFTER, self._count_untold)
+
+    async def abandon(self) -> None:
+        """Close the connections and leave the sessions for another child to resume; hand nothing over any more."""
+        self._stopped = True
+        if tasks := self._hang_up():
+            await asyncio.wait(tasks, timeout=_CLOSE_SECONDS)
+
+    def _hang_up(self) -> list[asyncio.Task[None]]:
+        tasks = [side.task for side in self._sides if side.task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
+
+    # Connections.
+
+    async def _follow(self, side: _Side) -> None:
+        """Keep one session connected until it ends or is no longer needed."""
+        give_up = self._clock() + RESUMABLE_SECONDS
+        while True:
+            try:
+                await self._receive(side)
+            except internals.SessionGoneError as error:
+                self._lose(side, str(error))
+                return
+            except (ConnectionError, TimeoutError) as error:
+                _log.info("shard %s of generation %s: %s", side.dead.shard, self.generation, error or "no answer")
+            if self._clock() > give_up:
+                self._lose(side, f"no answer within {RESUMABLE_SECONDS:g} s")
+                return
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    async def _receive(self, side: _Side) -> None:
+        answered = asyncio.Event()
+
+        def take(name: str, data: Any) -> None:
+            if name == "RESUMED":
+                answered.set()
+            self._take(side, name, data)
+
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS) as patience:
+                side.websocket = await internals.resume_beside(
+                    self._client,
+                    take,
+                    shard=side.dead.shard,
+                    session=side.dead.session,
+                    sequence=side.sequence,
+                    gateway=side.dead.gateway,
+                )
+                while True:
+                    await internals.read_beside(side.websocket)
+                    self._received(side)
+                    if answered.is_set():
+                        patience.reschedule(None)
+        finally:
+            if side.websocket is not None:
+                websocket, side.websocket = side.websocket, None
+                await websocket.close(self._close_code)
+
+    def _received(self, side: _Side) -> None:
+        assert side.websocket is not None
+        side.sequence = side.websocket.sequence or side.sequence
+        if not side.pending:
+            self._file.handed(side.dead.shard, side.sequence)
+
+    def _lose(self, side: _Side, reason: str) -> None:
+        """Go on without a session."""
+        side.over = True
+        self.lost += 1
+        _log.warning(
+            "the session of shard %s of generation %s cannot be resumed: %s; what was sent on it %s is lost",
+            side.dead.shard,
+            self.generation,
+            reason,
+            "from now on until this child's own begins" if side.resumed else "meanwhile",
+        )
+        self._settle()
+
+    def _settle(self) -> None:
+        if all(side.resumed or side.over for side in self._sides):
+            self._settled.set()
+            self._changed()
+
+    # Events.
+
+    def _take(self, side: _Side, name: str, data: Any) -> None:
+        if name == "RESUMED":
+            if not side.resumed:
+                side.resumed = True
+                _log.info("resumed shard %s of generation %s", side.dead.shard, self.generation)
+                self._settle()
+            return
+        event = Event(name, data, self._clock(), recovered=True)
+        event.identity = identify(name, data)
+        if event.identity is None:
+            return
+        event.occurrence = self._numbering.observe(event.identity, event.at)
+        assert side.websocket is not None
+        missed = _Missed(event, side.websocket.sequence or 0, event.identity.stream, side.resumed)
+        if len(side.pending) >= HELD_COUNT:
+            self._drop(side.pending.popleft())
+        side.pending.append(missed)
+        while event.at - side.pending[0].event.at > HELD_SECONDS:
+            self._drop(side.pending.popleft())
+        self.advance()
+
+    def _drop(self, missed: _Missed) -> None:
+        self.missed += 1
+        self._gate.counters.overflowed += 1
+
+    def _may(self, missed: _Missed) -> bool:
+        """Whether the guild of an event is in the cache, or it is known that it will not come."""
+        if self._finishing or missed.stream.startswith("dm:"):
+            return True
+        guild = self._client.get_guild(int(missed.stream))
+        if guild is not None:
+            return not guild.unavailable
+        began_at = self._own_began_at(missed)
+        if began_at is None:
+            return False
+        # One that was joined just now may reach this child's own session a little later.
+        wait = max(began_at, missed.event.at) + SURE_AFTER - self._clock()
+        if wait > 0:
+            self._soon(wait)
+        return wait <= 0
+
+    def _own_began_at(self, missed: _Missed) -> float | None:
+        """Return when the READY came that names the guild of an event, if it still exists."""
+        for shard, (shards, at) in self._own.items():
+            if (int(missed.stream) >> 22) % shards == shard:
+                return at
+        return None
+
+    def _is_left_to_own(self, missed: _Missed) -> bool:
+        """Whether an event of a guild that is not known yet is so young that this child's own session hears it too."""
+        if missed.stream.startswith("dm:") or self._client.get_guild(int(missed.stream)) is not None:
+            return False
+        began_at = self._own_began_at(missed)
+        return began_at is not None and missed.event.at > began_at + SURE_AFTER
+
+    def _soon(self, wait: float = 0.0) -> None:
+        loop = asyncio.get_running_loop()
+        if self._again is not None:
+            if self._again.when() <= loop.time() + wait:
+                return
+            self._again.cancel()
+        self._again = loop.call_later(wait, self._advance_again)
+
+    def _advance_again(self) -> None:
+        self._again = None
+        self.advance()
+
+    def _hand_over(self, side: _Side, missed: _Missed) -> None:
+        event = missed.event
+        assert event.identity is not None
+        if self._finishing and self._is_left_to_own(missed):
+            pass
+        elif event.name == "INTERACTION_CREATE":
+            self._hand_over_interaction(missed)
+        elif heard_by := _UNTOLD.get(event.name):
+            self._untold.append((self._key(event), heard_by))
+        elif (run := self._way(event)) is not None and self._claim(event):
+            try:
+                heard = self._gate.recover(event, run)
+                self._gate.counters.replayed += heard
+                if event.name == "GUILD_MEMBER_ADD" and not heard and self._gate.hears(["member_join"]):
+                    self.missed += 1  # Its guild was left meanwhile: there is nothing to be a member of.
+            except Exception:
+                _log.exception("%s could not be read again", event.describe())
+                self.missed += 1
+        self._file.handed(side.dead.shard, missed.sequence)
+
+    def _hand_over_interaction(self, missed: _Missed) -> None:
+        event = missed.event
+        if not self._claim(event):
+            return
+        age = self._clock() - event.at
+        if not missed.live:
+            age = max(age, time.time() - ((int(event.data["id"]) >> 22) + _EPOCH_MS) / 1000)
+        event.at = self._clock() - age
+        if age <= INTERACTION_LIFE:
+            self._gate.counters.replayed += self._gate.recover(event)
+        else:
+            self._gate.counters.expired += 1
+
+    def _way(self, event: Event) -> Callable[[], None] | None:
+        """Return how an event is told without being done again; None: not at all."""
+        client, gate, data = self._client, self._gate, event.data
+        if event.name in _TOLD:
+            return lambda: self._tell(event)
+        if event.name in ("GUILD_MEMBER_ADD", "GUILD_MEMBER_REMOVE"):
+            leaving = event.name == "GUILD_MEMBER_REMOVE"
+            return lambda: internals.as_member(client, data, present=leaving, run=lambda: gate.parse(event))
+        if event.name in ("GUILD_CREATE", "GUILD_DELETE") and not data.get("unavailable"):
+            return lambda: self._tell_of_guild(event.name, data)
+        return None
+
+    def _tell_of_guild(self, name: str, data: Mapping[str, Any]) -> None:
+        """Tell of a guild that was joined or left; of one that is not there any more with what the payloads say."""
+        guild = self._client.get_guild(int(data["id"])) or self._gone.get(int(data["id"]))
+        if guild is None:
+            guild = internals.make_guild(self._client, {**data, "unavailable": name == "GUILD_DELETE"})
+            self._gone[guild.id] = guild
+        self._client.dispatch("guild_join" if name == "GUILD_CREATE" else "guild_remove", guild)
+
+    def _tell(self, event: Event) -> None:
+        """Parse what changes nothing but messages, on the side stream's own message cache."""
+        channel: Any = None
+        if event.name == "MESSAGE_CREATE":
+            channel = self._client.get_channel(int(event.data["channel_id"]))
+            event.data = self._without_old_member(event.data)
+        newest = getattr(channel, "last_message_id", None)
+        internals.with_messages(self._client, self._messages, lambda: self._gate.parse(event))
+        if newest is not None and newest > int(event.data["id"]):
+            channel.last_message_id = newest
+
+    def _without_old_member(self, data: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Leave out what a message says of its author's membership if the cache knows it, newer."""
+        guild = self._client.get_guild(int(data.get("guild_id") or 0))
+        if guild is None or guild.get_member(int(data["author"]["id"])) is None:
+            return data
+        return {key: value for key, value in data.items() if key != "member"}
+
+    # Claims.
+
+    def _claim(self, event: Event) -> bool:
+        assert event.identity is not None
+        occurrence = event.occurrence
+        if occurrence is None:
+            return self._ledger.claim(event.identity.text, event.at)
+        number = self._numbering.number(occurrence, self._ledger)
+        return self._ledger.claim_number(event.identity.text, number, occurrence.mark, event.at)
+
+    def _key(self, event: Event) -> str:
+        assert event.identity is not None
+        if event.occurrence is None:
+            return event.identity.text
+        return number_key(event.identity.text, self._numbering.number(event.occurrence, self._ledger))
+
+    def _count_untold(self) -> None:
+        """Count what was left to this child's own sessions and happened before they began."""
+        heard = [key for key, names in self._untold if self._gate.hears(names)]
+        self.missed += len(heard) - len(self._ledger.claimed(heard))
+        self._untold.clear()
+        self._ledger.close()
+        self._changed()

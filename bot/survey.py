@@ -1,0 +1,198 @@
+"""What of an app's source concerns a handoff, and what to do about it: `supervisor check` prints it.
+
+Reads the release's files without running them, so it sees what is written there and not what is imported from elsewhere
+or decided at run time. Knows Python's syntax and names of discord.py; knows nothing of running bots.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MAX_FILES = 2000
+"""Files looked at; a bot has fewer, a directory that is no release may have many more."""
+MAX_BYTES = 1024 * 1024
+_SKIPPED = frozenset({"venv", "env", "node_modules", "site-packages", "__pycache__", "tests", "build", "dist"})
+
+ADVICE: Mapping[str, str] = {
+    "loops": "held until the bot is active, ended after their turn in the old one; nothing to do",
+    "timed views": "answered by the old bot for as long as it lingers; make them persistent if they matter for longer",
+    "persistent views": "answered by either bot; nothing to do",
+    "wait_for": "goes on in the old bot for as long as it lingers; nothing to do",
+    "command sync": "told to Discord at the switch, once a release; nothing to do",
+    "export_state": "called at the switch and every state.checkpoint seconds: keep it cheap",
+    "import_state": "called before the first event; expect values of other releases",
+    "on_activate": "called when the bot handles events from then on",
+    "on_deactivate": "called when it takes nothing new any more; the new one is active by then",
+    "tasks of its own": "what setup_hook, cog_load or on_ready begin runs in both bots: let it await "
+    "lifecycle.wait_until_active(), or begin it in on_activate",
+    "voice": "a voice connection ends with its process: connect again in on_activate",
+    "a server or port": "the new bot cannot bind what the old one holds: bind in on_activate and try for a moment, or "
+    "set SO_REUSEPORT",
+    "a database": "both releases use it for some seconds: migrate so that the old code still works",
+    "a lock": "a lock that the old bot holds until it leaves keeps the new one from starting: take it in on_activate",
+}
+"""What may be found, in the order in which it is told, and what to do about each."""
+
+_STARTS = frozenset({"setup_hook", "cog_load", "on_ready", "on_connect"})
+_DATABASES = frozenset(
+    {"sqlite3", "aiosqlite", "asyncpg", "psycopg", "psycopg2", "aiomysql", "pymongo", "motor", "redis", "sqlalchemy"}
+    | {"tortoise", "peewee", "databases"}
+)
+_SERVERS = frozenset({"TCPSite", "UnixSite", "start_server", "start_unix_server", "run_app", "create_server", "Quart"})
+_LOCKS = frozenset({"flock", "lockf", "FileLock", "PidFile", "InterProcessLock"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One use of something that concerns a handoff."""
+
+    what: str
+    """A key of `ADVICE`."""
+    file: str
+    line: int
+
+
+def survey(directory: Path) -> list[Finding]:
+    """Return what the Python files of a release use, by `ADVICE`'s order, then by file and line."""
+    found = [finding for path in _files(directory) for finding in _read(path, directory)]
+    order = list(ADVICE)
+    return sorted(found, key=lambda finding: (order.index(finding.what), finding.file, finding.line))
+
+
+def is_looked_at(file: Path, directory: Path) -> bool:
+    """Whether `survey` of this directory reads that file."""
+    return not any(name in _SKIPPED or name.startswith(".") for name in file.relative_to(directory).parts[:-1])
+
+
+def survey_source(source: str, *, file: str) -> list[Finding]:
+    """Return what one file uses; nothing if it is not Python."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError):
+        return []
+    findings = {Finding(what=what, file=file, line=line) for what, line in _walk(tree)}
+    return sorted(findings, key=lambda finding: (finding.line, finding.what))
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    count = 0
+    for root, folders, files in os.walk(directory):
+        folders[:] = sorted(name for name in folders if name not in _SKIPPED and not name.startswith("."))
+        for name in sorted(files):
+            if name.endswith(".py"):
+                count += 1
+                if count > MAX_FILES:
+                    return
+                yield Path(root) / name
+
+
+def _read(path: Path, directory: Path) -> list[Finding]:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            return []
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    return survey_source(source, file=str(path.relative_to(directory)))
+
+
+def _walk(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                yield from ((what, node.lineno) for what in _imported(node))
+            case ast.ClassDef():
+                yield from ((what, node.lineno) for what in _class(node))
+            case ast.FunctionDef() | ast.AsyncFunctionDef():
+                yield from _function(node)
+            case ast.Call():
+                yield from ((what, node.lineno) for what in _called(node))
+            case ast.Attribute(attr="export_state" | "import_state" as name, ctx=ast.Store()):
+                yield name, node.lineno
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+    if any(name.split(".")[0] in _DATABASES for name in names):
+        yield "a database"
+
+
+def _class(node: ast.ClassDef) -> Iterator[str]:
+    bases = {_last(base.value if isinstance(base, ast.Subscript) else base) for base in node.bases}
+    if "DynamicItem" in bases:
+        yield "persistent views"
+    if bases & {"View", "LayoutView"}:
+        persistent = any(
+            isinstance(part, ast.keyword) and part.arg == "timeout" and _is_none(part.value) for part in ast.walk(node)
+        )
+        yield "persistent views" if persistent else "timed views"
+
+
+def _function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, int]]:
+    if node.name in ("export_state", "import_state", "on_activate", "on_deactivate"):
+        yield node.name, node.lineno
+    if any(_dotted(decorator).endswith("tasks.loop") for decorator in node.decorator_list):
+        yield "loops", node.lineno
+    if node.name in _STARTS:
+        for part in ast.walk(node):
+            if isinstance(part, ast.Call) and _last(part.func) in ("create_task", "ensure_future"):
+                yield "tasks of its own", part.lineno
+
+
+def _called(node: ast.Call) -> Iterator[str]:
+    name, dotted = _last(node.func), _dotted(node)
+    if name == "sync" and "tree" in dotted:
+        yield "command sync"
+    elif name == "wait_for" and not dotted.startswith("asyncio."):
+        yield "wait_for"
+    elif name in ("add_view", "add_dynamic_items"):
+        yield "persistent views"
+    elif name == "View" and not any(word.arg == "timeout" and _is_none(word.value) for word in node.keywords):
+        yield "timed views"
+    elif name in _SERVERS:
+        yield "a server or port"
+    elif name in _LOCKS:
+        yield "a lock"
+    elif (name == "connect" and "voice" in dotted) or name == "join_voice_channel" or name == "VoiceClient":
+        yield "voice"
+
+
+def _is_none(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and node.value is None
+
+
+def _last(node: ast.expr) -> str:
+    """Return the last name of a dotted one."""
+    return _dotted(node).rpartition(".")[2]
+
+
+def _dotted(node: ast.expr) -> str:
+    """Return a dotted name, calls and subscripts in it left out; "" for what is none."""
+    parts: list[str] = []
+    while True:
+        match node:
+            case ast.Attribute(attr=attribute, value=value):
+                parts.append(attribute)
+                node = value
+            case ast.Call(func=function):
+                node = function
+            case ast.Subscript(value=value):
+                node = value
+            case ast.Name(id=name):
+                parts.append(name)
+                break
+            case _:
+                break
+    return ".".join(reversed(parts))
+
+
+def by_kind(findings: Iterable[Finding]) -> dict[str, list[str]]:
+    """Return places, as file:line, by what was found there."""
+    places: dict[str, list[str]] = {}
+    for finding in findings:
+        places.setdefault(finding.what, []).append(f"{finding.file}:{finding.line}")
+    return places

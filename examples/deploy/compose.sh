@@ -1,0 +1,39 @@
+#!/bin/sh
+# Deploys $BASTION_IMAGE by Compose under two project names in turn: the new container comes up beside the old one, and
+# the old one is stopped once the new one could take over. If that does not come to be, the new one is removed again.
+#   BASTION_IMAGE=registry/bot:42 DISCORD_TOKEN=... compose.sh
+# $COMPOSE ("docker compose") may hold options; PATIENCE (600) is how many seconds the new one may take.
+set -eu
+
+compose=${COMPOSE:-docker compose}
+file=${COMPOSE_FILE:-$(dirname "$0")/compose.yaml}
+export COMPOSE_FILE="$file"
+BASTION_SINCE=$(date +%s)
+export BASTION_SINCE
+
+container() {
+    docker ps --quiet --filter "label=com.docker.compose.project=bastion-$1" --filter "label=com.docker.compose.service=bot"
+}
+
+new=blue old=green
+if [ -n "$(container blue)" ]; then new=green old=blue; fi
+if [ -n "$(container "$new")" ]; then
+    echo "both bastion-blue and bastion-green run: a deploy is under way, or one was cut off; stop the one to go" >&2
+    exit 1
+fi
+
+$compose --project-name "bastion-$new" up --detach
+deadline=$(($(date +%s) + ${PATIENCE:-600}))
+until [ "$(docker inspect --format '{{.State.Health.Status}}' "$(container "$new")" 2>/dev/null)" = healthy ]; do
+    if [ "$(date +%s)" -gt "$deadline" ] || [ -z "$(container "$new")" ]; then
+        echo "bastion-$new is not healthy; bastion-$old serves on. The new one's last words:" >&2
+        $compose --project-name "bastion-$new" logs --tail 20 >&2
+        $compose --project-name "bastion-$new" down >&2
+        exit 1
+    fi
+    sleep 0.5
+done
+if [ -n "$(container "$old")" ]; then
+    $compose --project-name "bastion-$old" down
+fi
+echo "bastion-$new serves"

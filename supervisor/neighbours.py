@@ -1,0 +1,262 @@
+"""Who else shares the ledger: supervisors side by side that know each other by files in one directory alone.
+
+Each has a small file in the register, a directory beside the ledger, and holds a lock (flock) on it for as long as it
+lives. The kernel lets go of the lock when the process is gone, however it went, so nobody has to be believed and
+nothing that is left behind means anything: a file whose lock is free is a dead one's. That holds across containers of
+one machine that have mounted the directory, on whatever file system keeps locks in this kernel (tmpfs, ext4, xfs ...;
+not a network's). Pids are not compared, for each container counts its own.
+
+In its file each says two things: its stage, and up to which number it claims its events for the others. Numbers are
+given once and never again, so a higher one came later, and claims can be told apart by them.
+
+The others are looked at every `LOOK_SECONDS`: the kernel tells nobody but inotify's readers that a file has changed,
+which Python has no module for, and all that lateness costs is that a handover takes that long.
+
+Knows files and locks; what follows from who is there is decided by the pure functions here and by `machine`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from supervisor.machine import Neighbours, Phase, Relief, State
+
+LOOK_SECONDS = 0.25
+"""How often the others are looked at; a look at one other takes 17 us."""
+CLAIM_PATIENCE = 30.0
+"""Seconds for which a newcomer waits until all others claim what they handle. One that hangs is replaced sooner."""
+_COUNTER = "counter"
+_UNFINISHED = ".new"
+_RECORD = struct.Struct("<4scQ")
+_MAGIC = b"BSN1"
+_CHECKSUM = struct.Struct("<I")
+_SIZE = _RECORD.size + _CHECKSUM.size
+
+
+class Stage(Enum):
+    """How far a supervisor is, as the others need to know it."""
+
+    ARRIVING = b"a"
+    """Its bot is on its way, and will wait until it is called."""
+    READY = b"r"
+    """Its bot could take over at once."""
+    STARTING = b"s"
+    """Its bot is on its way to the active role and waits for nobody."""
+    ACTIVE = b"A"
+    YIELDING = b"y"
+    """It was told to stop, and serves until another one does."""
+    LEAVING = b"l"
+    """It takes nothing new any more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Neighbour:
+    """Another supervisor. ``claims_for``: it claims all that it handles since it saw this number."""
+
+    number: int
+    stage: Stage
+    claims_for: int = 0
+    alive: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """Our own place in a register: its directory, our number, the descriptor that holds our file's lock."""
+
+    directory: Path
+    number: int
+    lock: int
+
+
+# --- what follows, pure -------------------------------------------------------------------------------------------
+
+
+def stage_of(state: State) -> Stage:
+    """Return what the others are told of a state."""
+    if state.phase in (Phase.STOPPING, Phase.STOPPED):
+        return Stage.LEAVING
+    if state.yielding:
+        return Stage.YIELDING
+    if state.waits:
+        incoming = state.child(state.incoming)
+        return Stage.READY if incoming is not None and incoming.ready else Stage.ARRIVING
+    return Stage.STARTING if state.active is None else Stage.ACTIVE
+
+
+def claims(state: State) -> bool:
+    """Say whether every child that may be handling events has said that it claims them."""
+    return all(child.window and not child.unanswered for child in state.children)
+
+
+def verdict(own: int, others: Sequence[Neighbour]) -> Neighbours:
+    """Return what the others mean for the supervisor with this number."""
+    living = [other for other in others if other.alive]
+    stages = {other.stage for other in living}
+    coming = {Stage.ARRIVING, Stage.READY, Stage.STARTING}
+    if Stage.ACTIVE in stages:
+        relief = Relief.THERE
+    elif stages & coming or any(not other.alive and other.stage is not Stage.LEAVING for other in others):
+        relief = Relief.COMING  # who was killed may be started again
+    else:
+        relief = Relief.NONE
+    taken = bool(stages & {Stage.ACTIVE, Stage.STARTING})
+    before_us = any(other.number < own and other.stage is Stage.READY for other in living)
+    return Neighbours(company=bool(living), relief=relief, free=not taken and not before_us)
+
+
+def claimed_by_all(own: int, others: Sequence[Neighbour]) -> bool:
+    """Say whether a bot of the supervisor with this number may connect: every other claims what it handles."""
+    return all(other.claims_for >= own for other in others if other.alive)
+
+
+def must_wait(own: int, others: Sequence[Neighbour], *, since: float | None, now: float, stale_after: float) -> bool:
+    """Say whether the first bot waits until it is called.
+
+    ``since``: when this supervisor was deployed beside another one, None if it was not; ``now``: when it was started,
+    both in unix seconds. Long after its deployment it was restarted, and nobody will call it.
+    """
+    if since is None or now - since > stale_after:
+        return False
+    return any(other.alive and other.number < own for other in others)
+
+
+# --- the register -------------------------------------------------------------------------------------------------
+
+
+def register_of(ledger: Path) -> Path:
+    """Return the register's directory: beside the ledger."""
+    return ledger.with_name(f"{ledger.name}-supervisors")
+
+
+def join(ledger: Path) -> Membership:
+    """Enter the register under a new number, and remove the dead from it. Raises OSError."""
+    directory = register_of(ledger)
+    directory.mkdir(mode=0o700, exist_ok=True)
+    with _counted(directory / _COUNTER) as number:
+        for other in _look(directory, own=number):
+            if not other.alive:
+                (directory / str(other.number)).unlink(missing_ok=True)
+        unfinished = directory / f"{number}{_UNFINISHED}"
+        lock = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            # Locked and written before it has the name under which it is looked for.
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.pwrite(lock, _encoded(Stage.ARRIVING, 0), 0)
+            unfinished.rename(directory / str(number))
+        except OSError:
+            os.close(lock)
+            raise
+    return Membership(directory=directory, number=number, lock=lock)
+
+
+class Register:
+    """The register as one of its members sees it."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self._told: tuple[Stage, int] | None = None
+
+    @property
+    def number(self) -> int:
+        """Return our own number."""
+        return self.membership.number
+
+    def tell(self, stage: Stage, *, claims_for: int) -> None:
+        """Say how far we are, and up to which number we claim our events. Raises OSError."""
+        if self._told != (stage, claims_for):
+            os.pwrite(self.membership.lock, _encoded(stage, claims_for), 0)
+            self._told = stage, claims_for
+
+    def look(self, *, keep_dead: bool = False) -> list[Neighbour]:
+        """Return the others, by number; the dead are forgotten unless they are to be kept."""
+        others = _look(self.membership.directory, own=self.number)
+        if not keep_dead:
+            for other in others:
+                if not other.alive:
+                    with contextlib.suppress(OSError):
+                        (self.membership.directory / str(other.number)).unlink()
+        return others
+
+
+def leave(membership: Membership) -> None:
+    """Be gone from the register."""
+    with contextlib.suppress(OSError):
+        (membership.directory / str(membership.number)).unlink()
+    os.close(membership.lock)
+
+
+def living(membership: Membership) -> set[int]:
+    """Return the numbers of the others that live."""
+    return {other.number for other in _look(membership.directory, own=membership.number) if other.alive}
+
+
+@contextlib.contextmanager
+def _counted(path: Path) -> Iterator[int]:
+    """Give the next number; nobody else can join meanwhile. A number is used up though what follows fails."""
+    counter = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(counter, fcntl.LOCK_EX)
+        said = os.pread(counter, 32, 0)
+        present = [int(file.name) for file in path.parent.iterdir() if file.name.isdecimal()]
+        number = max([int(said) if said.strip().isdigit() else 0, *present]) + 1
+        os.pwrite(counter, f"{number:020}".encode(), 0)
+        yield number
+    finally:
+        os.close(counter)
+
+
+def _look(directory: Path, *, own: int) -> list[Neighbour]:
+    """Read every other file. One that cannot be read is an active supervisor's, which claims for nobody."""
+    others = []
+    try:
+        numbers = sorted(int(file.name) for file in directory.iterdir() if file.name.isdecimal())
+    except FileNotFoundError:
+        return []
+    for number in numbers:
+        if number == own:
+            continue
+        try:
+            fd = os.open(directory / str(number), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # gone since it was listed
+        except OSError:
+            others.append(Neighbour(number=number, stage=Stage.ACTIVE))
+            continue
+        try:
+            alive = not _is_free(fd)
+            stage, claims_for = _decoded(os.pread(fd, _SIZE, 0))
+            others.append(Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive))
+        finally:
+            os.close(fd)
+    return others
+
+
+def _is_free(fd: int) -> bool:
+    """Say whether nobody holds the file. A shared lock, so that two who look do not take each other for its owner."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _encoded(stage: Stage, claims_for: int) -> bytes:
+    record = _RECORD.pack(_MAGIC, stage.value, claims_for)
+    return record + _CHECKSUM.pack(zlib.crc32(record))
+
+
+def _decoded(data: bytes) -> tuple[Stage, int]:
+    """Read what `_encoded` wrote; half of it, or another version's, is told by the checksum."""
+    record, checksum = data[: _RECORD.size], data[_RECORD.size :]
+    if len(data) != _SIZE or _CHECKSUM.pack(zlib.crc32(record)) != checksum:
+        return Stage.ACTIVE, 0
+    _, stage, claims_for = _RECORD.unpack(record)
+    return Stage(stage), claims_for

@@ -1,0 +1,99 @@
+"""A sharded client that breaks its own process on order: its pipes to the supervisor, its event loop, its life.
+
+The file that VANDAL names holds the order, ``GENERATION MOMENT DEED``, for instance ``2 ready garbage``. Each moment of
+a child's life looks at it; the moment "now" is when SIGUSR2 arrives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import discord
+from probe import Probe
+
+STALL_SECONDS = 3.0
+"""How long a stalled child's event loop stands still."""
+
+MOMENTS = {"ready": "ready", "activate": "activating", "deactivate": "deactivating"}
+"""Names of dispatched events, and of the moments at which they are dispatched; no handler has run then."""
+
+
+def pipes() -> tuple[int, int]:
+    """Return the descriptors of this process that an app has no business with: commands, answers."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--read", type=int)
+    parser.add_argument("--write", type=int)
+    words = Path("/proc/self/cmdline").read_text().split("\0")
+    found, _ = parser.parse_known_args(words)
+    return found.read, found.write
+
+
+def put_nothing_in_place_of(fd: int) -> None:
+    """Close a pipe and keep its number taken, so that no socket gets it."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, fd)
+    os.close(nothing)
+
+
+def do(deed: str) -> None:
+    """Break something."""
+    read, write = pipes()
+    match deed:
+        case "garbage":
+            os.write(write, b"\x1b[31mhello from a library that found an open descriptor\n")
+        case "close":
+            put_nothing_in_place_of(write)
+        case "deaf":
+            asyncio.get_running_loop().remove_reader(read)
+        case "deaf-closed":
+            asyncio.get_running_loop().remove_reader(read)
+            put_nothing_in_place_of(read)
+        case "stall":
+            time.sleep(STALL_SECONDS)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case _:
+            raise ValueError(deed)
+
+
+def obey(moment: str) -> None:
+    """Carry out the order if it is for this process and this moment."""
+    try:
+        generation, when, deed = Path(os.environ["VANDAL"]).read_text().split()
+    except (FileNotFoundError, ValueError):
+        return
+    if (generation, when) == (os.environ["BASTION_GENERATION"], moment):
+        print(f"vandal: {deed}", file=sys.stderr, flush=True)
+        do(deed)
+
+
+class Vandal(Probe, discord.AutoShardedClient):
+    """Handles everything that its class can hear, and obeys orders."""
+
+    async def setup_hook(self) -> None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, obey, "now")
+        await super().setup_hook()
+        obey("setup")
+
+    def dispatch(self, event: str, /, *args: Any, **kwargs: Any) -> None:
+        super().dispatch(event, *args, **kwargs)
+        if event in MOMENTS:
+            obey(MOMENTS[event])
+
+    async def on_activate(self) -> None:
+        obey("active")
+
+    async def on_deactivate(self) -> None:
+        obey("draining")
+
+
+client = Vandal(guild_ready_timeout=0.3)

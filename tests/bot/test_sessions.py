@@ -1,0 +1,178 @@
+"""The session file: what a successor reads of a process that was killed at any moment."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bot import sessions
+from bot.sessions import DeadSession, SessionFile, SessionFileError
+
+TOKEN = "a-token-that-nobody-may-see"
+PARENT = 77
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ledger-sessions-1"
+
+
+@pytest.fixture
+def living(path: Path) -> Iterator[SessionFile]:
+    file = SessionFile.create(path, token=TOKEN, supervisor=PARENT)
+    yield file
+    file.close()
+
+
+def successor(path: Path) -> SessionFile:
+    return SessionFile.open(path, token=TOKEN, supervisor=PARENT)
+
+
+def begin(file: SessionFile, shard: int = 0, session: str = "abc") -> None:
+    file.session(shard=shard, shards=2, session=session, gateway="wss://resume.invalid")
+
+
+def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living: SessionFile, path: Path) -> None:
+    begin(living)
+    begin(living, shard=1, session="def")
+    living.handed(0, 5)
+    living.handed(1, 2**40)
+    assert successor(path).sessions() == [
+        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5),
+        DeadSession(shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40),
+    ]
+
+
+def test_a_session_of_which_nothing_was_handed_over_is_not_recovered(living: SessionFile, path: Path) -> None:
+    begin(living)
+    assert successor(path).sessions() == []
+
+
+def test_a_new_session_of_a_shard_takes_the_place_of_the_old_one(living: SessionFile, path: Path) -> None:
+    begin(living)
+    living.handed(0, 900)
+    begin(living, session="xyz")
+    assert successor(path).sessions() == [], "the old sequence means nothing in the new session"
+    living.handed(0, 1)
+    assert [found.session for found in successor(path).sessions()] == ["xyz"]
+
+
+def test_a_record_that_was_being_written_is_not_believed_and_hides_no_other(living: SessionFile, path: Path) -> None:
+    begin(living)
+    begin(living, shard=1, session="def")
+    living.handed(0, 5)
+    living.handed(1, 6)
+    body = path.read_bytes().index(b'"abc"')
+    with path.open("r+b") as file:
+        file.seek(body + 1)
+        file.write(b"?")
+    assert [found.session for found in successor(path).sessions()] == ["def"]
+
+
+def test_a_successor_carries_the_sequence_on_for_the_next_one(living: SessionFile, path: Path) -> None:
+    begin(living)
+    living.handed(0, 5)
+    successor(path).handed(0, 9)
+    assert [found.sequence for found in successor(path).sessions()] == [9]
+
+
+def test_the_handlers_that_were_running_are_named(living: SessionFile, path: Path) -> None:
+    first = living.began("discord.py: on_message (MESSAGE_CREATE 1)")
+    living.began("discord.py: on_message (MESSAGE_CREATE 2)")
+    living.ended(first)
+    living.began("ü" * 200)
+    names, more = successor(path).running()
+    assert sorted(name[:45] for name in names) == ["discord.py: on_message (MESSAGE_CREATE 2)", "ü" * 45]
+    assert more == 0
+
+
+def test_more_handlers_than_there_is_room_for_are_counted(living: SessionFile, path: Path) -> None:
+    slots = [living.began(f"handler {number}") for number in range(sessions.MAX_RUNNING + 3)]
+    names, more = successor(path).running()
+    assert (len(names), more) == (sessions.MAX_RUNNING, 3)
+    for slot in slots:
+        living.ended(slot)
+    assert successor(path).running() == ([], 0)
+
+
+def test_a_successor_writes_beside_the_names_that_it_found(living: SessionFile, path: Path) -> None:
+    living.began("the dead one's")
+    successor(path).began("the successor's")
+    assert sorted(successor(path).running()[0]) == ["the dead one's", "the successor's"]
+
+
+def test_more_shards_than_there_is_room_for_are_left_out(living: SessionFile, path: Path) -> None:
+    for shard in range(sessions.MAX_SHARDS + 2):
+        begin(living, shard=shard)
+        living.handed(shard, 1)
+    assert len(successor(path).sessions()) == sessions.MAX_SHARDS
+
+
+def test_a_gateway_address_that_does_not_fit_is_left_out(living: SessionFile, path: Path) -> None:
+    living.session(shard=0, shards=1, session="abc", gateway="wss://" + "x" * 600)
+    living.handed(0, 1)
+    assert successor(path).sessions() == []
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read"),
+        (b"", "damaged"),
+        (b"nonsense", "damaged"),
+        (bytes(sessions._SIZE), "damaged"),
+    ],
+)
+def test_a_file_that_is_none_says_so(path: Path, content: bytes | None, said: str) -> None:
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SessionFileError, match=said):
+        successor(path)
+
+
+def test_a_file_of_another_token_or_another_supervisor_is_not_used(living: SessionFile, path: Path) -> None:
+    with pytest.raises(SessionFileError, match="token"):
+        SessionFile.open(path, token="other", supervisor=PARENT)
+    with pytest.raises(SessionFileError, match="supervisor"):
+        SessionFile.open(path, token=TOKEN, supervisor=PARENT + 1)
+
+
+def test_the_file_is_private_small_and_does_not_contain_the_token(living: SessionFile, path: Path) -> None:
+    begin(living)
+    living.handed(0, 1)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert TOKEN.encode() not in path.read_bytes()
+    assert path.stat().st_blocks * 512 <= 64 * 1024
+
+
+def test_a_file_that_an_earlier_run_left_is_replaced(living: SessionFile, path: Path) -> None:
+    begin(living)
+    living.handed(0, 1)
+    inode = path.stat().st_ino
+    SessionFile.create(path, token=TOKEN, supervisor=PARENT).close()
+    assert path.stat().st_ino != inode or successor(path).sessions() == []
+    assert successor(path).sessions() == []
+
+
+def test_what_is_noted_survives_a_kill(path: Path) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        file = SessionFile.create(path, token=TOKEN, supervisor=PARENT)
+        begin(file)
+        file.handed(0, 41)
+        file.began("on_message")
+        os.write(writing, b"x")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reading, 1)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    os.close(reading)
+    os.close(writing)
+    assert [found.sequence for found in successor(path).sessions()] == [41]
+    assert successor(path).running() == (["on_message"], 0)

@@ -1,0 +1,155 @@
+"""What a living child notes: only what the app has been given counts as handed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import discord
+import pytest
+
+from bot import internals
+from bot.gate import Gate, Role
+from bot.inflight import InFlight
+from bot.ledger import SQLiteLedger
+from bot.sessions import DeadSession, SessionFile
+from bot.trail import Trail
+
+pytestmark = pytest.mark.anyio
+
+
+class App(discord.Client):
+    def __init__(self) -> None:
+        super().__init__(intents=discord.Intents.all())
+        self.go = asyncio.Event()
+
+    async def on_raw_typing(self, event: discord.RawTypingEvent) -> None:
+        await self.go.wait()
+
+
+class Living:
+    """A child whose gateway messages are made by hand."""
+
+    def __init__(self, directory: Path, role: Role) -> None:
+        self.path = directory / "sessions-1"
+        self.app = App()
+        self.gate = Gate(
+            client=self.app,
+            ledger=SQLiteLedger(str(directory / "ledger"), 1),
+            observer=lambda *_: None,
+            role=role,
+        )
+        self.gate.install()
+        self.inflight = InFlight()
+        self.inflight.install(asyncio.get_running_loop())
+        self.file = SessionFile.create(self.path, token="t", supervisor=1)
+        self.trail = Trail(self.file, self.gate, self.inflight)
+        self.gate.place, self.gate.handed = self.trail.place, self.trail.handed
+        self.inflight.watcher = self.trail
+        self.websocket: Any = SimpleNamespace(
+            session_id="abc", sequence=0, shard_id=3, shard_count=4, gateway="wss://resume.invalid"
+        )
+
+    def receive(self, count: int = 1) -> None:
+        for _ in range(count):
+            self.websocket.sequence += 1
+            self.trail.before(self.websocket)
+            data = {"channel_id": "5", "user_id": "9", "timestamp": self.websocket.sequence}
+            internals.parsers(self.app)["TYPING_START"](data)
+            self.trail.after(self.websocket)
+
+    @property
+    def found(self) -> SessionFile:
+        return SessionFile.open(self.path, token="t", supervisor=1)
+
+    @property
+    def handed(self) -> int:
+        return next((session.sequence for session in self.found.sessions()), 0)
+
+
+@pytest.fixture
+async def active(tmp_path: Path) -> AsyncIterator[Living]:
+    living = Living(tmp_path, "active")
+    await living.app._async_setup_hook()
+    yield living
+    asyncio.get_running_loop().set_task_factory(None)
+    living.gate.ledger.close()
+
+
+@pytest.fixture
+async def standby(tmp_path: Path) -> AsyncIterator[Living]:
+    living = Living(tmp_path, "standby")
+    await living.app._async_setup_hook()
+    yield living
+    asyncio.get_running_loop().set_task_factory(None)
+    living.gate.ledger.close()
+
+
+async def test_an_active_child_notes_each_event_as_it_is_given_to_the_app(active: Living) -> None:
+    active.receive(2)
+    assert active.found.sessions() == [
+        DeadSession(shard=3, shards=4, session="abc", gateway="wss://resume.invalid", sequence=2)
+    ]
+    active.app.go.set()
+
+
+async def test_a_standby_has_handed_nothing_over(standby: Living) -> None:
+    standby.receive(3)
+    assert standby.found.sessions() == []
+
+
+async def test_on_activation_what_is_held_is_noted_one_by_one(standby: Living) -> None:
+    standby.receive(3)
+    standby.trail.begin_replay()
+    assert standby.handed == 0, "the first of the session is still held"
+    seen = []
+    standby.gate.handed = lambda place: (standby.trail.handed(place), seen.append(standby.handed))[0]
+    await standby.gate.activate()
+    standby.trail.end_replay()
+    assert seen == [1, 2, 3]
+    standby.receive()
+    assert standby.handed == 4
+    standby.app.go.set()
+
+
+async def test_what_is_held_last_keeps_the_rest_from_counting(standby: Living) -> None:
+    standby.websocket.sequence = 6
+    standby.trail.after(standby.websocket)
+    standby.receive(2)
+    standby.trail.begin_replay()
+    assert standby.handed == 6
+
+
+async def test_a_draining_child_stands_still_and_one_taken_back_goes_on(active: Living) -> None:
+    active.receive(2)
+    active.gate.drain()
+    active.receive(2)
+    assert active.handed == 2
+    await active.gate.activate()
+    active.trail.end_replay()
+    assert active.handed == 4
+    active.app.go.set()
+
+
+async def test_a_shard_that_identified_anew_begins_a_new_session(active: Living) -> None:
+    active.receive(5)
+    active.websocket.session_id, active.websocket.sequence = "def", 0
+    active.receive()
+    assert [(one.session, one.sequence) for one in active.found.sessions()] == [("def", 1)]
+    active.app.go.set()
+
+
+async def test_handlers_are_named_while_they_run(active: Living, tmp_path: Path) -> None:
+    dead = SessionFile.create(tmp_path / "sessions-0", token="t", supervisor=1)
+    active.receive()
+    assert active.found.running() == (["discord.py: on_raw_typing (TYPING_START)"], 0)
+    active.trail.recovered = dead
+    active.receive()
+    assert len(active.found.running()[0]) == 2
+    assert dead.running() == (["discord.py: on_raw_typing (TYPING_START)"], 0), "for the next successor"
+    active.app.go.set()
+    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")])
+    assert active.found.running() == dead.running() == ([], 0)

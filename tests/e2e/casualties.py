@@ -1,0 +1,78 @@
+"""What a child that is killed may take with it, and a reload that is followed line by line while that happens."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from itertools import pairwise
+from typing import Any
+
+from rig import Rig
+
+from sandbox import Entry
+
+CUT_SECONDS = 0.5
+"""Longest time from an event's arrival to its report with handlers of 50 ms: what is younger at a kill may be cut."""
+INTERACTIONS = ("slash", "autocomplete", "button", "select")
+
+
+class Reload:
+    """A `supervisor reload` in a process of its own, followed line by line."""
+
+    def __init__(self, installation: Rig) -> None:
+        self.installation = installation
+        self.lines: list[str] = []
+
+    async def until(self, phase: str) -> None:
+        """Start it and return when it enters the phase."""
+        self.process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "supervisor", "reload", "--config", str(self.installation.config)),
+            env=self.installation.environ,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        assert self.process.stdout is not None
+        async with asyncio.timeout(30):
+            async for line in self.process.stdout:
+                self.lines.append(line.decode())
+                if line.startswith(phase.encode()):
+                    return
+        raise AssertionError(f"never {phase}: {self.lines}")
+
+    async def result(self) -> int:
+        async with asyncio.timeout(60):
+            out, _ = await self.process.communicate()
+        self.lines += out.decode().splitlines()
+        assert self.process.returncode is not None
+        return self.process.returncode
+
+
+def child(status: dict[str, Any], generation: int) -> dict[str, Any]:
+    found: dict[str, Any] = next(child for child in status["children"] if child["generation"] == generation)
+    return found
+
+
+def unexplained(installation: Rig, deaf: set[int], killed_at: float, served_at: float) -> list[Entry]:
+    """Expected events that some session received and nobody handled, but for those a killed handler may have had.
+
+    ``deaf`` are the killed child's sessions: what reached them later was read by nobody. Interactions that came while
+    nobody served are not counted either: Discord takes no answer to them after 3 s.
+    """
+    journal = installation.sandbox.journal
+    return [
+        entry
+        for entry in journal.entries
+        if installation.expected(entry)
+        and any(session not in deaf or at < killed_at for session, at in entry.delivered)
+        and not journal.handlings(entry.kind, entry.key)
+        and not any(killed_at - CUT_SECONDS < at < killed_at + 0.1 for _, at in entry.delivered)
+        and not (entry.kind in INTERACTIONS and all(killed_at < at < served_at for _, at in entry.delivered))
+    ]
+
+
+def longest_silence(installation: Rig, since: float, until: float) -> float:
+    """Seconds between two reports that follow each other, at most, from one monotonic time to another."""
+    journal = installation.sandbox.journal
+    seen = {(entry.kind, entry.key) for entry in journal.entries}
+    reports = sorted(one.at for name in seen for one in journal.handlings(*name) if since <= one.at <= until)
+    return max(after - before for before, after in pairwise([since, *reports, until]))

@@ -1,0 +1,250 @@
+"""What people are in the middle of goes on: opened before a reload, used after it, answered once by whom it should."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rig import Rig, active, rig
+
+from sandbox import Entry, Sandbox, SandboxSettings
+
+pytestmark = pytest.mark.anyio
+
+WINDOW = 0.25
+TEXT = "This control is from before an update. Please run the command again."
+OF_THE_OPENER = ("button", "select", "whispered", "modal", "message", "reaction", "press")
+OF_ANYBODY = ("lasting", "dynamic")
+
+
+@asynccontextmanager
+async def installed(tmp_path: Path, **options: Any) -> AsyncIterator[Rig]:
+    settings = SandboxSettings(
+        max_concurrency=16,
+        identify_window=WINDOW,
+        member_request_window=0.0,
+        identifies_per_day=100_000,
+        guilds=6,
+    )
+    async with rig(
+        tmp_path,
+        app="plain_client:client",
+        settings=settings,
+        handler_ms="0-0",
+        discord__identify_window=WINDOW,
+        **({"handoff__linger": 300, "handoff__drain_timeout": 5} | options),
+    ) as installation:
+        installation.environ["PROBE_WAIT_S"] = "600"
+        await installation.start()
+        yield installation
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a person does with something that was opened before. ``kind`` is what the journal calls the handling."""
+
+    do: Callable[[], Entry]
+    kind: str
+
+
+async def opened(sandbox: Sandbox) -> dict[str, Use]:
+    """Open one of each and return how each is used."""
+
+    async def run(name: str) -> Entry:
+        entry = sandbox.emit_slash(name)
+        await sandbox.journal.wait_handled(entry)
+        return entry
+
+    async def shown(name: str) -> int:
+        await run(name)
+        return list(sandbox.world.components.values())[-1].message_id
+
+    panel, whispered, lasting, dynamic = [await shown(name) for name in ("panel", "whisper", "lasting", "count")]
+    choose = await shown("choose")
+    await run("form")
+    form = sandbox.world.modals[-1]
+    asked, confirmed = await run("ask"), await run("confirm")
+    about = sandbox.emit_message(guild=confirmed.guild_id, channel=confirmed.channel_id)
+    place = {"guild": asked.guild_id, "channel": asked.channel_id}
+    assert about.message_id is not None
+    reacted = {"message": about.message_id, "channel": confirmed.channel_id, "user": confirmed.user_id}
+    return {
+        "button": Use(lambda: sandbox.emit_button(message=panel), "button"),
+        "select": Use(lambda: sandbox.emit_select(message=panel), "select"),
+        "whispered": Use(lambda: sandbox.emit_button(message=whispered), "button"),
+        "modal": Use(lambda: sandbox.emit_modal(form), "modal"),
+        "message": Use(lambda: sandbox.emit_message(**place, author=asked.user_id, content="me"), "wait_for"),
+        "reaction": Use(lambda: sandbox.emit_reaction_add(**reacted), "wait_for"),
+        "press": Use(lambda: sandbox.emit_button(message=choose), "wait_for"),
+        "lasting": Use(lambda: sandbox.emit_button(message=lasting), "button"),
+        "dynamic": Use(lambda: sandbox.emit_button(message=dynamic), "button"),
+    }
+
+
+async def used(sandbox: Sandbox, uses: dict[str, Use]) -> dict[str, Entry]:
+    """Use each and wait until somebody has handled it."""
+    entries = {name: use.do() for name, use in uses.items()}
+    for name, use in uses.items():
+        await sandbox.journal.until(lambda use=use, name=name: by(sandbox, use, entries[name]) != [])  # type: ignore[misc]
+    return entries
+
+
+def by(sandbox: Sandbox, use: Use, entry: Entry) -> list[int]:
+    """Which generations have handled it."""
+    return [handled.by for handled in sandbox.journal.handlings(use.kind, entry.key)]
+
+
+def answer(sandbox: Sandbox, entry: Entry) -> tuple[str, bool, int | None]:
+    """The text with which an interaction was answered, whether its user alone sees it, and who answered."""
+    interaction = sandbox.world.interactions[int(entry.key)]
+    where = sandbox.world.channels[interaction.channel_id]
+    message = where.messages[interaction.original_id or 0]
+    return message.body["content"], message.ephemeral, interaction.answered_by
+
+
+async def nothing_more(sandbox: Sandbox) -> None:
+    """Give duplicates the time to show, and find none, nor an answer that came second."""
+    await sandbox.settled(timeout=5, quiet=1)
+    assert sandbox.journal.refused == []
+    verdict = sandbox.journal.verdict()
+    assert verdict.duplicated == 0, verdict
+
+
+async def reloaded(installation: Rig) -> None:
+    outcome = await installation.reload()
+    assert outcome["result"] == "succeeded", installation.tail()
+    assert outcome["handoff"]["cut"] == [], installation.tail()
+
+
+MOMENTS = [
+    pytest.param((1.0, 3.0), id="1 s and 3 s"),
+    pytest.param((30.0, 150.0), id="30 s and 150 s", marks=[pytest.mark.wide, pytest.mark.timeout(300)]),
+]
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+@pytest.mark.parametrize(
+    "before",
+    [pytest.param(0, id="the first reload"), pytest.param(1, id="the second reload", marks=pytest.mark.wide)],
+)
+async def test_what_was_opened_before_a_reload_is_answered_once_by_the_child_that_should(
+    tmp_path: Path, moments: tuple[float, ...], before: int
+) -> None:
+    async with installed(tmp_path) as installation:
+        sandbox = installation.sandbox
+        for _ in range(before):
+            await opened(sandbox)
+            await reloaded(installation)
+        opener = before + 1
+        sets = [await opened(sandbox) for _ in moments]
+        await reloaded(installation)
+        switched = asyncio.get_running_loop().time()
+        for moment, uses in zip(moments, sets, strict=True):
+            await asyncio.sleep(switched + moment - asyncio.get_running_loop().time())
+            entries = await used(sandbox, uses)
+            found = {name: by(sandbox, uses[name], entry) for name, entry in entries.items()}
+            assert found == {name: [opener] for name in OF_THE_OPENER} | {name: [opener + 1] for name in OF_ANYBODY}
+        await nothing_more(sandbox)
+        assert await installation.stop() == 0
+
+
+async def test_over_two_reloads_the_first_child_is_hurried_and_its_controls_get_the_text_once(tmp_path: Path) -> None:
+    async with installed(tmp_path) as installation:
+        sandbox = installation.sandbox
+        uses = await opened(sandbox)
+        for _ in range(2):
+            await reloaded(installation)
+        await installation.until(lambda status: all(child["generation"] > 1 for child in status["children"]))
+        await installation.logged("view TimedView of message")
+        pressed = {name: uses[name].do() for name in ("button", "select", "whispered", "modal", "press")}
+        known = {name: uses[name].do() for name in OF_ANYBODY}
+        for entry in (*pressed.values(), *known.values()):
+            await sandbox.journal.wait_handled(entry)
+        for name, entry in pressed.items():
+            assert answer(sandbox, entry) == (TEXT, True, 3), name
+        for name, entry in known.items():
+            assert by(sandbox, uses[name], entry) == [3]
+            assert answer(sandbox, entry)[0] != TEXT
+        await nothing_more(sandbox)
+        assert await installation.stop() == 0
+
+
+@pytest.mark.parametrize("end", ["the linger is over", "the owner was killed"])
+async def test_what_nobody_knows_any_more_is_answered_with_the_text_once(tmp_path: Path, end: str) -> None:
+    async with installed(tmp_path, handoff__linger=1, bot__expired_text="Gone. Run it again.") as installation:
+        sandbox = installation.sandbox
+        uses = await opened(sandbox)
+        if end == "the linger is over":
+            await reloaded(installation)
+        else:
+            serving = active(await installation.status())
+            assert serving is not None
+            os.kill(serving["pid"], signal.SIGKILL)
+        await installation.until(
+            lambda status: [(one["generation"], one["role"]) for one in status["children"]] == [(2, "active")]
+        )
+        entries = {name: uses[name].do() for name in ("button", "select", "whispered", "modal", "press")}
+        for name, entry in entries.items():
+            await sandbox.journal.wait_handled(entry)
+            assert answer(sandbox, entry) == ("Gone. Run it again.", True, 2), name
+        lasting = uses["lasting"].do()
+        await sandbox.journal.wait_handled(lasting)
+        assert answer(sandbox, lasting)[0] == "A lasting button was pressed."
+        await nothing_more(sandbox)
+        assert await installation.stop() == 0
+
+
+async def test_an_app_that_answers_such_presses_itself_goes_first(tmp_path: Path) -> None:
+    async with installed(tmp_path, handoff__linger=0) as installation:
+        sandbox = installation.sandbox
+        await sandbox.journal.wait_handled(sandbox.emit_slash("panel"))
+        message = list(sandbox.world.components.values())[-1].message_id
+        installation.configure(bot__app="by_hand:client")
+        await reloaded(installation)
+        pressed = sandbox.emit_button(message=message)
+        await sandbox.journal.wait_handled(pressed)
+        assert answer(sandbox, pressed) == ("By hand.", True, 2)
+        await nothing_more(sandbox)
+        assert await installation.stop() == 0
+
+
+@pytest.mark.wide
+async def test_with_an_empty_text_it_is_left_to_discord(tmp_path: Path) -> None:
+    async with installed(tmp_path, handoff__linger=0, bot__expired_text="") as installation:
+        sandbox = installation.sandbox
+        await sandbox.journal.wait_handled(sandbox.emit_slash("panel"))
+        message = list(sandbox.world.components.values())[-1].message_id
+        await reloaded(installation)
+        pressed = sandbox.emit_button(message=message)
+        await sandbox.journal.wait_handled(sandbox.emit_slash("ping"))
+        await installation.until(lambda status: active(status) is not None and len(status["children"]) == 1)
+        await asyncio.sleep(3)  # Discord's limit: later it takes no answer
+        assert sandbox.journal.handlings("button", pressed.key) == []
+
+
+@pytest.mark.wide
+async def test_five_hundred_views_at_once_are_answered_once_each_by_the_child_that_sent_them(tmp_path: Path) -> None:
+    async with installed(tmp_path) as installation:
+        sandbox = installation.sandbox
+        for _ in range(20):
+            for entry in [sandbox.emit_slash("panel") for _ in range(25)]:
+                await sandbox.journal.wait_handled(entry)
+        messages = list({one.message_id for one in sandbox.world.components.values()})
+        assert len(messages) == 500
+        await reloaded(installation)
+        status = await installation.until(lambda status: status["children"][0]["lingering"] == 500)
+        assert [child["generation"] for child in status["children"]] == [1, 2]
+        pressed = [sandbox.emit_button(message=message) for message in messages]
+        for entry in pressed:
+            await sandbox.journal.wait_handled(entry, timeout=20)
+        assert {handled.by for entry in pressed for handled in sandbox.journal.handlings("button", entry.key)} == {1}
+        await nothing_more(sandbox)
+        assert sandbox.journal.verdict().late == 0
+        assert await installation.stop() == 0

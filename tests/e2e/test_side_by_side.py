@@ -1,0 +1,248 @@
+"""Two supervisors that share nothing but a ledger's directory, as two containers do: one hands over to the other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from rig import ALL_KINDS, Rig, active, rig
+from test_handoff import WINDOW, settings, verdict
+
+from supervisor.neighbours import register_of
+
+pytestmark = pytest.mark.anyio
+
+
+@dataclass
+class Street:
+    """Supervisors side by side, oldest first."""
+
+    first: Rig
+    directory: Path
+    houses: list[Rig] = field(default_factory=list)
+
+    @property
+    def register(self) -> Path:
+        return register_of(self.directory / "ledger" / "claims.sqlite3")
+
+    def build(self) -> Rig:
+        """Prepare one more supervisor."""
+        directory = self.directory / f"house-{len(self.houses)}"
+        directory.mkdir()
+        house = Rig(self.first.sandbox, directory, dict(self.first.environ), {}, self.first.expected)
+        house.configure(**self.first.options | {"control__socket": str(directory / "s.sock")})
+        self.houses.append(house)
+        return house
+
+    async def arrive(self, *, since: float | None = None) -> Rig:
+        """Start one more, deployed now, and wait until it could take over."""
+        house = self.build()
+        await house.start("--standby-since", str(time.time() if since is None else since), serving=False)
+        await house.logged("is ready to take over from another supervisor's bot", timeout=40)
+        return house
+
+    def log(self) -> str:
+        return "\n\n".join(f"--- {house.directory.name}\n{house.tail()}" for house in self.houses)
+
+
+@asynccontextmanager
+async def street(
+    tmp_path: Path, *, app: str = "sharded_bot", skew: float = 0.0, **options: object
+) -> AsyncIterator[Street]:
+    (tmp_path / "ledger").mkdir()
+    shared = {
+        "ledger__path": str(tmp_path / "ledger" / "claims.sqlite3"),
+        "ledger__shared": True,
+        "discord__identify_window": WINDOW,
+    }
+    async with rig(tmp_path, app=f"{app}:client", settings=settings(), handler_ms="0-100", **shared | options) as made:
+        found = Street(made, tmp_path)
+        try:
+            yield found
+        finally:
+            for house in found.houses:
+                await house.destroy()
+
+
+async def serves(house: Rig, *, generation: int = 1) -> None:
+    await house.until(lambda status: (active(status) or {}).get("generation") == generation, timeout=40)
+
+
+async def assert_clean(found: Street, *, at_least: int) -> None:
+    judged = await verdict(found.first)
+    assert judged.clean, f"{judged}\n{found.log()}"
+    assert judged.emitted >= at_least
+
+
+async def test_the_older_one_that_is_told_to_stop_hands_over_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        for _ in range(3):
+            new = await here.arrive()
+            assert active(await new.status()) is None
+            assert await old.stop() == 0, old.tail()
+            await serves(new)
+            old = new
+        await old.logged("beside us: nobody")
+        await assert_clean(here, at_least=400)
+        assert await old.stop() == 0
+        assert sorted(path.name for path in here.register.iterdir()) == ["counter"]
+
+
+async def test_a_supervisor_that_is_killed_is_followed_at_once_by_the_one_that_waits(tmp_path: Path) -> None:
+    """Its bot lets its handlers end, as whenever its supervisor is gone; what it takes no more, the other does."""
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        await old.until(lambda status: status["children"][0]["handled"] > 30)
+        assert old.process is not None
+        old.process.kill()
+        await old.stopped()
+        await serves(new)
+        await new.until(lambda status: status["children"][0]["handled"] > 30)
+        await assert_clean(here, at_least=60)
+
+
+@pytest.mark.wide
+async def test_a_newcomer_that_is_killed_changes_nothing_and_the_next_one_takes_over(tmp_path: Path) -> None:
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        new = await here.arrive()
+        assert new.process is not None
+        new.process.kill()
+        await new.stopped()
+        await old.logged("beside us: nobody")
+        following = await here.arrive()
+        assert await old.stop() == 0
+        await serves(following)
+        await assert_clean(here, at_least=200)
+
+
+@pytest.mark.wide
+async def test_a_newcomer_that_is_killed_and_restarted_while_the_old_one_waits_for_it_loses_nothing(
+    tmp_path: Path,
+) -> None:
+    """The old one serves on, for who was killed may come again; it does, and is not in standby for ever."""
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        since = time.time()
+        new = here.build()
+        await new.start("--standby-since", str(since), serving=False)
+        await new.logged("spawned as standby")
+        assert old.process is not None
+        assert new.process is not None
+        old.process.send_signal(signal.SIGTERM)
+        await old.logged("serves until another supervisor's bot does")
+        new.process.kill()
+        await new.stopped()
+        await new.start("--standby-since", str(since), serving=False)
+        assert await old.stopped(timeout=40) == 0, old.tail()
+        await serves(new)
+        await assert_clean(here, at_least=100)
+
+
+@pytest.mark.wide
+async def test_one_that_is_restarted_long_after_its_deployment_is_active_though_another_one_is_there(
+    tmp_path: Path,
+) -> None:
+    async with street(tmp_path, handoff__stale_after=5) as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        restarted = here.build()
+        await restarted.start("--standby-since", str(time.time() - 60))
+        assert active(await old.status()) is not None, "both are active: claims decide who answers what"
+        assert await old.stop() == 0
+        await assert_clean(here, at_least=100)
+
+
+async def test_one_that_finds_nobody_is_active_whatever_lies_in_the_ledgers_directory(tmp_path: Path) -> None:
+    async with street(tmp_path) as here:
+        here.register.mkdir()
+        for name in ("1", "2", "3.new", "counter"):
+            (here.register / name).write_bytes(b"left by somebody who was killed")
+        (here.directory / "ledger" / "claims.sqlite3-sessions-1048577").write_bytes(b"old")
+        house = here.build()
+        await house.start("--standby-since", "2999-01-01T00:00:00Z")
+        await house.logged("nobody else is there")
+        assert sorted(file.name for file in (here.directory / "ledger").glob("*-sessions-*")) != [
+            "claims.sqlite3-sessions-1048577"
+        ]
+
+
+@pytest.mark.wide
+async def test_two_that_are_stopped_together_do_not_wait_for_each_other(tmp_path: Path) -> None:
+    async with street(tmp_path, handoff__drain_timeout=20) as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        began = time.monotonic()
+        assert await asyncio.gather(old.stop(), new.stop()) == [0, 0]
+        assert time.monotonic() - began < 10
+
+
+@pytest.mark.wide
+async def test_claims_are_switched_on_and_off_by_hand_and_off_empties_the_ledger(tmp_path: Path) -> None:
+    async with street(tmp_path) as here:
+        house = here.build()
+        await house.start()
+        assert house.process is not None
+        house.process.send_signal(signal.SIGTTIN)
+        await house.logged("claims are switched on by hand")
+        house.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        await house.until(lambda status: status["children"][0]["claims"]["won"] > 20)
+        await house.sandbox.traffic.stop()
+        assert rows(here) > 20
+        house.process.send_signal(signal.SIGTTOU)
+        await house.logged("SIGTTOU: claims off")
+        async with asyncio.timeout(10):
+            while rows(here):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+
+def rows(here: Street) -> int:
+    with contextlib.closing(sqlite3.connect(here.directory / "ledger" / "claims.sqlite3", timeout=5)) as db:
+        return int(db.execute("SELECT count(*) FROM claims").fetchone()[0])
+
+
+async def test_standby_without_a_shared_ledger_is_refused(tmp_path: Path) -> None:
+    async with street(tmp_path, ledger__shared=False) as here:
+        house = here.build()
+        ended = await house.command("run", "--standby-since", "0")
+        assert ended.code == 78
+        assert "--standby-since needs ledger.shared = true" in ended.err
+        ended = await house.command("run", "--standby-since", "yesterday")
+        assert ended.code == 2
+        assert "write unix seconds, or a time such as" in ended.err
+
+
+@pytest.mark.wide
+async def test_a_supervisor_that_replaces_its_own_program_stays_who_it_is(tmp_path: Path) -> None:
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        assert old.process is not None
+        old.process.send_signal(signal.SIGUSR2)
+        await old.logged("re-executed")
+        assert (here.register / "1").exists()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        new = await here.arrive()
+        assert await old.stop() == 0
+        await serves(new)
+        await assert_clean(here, at_least=50)

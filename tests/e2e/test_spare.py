@@ -1,0 +1,76 @@
+"""A spare takes over from an active bot that is killed, and nobody notices but for what the killed one had begun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from casualties import child, longest_silence, unexplained
+from rig import ALL_KINDS, rig
+
+from sandbox import SandboxSettings
+
+pytestmark = pytest.mark.anyio
+
+WINDOW = 0.25
+QUIET = 1.0
+"""Longest silence in seconds under 100 events a second."""
+
+
+def serving_with_spare(active: int, spare: int) -> Any:
+    def holds(status: dict[str, Any]) -> bool:
+        return [(one["generation"], one["role"], one["spare"]) for one in status["children"]] == [
+            (active, "active", False),
+            (spare, "standby", True),
+        ]
+
+    return holds
+
+
+async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_to_a_reload(tmp_path: Path) -> None:
+    settings = SandboxSettings(
+        max_concurrency=2,
+        identify_window=WINDOW,
+        recommended_shards=2,
+        member_request_window=0.0,
+        identifies_per_day=100_000,
+    )
+    async with rig(
+        tmp_path,
+        app="app:client",
+        settings=settings,
+        handler_ms="20-20",
+        discord__identify_window=WINDOW,
+        restart__spare=True,
+        restart__backoff_first=0.2,
+    ) as installation:
+        sandbox = installation.sandbox
+        source = "from sharded_client import ShardedClient\nclient = ShardedClient(guild_ready_timeout=0.5)\n"
+        installation.configure(bot__directory=str(installation.release("app", source)))
+        await installation.start(serving=False)
+        before = await installation.until(serving_with_spare(1, 2))
+        assert child(before, 2)["rss_bytes"] > 10_000_000
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        await sandbox.journal.until(lambda: len(sandbox.journal.entries) > 150)
+
+        deaf = {session.info.number for session in sandbox.gateway.sessions if session.generation == 1}
+        os.kill(child(before, 1)["pid"], signal.SIGKILL)
+        killed_at = time.monotonic()
+        after = await installation.until(serving_with_spare(2, 3))
+        assert (after["last_handoff"]["kind"], after["last_handoff"]["result"]) == ("failover", "succeeded")
+        assert longest_silence(installation, killed_at - 1, time.monotonic()) < QUIET
+
+        outcome = await installation.reload()
+        assert outcome["result"] == "succeeded", outcome
+        await installation.until(serving_with_spare(4, 5))
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+        assert found.refused == 0, f"{found}\n{installation.tail()}"
+        missing = unexplained(installation, deaf, killed_at, killed_at)
+        assert not missing, f"{missing}\n{found}\n{installation.tail()}"
+        assert await installation.stop() == 0

@@ -1,0 +1,275 @@
+"""Supervisors that share a ledger know each other by locks, which nothing that is left behind can hold."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from test_machine import (
+    World,
+    called,
+    joined_by_another,
+    serving,
+    stopping,
+    waiting_to_be_called,
+    waiting_to_try_again,
+    yielding,
+)
+
+from supervisor import neighbours
+from supervisor.ledgerdir import Place, keep_sessions, ledger_place
+from supervisor.machine import Relief
+from supervisor.neighbours import (
+    Neighbour,
+    Register,
+    Stage,
+    claimed_by_all,
+    claims,
+    join,
+    leave,
+    must_wait,
+    register_of,
+    stage_of,
+    verdict,
+)
+from supervisor.wire import claimer, sessions_path, state_base, supervisor_of
+
+MEMBER = """
+import sys, time
+from pathlib import Path
+from supervisor.neighbours import Register, Stage, join
+register = Register(join(Path(sys.argv[1])))
+register.tell(Stage[sys.argv[2]], claims_for=7)
+print(register.number, flush=True)
+sys.stdin.read()
+"""
+
+
+def other(number: int, stage: Stage, *, claims_for: int = 0, alive: bool = True) -> Neighbour:
+    return Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    return tmp_path / "claims.sqlite3"
+
+
+@contextmanager
+def member(ledger: Path, stage: str) -> Iterator[subprocess.Popen[str]]:
+    """Another supervisor, in a process of its own; gives it once it is in the register."""
+    words = [sys.executable, "-c", MEMBER, str(ledger), stage]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip().isdigit()
+            yield process
+        finally:
+            process.kill()
+
+
+# --- what follows from who is there -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("others", "company", "relief", "free"),
+    [
+        ([], False, Relief.NONE, True),
+        ([other(1, Stage.ACTIVE)], True, Relief.THERE, False),
+        ([other(1, Stage.STARTING)], True, Relief.COMING, False),
+        ([other(1, Stage.YIELDING)], True, Relief.NONE, True),
+        ([other(1, Stage.LEAVING)], True, Relief.NONE, True),
+        ([other(9, Stage.ARRIVING)], True, Relief.COMING, True),
+        ([other(9, Stage.READY)], True, Relief.COMING, True),
+        ([other(1, Stage.READY)], True, Relief.COMING, False),
+        ([other(1, Stage.ARRIVING)], True, Relief.COMING, True),
+        ([other(1, Stage.YIELDING), other(3, Stage.READY)], True, Relief.COMING, False),
+        ([other(1, Stage.LEAVING), other(9, Stage.ACTIVE)], True, Relief.THERE, False),
+        ([other(1, Stage.ACTIVE, alive=False)], False, Relief.COMING, True),
+        ([other(1, Stage.LEAVING, alive=False)], False, Relief.NONE, True),
+    ],
+)
+def test_what_the_others_mean_for_number_five(
+    others: list[Neighbour], company: bool, relief: Relief, free: bool
+) -> None:
+    found = verdict(5, others)
+    assert (found.company, found.relief, found.free) == (company, relief, free)
+
+
+@pytest.mark.parametrize(
+    ("since", "now", "others", "waits"),
+    [
+        (1000.0, 1005.0, [other(1, Stage.ACTIVE)], True),
+        (1000.0, 1300.0, [other(1, Stage.ACTIVE)], True),
+        (1000.0, 1301.0, [other(1, Stage.ACTIVE)], False),
+        (1000.0, 990.0, [other(1, Stage.ACTIVE)], True),
+        (1000.0, 1005.0, [], False),
+        (1000.0, 1005.0, [other(1, Stage.ACTIVE, alive=False)], False),
+        (1000.0, 1005.0, [other(7, Stage.ARRIVING)], False),
+        (None, 1005.0, [other(1, Stage.ACTIVE)], False),
+    ],
+)
+def test_the_first_bot_waits_only_where_somebody_is_there_who_will_call_it(
+    since: float | None, now: float, others: list[Neighbour], waits: bool
+) -> None:
+    assert must_wait(5, others, since=since, now=now, stale_after=300) is waits
+
+
+def test_of_two_that_start_at_once_one_does_not_wait() -> None:
+    both = [other(1, Stage.ARRIVING), other(2, Stage.ARRIVING)]
+    waits = [
+        must_wait(own, [one for one in both if one.number != own], since=0, now=0, stale_after=300) for own in (1, 2)
+    ]
+    assert waits == [False, True]
+
+
+def test_a_bot_connects_only_when_all_that_live_claim_for_its_supervisor() -> None:
+    assert claimed_by_all(5, [other(1, Stage.ACTIVE, claims_for=5), other(2, Stage.LEAVING, claims_for=6)])
+    assert not claimed_by_all(5, [other(1, Stage.ACTIVE, claims_for=4)])
+    assert claimed_by_all(5, [other(1, Stage.ACTIVE, alive=False)])
+
+
+@pytest.mark.parametrize(
+    ("world", "stage", "claiming"),
+    [
+        (World.begun, Stage.STARTING, False),
+        (serving, Stage.ACTIVE, False),
+        (joined_by_another, Stage.ACTIVE, False),
+        (waiting_to_be_called, Stage.READY, True),
+        (waiting_to_try_again, Stage.ARRIVING, True),
+        (lambda: called(waiting_to_be_called()), Stage.STARTING, True),
+        (yielding, Stage.YIELDING, True),
+        (stopping, Stage.LEAVING, False),
+    ],
+)
+def test_what_the_others_are_told(world: object, stage: Stage, claiming: bool) -> None:
+    assert callable(world)
+    state = world().state
+    assert (stage_of(state), claims(state)) == (stage, claiming)
+
+
+def test_claimers_of_two_supervisors_differ_though_their_generations_do_not() -> None:
+    assert claimer(0, 3) == 3
+    assert claimer(1, 3) != claimer(2, 3)
+    assert supervisor_of(claimer(2, 3)) == 2
+    assert claimer(2**40, 2**20 - 1) < 2**63, "an integer of SQLite's"
+
+
+# --- the register ---------------------------------------------------------------------------------------------------
+
+
+def test_members_see_each_other_until_they_leave(ledger: Path) -> None:
+    first, second = Register(join(ledger)), Register(join(ledger))
+    second.tell(Stage.READY, claims_for=1)
+    assert first.look() == [other(second.number, Stage.READY, claims_for=1)]
+    assert second.look() == [other(first.number, Stage.ARRIVING)]
+    leave(second.membership)
+    assert first.look() == []
+    leave(first.membership)
+    assert [file.name for file in register_of(ledger).iterdir()] == ["counter"]
+
+
+def test_a_member_that_is_killed_is_dead_at_once_and_forgotten(ledger: Path) -> None:
+    register = Register(join(ledger))
+    with member(ledger, "ACTIVE") as process:
+        assert register.look() == [other(2, Stage.ACTIVE, claims_for=7)]
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert register.look(keep_dead=True) == [other(2, Stage.ACTIVE, claims_for=7, alive=False)]
+        assert register.look() == [other(2, Stage.ACTIVE, claims_for=7, alive=False)]
+        assert register.look() == []
+    leave(register.membership)
+
+
+def test_a_member_that_stands_still_is_not_dead(ledger: Path) -> None:
+    register = Register(join(ledger))
+    with member(ledger, "ACTIVE") as process:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED)
+        assert [one.alive for one in register.look()] == [True]
+    leave(register.membership)
+
+
+def test_numbers_are_never_given_twice(ledger: Path) -> None:
+    numbers = []
+    for _ in range(3):
+        membership = join(ledger)
+        numbers.append(membership.number)
+        leave(membership)
+    assert numbers == [1, 2, 3]
+    (register_of(ledger) / "counter").write_text("nonsense")
+    held = join(ledger)
+    (register_of(ledger) / "counter").unlink()
+    following = join(ledger)
+    assert following.number > held.number
+    leave(held)
+    leave(following)
+
+
+def test_joining_removes_the_dead_and_their_session_files(ledger: Path) -> None:
+    with member(ledger, "READY") as process:
+        process.kill()
+    mine, dead, alive = 3, 1, 2
+    with member(ledger, "ACTIVE"):
+        files = {number: Path(sessions_path(str(ledger), claimer(number, 1))) for number in (dead, alive)}
+        states = {number: Path(state_base(str(ledger), number) + ".checkpoint") for number in (dead, alive)}
+        for file in (*files.values(), *states.values()):
+            file.write_text("")
+        with ledger_place(ledger, environ={}, shared=True) as place:
+            assert place.supervisor == mine
+            assert not files[dead].exists()
+            assert files[alive].exists()
+            assert not states[dead].exists()
+            assert states[alive].exists()
+            own = Path(sessions_path(str(ledger), claimer(mine, 1)))
+            own.write_text("")
+            keep_sessions(place, {1})
+            assert own.exists()
+            keep_sessions(place, set())
+            assert not own.exists()
+        assert files[alive].exists(), "a supervisor that leaves removes nobody else's"
+    assert Place(path=ledger).supervisor == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"BSN9" + bytes(13), b"x" * 4096])
+def test_a_living_member_whose_words_cannot_be_read_counts_as_active_and_claims_for_nobody(
+    ledger: Path, content: bytes
+) -> None:
+    first, second = join(ledger), join(ledger)
+    os.ftruncate(second.lock, 0)
+    os.pwrite(second.lock, content, 0)
+    assert Register(first).look() == [other(2, Stage.ACTIVE)]
+    leave(first)
+    leave(second)
+
+
+def test_what_else_lies_in_the_register_means_nothing(ledger: Path) -> None:
+    register = Register(join(ledger))
+    directory = register.membership.directory
+    (directory / "77").write_bytes(b"left behind")
+    (directory / "78.new").write_bytes(b"")
+    (directory / "notes").mkdir()
+    assert [one.alive for one in register.look()] == [False]
+    assert register.look() == []
+    leave(register.membership)
+
+
+def test_a_register_whose_directory_is_gone_has_nobody_in_it(ledger: Path) -> None:
+    membership = join(ledger)
+    for file in membership.directory.iterdir():
+        file.unlink()
+    membership.directory.rmdir()
+    assert neighbours.living(membership) == set()
+    Register(membership).tell(Stage.ACTIVE, claims_for=0)
+    leave(membership)
+
+
+def test_a_register_that_cannot_be_used_is_said_with_what_to_do(ledger: Path) -> None:
+    register_of(ledger).write_text("a file")
+    with pytest.raises(OSError, match=r"-supervisors: .*; all who share a ledger run as the same user"):
+        ledger_place(ledger, environ={}, shared=True).__enter__()
