@@ -1,0 +1,173 @@
+"""The image from the Dockerfile in a real engine: the supervisor is PID 1, the bot's code comes by a volume."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from docker_engine import REPOSITORY, Docker, Ended
+from place import KINDS, PRODUCT, Place, placed
+
+pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
+
+READ_ONLY = (
+    *("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
+    *("--tmpfs", "/run/bastion:uid=10001,gid=10001,mode=0700", "--tmpfs", "/tmp"),
+)
+PROBED = ("--health-interval", "1s", "--health-retries", "1", "--health-timeout", "5s", "--health-start-period", "0s")
+
+ORPHANS = """
+import os
+for _ in range(3):
+    if not os.fork():
+        os.fork()
+        os._exit(0)
+    os.wait()
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@asynccontextmanager
+async def container(
+    docker: Docker, directory: Path, *options: str, serving: bool = True, **settings: object
+) -> AsyncIterator[Place]:
+    """Run the image with a release on the volume."""
+    async with placed(docker, directory, port=free_port()) as place:
+        place.release()
+        config = directory / "bastion.toml"
+        config.write_text(place.settings(**settings))
+        words = ["run", "--detach", "--name", place.name, "--network", "host"]
+        words += ["--volume", f"{place.volume}:/srv/bastion:ro", "--volume", f"{config}:/etc/bastion/bastion.toml:ro"]
+        for name, value in (place.environ | {"DISCORD_TOKEN": place.sandbox.token}).items():
+            words += ["--env", f"{name}={value}"]
+        await place.must(*words, *options, PRODUCT)
+        if serving:
+            await place.serving(1)
+        yield place
+
+
+async def health(place: Place, wanted: str, *, timeout: float = 60.0) -> None:
+    found = ""
+    async with asyncio.timeout(timeout):
+        while found != wanted:
+            found = (await place.must("inspect", "--format", "{{.State.Health.Status}}", place.name)).strip()
+            await asyncio.sleep(0.1)
+
+
+async def stopped(place: Place) -> tuple[Ended, int]:
+    """Stop as `docker stop` does; return what it said and the exit code of the container."""
+    ended = await place.run("stop", "--time", "30", place.name)
+    code = await place.must("inspect", "--format", "{{.State.ExitCode}}", place.name)
+    return ended, int(code)
+
+
+async def test_new_code_comes_by_the_volume_and_two_kinds_of_reload_lose_nothing(
+    docker: Docker, tmp_path: Path
+) -> None:
+    async with container(docker, tmp_path, *READ_ONLY) as place:
+        first = await place.status()
+        assert first["supervisor"]["pid"] == 1
+        place.sandbox.traffic.start(rate=40, mix=KINDS)
+        second = place.release()
+        ended = await place.execute("supervisor", "reload")
+        assert ended.code == 0, ended
+        status = await place.serving(2)
+        assert status["children"][0]["release"] == f"/srv/bastion/releases/{second.name}"
+        third = place.release()
+        await place.must("kill", "--signal", "HUP", place.name)
+        status = await place.serving(3)
+        assert status["children"][0]["release"] == f"/srv/bastion/releases/{third.name}"
+        found = await place.verdict()
+        assert found.clean, f"{found}\n{await place.log()}"
+        assert found.emitted > 50
+        ended, code = await stopped(place)
+        assert (ended.code, code) == (0, 0)
+        log = await place.log()
+        assert "generation 3 has left: exited with status 0" in log
+        assert place.sandbox.token not in log
+
+
+async def test_a_reload_to_a_broken_release_fails_and_says_why(docker: Docker, tmp_path: Path) -> None:
+    async with container(docker, tmp_path, *READ_ONLY) as place:
+        place.release("import no_such_module\n")
+        ended = await place.execute("supervisor", "reload")
+        assert ended.code == 1
+        assert "No module named 'no_such_module'" in ended.out
+        await place.serving(1)
+
+
+async def test_health_is_healthy_unhealthy_and_healthy_again(docker: Docker, tmp_path: Path) -> None:
+    async with container(docker, tmp_path, *PROBED) as place:
+        await health(place, "healthy")
+        place.sandbox.faults.withhold_ready([1])
+        place.sandbox.faults.invalidate(1, resumable=False)
+        await health(place, "unhealthy")
+        said = json.loads(await place.must("inspect", "--format", "{{json .State.Health.Log}}", place.name))
+        assert said[-1]["Output"] == "supervisor: not ready: 1 of 2 shards are not ready\n"
+        place.sandbox.faults.clear()
+        place.sandbox.faults.drop_shard(1)
+        await health(place, "healthy")
+
+
+async def test_orphans_are_reaped(docker: Docker, tmp_path: Path) -> None:
+    async with container(docker, tmp_path, *READ_ONLY, serving=False) as place:
+        await place.serving(1)
+        place.release(f"{ORPHANS}from sharded_bot import client\n")
+        assert (await place.execute("supervisor", "reload")).code == 0
+        async with asyncio.timeout(20):
+            while " Z" in (found := (await place.execute("ps", "-eo", "pid=,ppid=,stat=")).out):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        assert re.search(r"^ *1 +0 ", found, re.MULTILINE), found
+
+
+async def test_a_stop_lets_a_handler_finish(docker: Docker, tmp_path: Path) -> None:
+    async with container(docker, tmp_path, "--env", "PROBE_HANDLER_MS=9000-9000") as place:
+        await place.sandbox.traffic.run(rate=10, mix={"message": 1.0}, seconds=1)
+        emitted = place.sandbox.journal.verdict().emitted
+        assert emitted
+        await place.until(lambda status: status["children"][0]["in_flight"] == emitted)
+        ended, code = await stopped(place)
+        assert (ended.code, code) == (0, 0)
+        found = await place.verdict()
+        assert found.clean, f"{found}\n{await place.log()}"
+
+
+async def test_it_runs_the_shipped_bot_without_a_volume_as_nobody_in_particular(docker: Docker, tmp_path: Path) -> None:
+    async with placed(docker, tmp_path, port=free_port()) as place:
+        config = tmp_path / "bastion.toml"
+        config.write_text(place.settings(bot__app="bot.bastion:create"))
+        words = ["run", "--detach", "--name", place.name, "--network", "host", *READ_ONLY]
+        words += ["--volume", f"{config}:/etc/bastion/bastion.toml:ro", "--env", f"DISCORD_TOKEN={place.sandbox.token}"]
+        await place.must(*words, "--env", f"DISCORD_API_URL={place.sandbox.api_url}", PRODUCT)
+        await place.serving(1)
+        assert (await place.execute("id", "-u")).out.strip() == "10001"
+
+
+async def test_without_a_token_it_ends_with_78_and_says_what_is_missing(docker: Docker) -> None:
+    ended = await asyncio.to_thread(docker.run, "run", "--rm", "--network", "host", PRODUCT)
+    assert ended.code == 78
+    assert "discord.token_file: '/run/secrets/discord_token': the token cannot be read" in ended.out
+
+
+def test_the_image_is_small(docker: Docker) -> None:
+    sizes = [
+        int(docker.must("image", "inspect", "--format", "{{.Size}}", name)) for name in ("bastion-test/base", PRODUCT)
+    ]
+    assert sizes[1] - sizes[0] < 70e6
+
+
+def test_the_context_has_nothing_that_the_image_does_not_need() -> None:
+    ignored = (REPOSITORY / ".dockerignore").read_text().splitlines()
+    assert ignored[0] == "*"
+    assert not {".git", "tests", ".venv"} & {line.removeprefix("!") for line in ignored if line.startswith("!")}

@@ -1,0 +1,209 @@
+"""The unit on the real thing: systemd is PID 1 of a container that the product's image fills."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from docker_engine import REPOSITORY, Docker
+from place import KINDS, PRODUCT, Place, placed
+
+pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
+
+UNITS = REPOSITORY / "systemd"
+INIT = "mount --make-rshared / && exec /sbin/init"
+"""An engine's mounts are private, and then systemd cannot hand a credential into a unit."""
+_BOOTED = ("running", "degraded")
+BOOT = (
+    *("--network", "host", "--cgroupns", "private", "--entrypoint", "/bin/sh", "--user", "0:0", "--no-healthcheck"),
+    *("--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", "--cap-add", "NET_ADMIN"),
+    *("--security-opt", "seccomp=unconfined", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--env", "container=docker"),
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Machine:
+    """A booted systemd, with the unit installed as docs/operating.md says."""
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    async def systemctl(self, *words: str) -> tuple[int, str]:
+        ended = await self.place.execute("systemctl", *words)
+        return ended.code, ended.out
+
+    async def must(self, *words: str) -> str:
+        ended = await self.place.execute(*words)
+        if ended.code:
+            raise AssertionError(f"{words}: {ended.code}\n{ended.out}\n{await self.journal()}")
+        return ended.out
+
+    async def write(self, path: str, text: str) -> None:
+        script = 'mkdir -p "$(dirname "$1")" && printf %s "$2" > "$1"'
+        await self.must("sh", "-c", script, "sh", path, text)
+
+    async def journal(self, *words: str) -> str:
+        return (await self.place.execute("journalctl", "--no-pager", "-u", "bastion", "-n", "200", *words)).out
+
+    async def shown(self, key: str) -> str:
+        return (await self.must("systemctl", "show", "-P", key, "bastion")).strip()
+
+    async def until(self, key: str, value: str, *, timeout: float = 60.0) -> None:
+        """Wait until a property of the unit matches."""
+        found = ""
+        try:
+            async with asyncio.timeout(timeout):
+                while not re.search(value, found := await self.shown(key)):  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            raise AssertionError(f"{key} is {found!r}, not {value!r}\n{await self.journal()}") from None
+
+    async def configure(self, **changes: object) -> None:
+        settings = self.place.settings(**({"control__socket": "/run/bastion/supervisor.sock"} | changes))
+        await self.write("/etc/bastion/bastion.toml", settings)
+
+
+@asynccontextmanager
+async def machine(docker: Docker, directory: Path, **settings: object) -> AsyncIterator[Machine]:
+    async with placed(docker, directory, port=free_port()) as place:
+        place.release()
+        mounts = ("--volume", f"{place.volume}:/srv/bastion", "--volume", f"{UNITS}:/units:ro")
+        await place.must("run", "--detach", "--name", place.name, *BOOT, *mounts, PRODUCT, "-c", INIT)
+        it = Machine(place)
+        async with asyncio.timeout(60):
+            while (await it.systemctl("is-system-running"))[1].strip() not in _BOOTED:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
+        for source, target in (
+            ("bastion.service", "system"),
+            ("sysusers.d/bastion.conf", "../sysusers.d"),
+            ("tmpfiles.d/bastion.conf", "../tmpfiles.d"),
+        ):
+            await it.must("install", "-D", "-m644", "-t", f"/etc/systemd/{target}", f"/units/{source}")
+        await it.must("systemd-sysusers")
+        await it.write("/etc/bastion/token", f"{place.sandbox.token}\n")
+        await it.must("systemd-tmpfiles", "--create", "bastion.conf")
+        await it.configure(**settings)
+        here = "".join(f"Environment={name}={value}\n" for name, value in place.environ.items())
+        await it.write("/etc/systemd/system/bastion.service.d/sandbox.conf", f"[Service]\n{here}")
+        await it.must("systemctl", "daemon-reload")
+        yield it
+
+
+async def test_start_reload_and_stop_lose_nothing_and_double_nothing(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "bastion")
+        status = await it.place.serving(1)
+        assert len(status["children"][0]["shards"]) == 2
+        assert re.fullmatch(r"generation 1, 2 of 2 shards ready, active since 20\S+Z", await it.shown("StatusText"))
+        sandbox = it.place.sandbox
+        sandbox.traffic.start(rate=40, mix=KINDS)
+        for generation in (2, 3):
+            it.place.release()
+            await it.must("systemctl", "reload", "bastion")
+            assert (await it.shown("StatusText")).startswith(f"generation {generation}, 2 of 2 shards ready")
+            assert await it.shown("ActiveState") == "active"
+        found = await it.place.verdict()
+        assert found.clean, f"{found}\n{await it.journal()}"
+        assert found.emitted > 50
+
+        shown = await it.must("systemctl", "status", "bastion")
+        assert 'Status: "generation 3' in shown
+        assert sandbox.token not in shown + await it.journal()
+        assert (await it.systemctl("stop", "bastion"))[0] == 0
+        assert await it.shown("Result") == "success"
+        assert "generation 3 has left: exited with status 0" in await it.journal()
+
+
+async def test_a_broken_release_fails_the_reload_and_the_old_bot_serves_on(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "bastion")
+        it.place.release("import no_such_module\n")
+        code, said = await it.systemctl("reload", "bastion")
+        assert code != 0, said
+        await it.place.serving(1)
+        assert await it.shown("ActiveState") == "active"
+        assert await it.shown("NRestarts") == "0"
+        journal = await it.journal()
+        assert "No module named 'no_such_module'" in journal
+        warnings = await it.journal("-p", "warning")
+        assert "reload failed: " in warnings
+        assert "spawned as" not in warnings
+
+
+async def test_a_crash_of_the_bot_is_mended_inside_and_one_of_the_supervisor_by_systemd(
+    docker: Docker, tmp_path: Path
+) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "bastion")
+        bot = (await it.place.serving(1))["children"][0]["pid"]
+        await it.must("kill", "-KILL", str(bot))
+        await it.place.serving(2)
+        assert await it.shown("NRestarts") == "0"
+
+        await it.must("kill", "-KILL", await it.shown("MainPID"))
+        await it.until("NRestarts", "1")
+        await it.until("ActiveState", "^active$")
+        await it.place.serving(1)
+        assert (await it.systemctl("restart", "bastion"))[0] == 0
+        await it.place.serving(1)
+
+
+async def test_the_watchdog_bites_a_supervisor_that_hangs(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.write("/etc/systemd/system/bastion.service.d/dog.conf", "[Service]\nWatchdogSec=2\nRestartSec=0.2\n")
+        await it.must("systemctl", "daemon-reload")
+        await it.must("systemctl", "start", "bastion")
+        before = await it.shown("MainPID")
+        await asyncio.sleep(3)  # longer than the watchdog's time: a supervisor that is well is let live
+        assert (await it.shown("MainPID"), await it.shown("NRestarts")) == (before, "0")
+        await it.must("kill", "-STOP", before)
+        await it.until("NRestarts", "1")
+        await it.until("ActiveState", "^active$")
+        assert "Watchdog timeout" in await it.journal()
+        assert await it.shown("MainPID") != before
+        await it.place.serving(1)
+
+
+async def test_a_hup_before_it_is_ready_is_survived(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "--no-block", "bastion")
+        # Before Python handles it, it ends the process, and systemd starts another; after that it asks for a reload.
+        await it.systemctl("kill", "--kill-who=main", "-s", "HUP", "bastion")
+        async with asyncio.timeout(60):
+            while "spawned as" not in await it.journal():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        await it.must("systemctl", "kill", "--kill-who=main", "-s", "HUP", "bastion")
+        await it.until("ActiveState", "^active$")
+        status = await it.place.until(lambda status: status["supervisor"]["state"] == "serving")
+        assert status["children"]
+
+
+async def test_a_configuration_that_cannot_work_is_not_tried_again(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.configure(bot__shards="many")
+        assert (await it.systemctl("start", "bastion"))[0] != 0
+        await it.until("ActiveState", "^failed$")
+        assert (await it.shown("ExecMainStatus"), await it.shown("NRestarts")) == ("78", "0")
+        assert "bot.shards = 'many': allowed is" in await it.journal()
+
+
+async def test_the_hardening_is_rated_ok_and_the_units_are_well_formed(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        said = await it.must("systemd-analyze", "security", "--no-pager", "bastion.service")
+        rating = re.search(r"Overall exposure level for bastion.service: ([\d.]+) (\w+)", said)
+        assert rating is not None, said
+        assert float(rating[1]) <= 2.0, said
+        assert (await it.must("systemd-analyze", "verify", "bastion.service")).strip() == ""
+        security = await it.must("systemd-analyze", "security", "--json=short", "bastion.service")
+        assert json.loads(security)
