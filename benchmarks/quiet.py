@@ -1,0 +1,258 @@
+"""Cost in quiet: what the gate adds to an event, by kind and by state; and what a whole bot spends on an event.
+
+The first table feeds the same payloads, as JSON text, to bots in this process that differ only in what stands between
+discord.py's parser and the handler. The path measured is: decode, parse, update the cache, dispatch, run the handler's
+task. Reading the socket and unpacking is left out, so the share shown is larger than the true one.
+
+The second table compares whole processes against the sandbox, by CPU time: the bot alone and under a supervisor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import discord
+
+from benchmarks.installation import MIX, alone, sandbox_settings, supervised
+from benchmarks.installation import discord as local_discord
+from benchmarks.payloads import KINDS, Raw, Source
+from benchmarks.processes import cpu_seconds
+from benchmarks.report import Benchmark, Result, Table
+from benchmarks.stats import Spread, ratios, spread
+from bot import internals
+from bot.gate import Gate
+from bot.inflight import InFlight
+from bot.ledger import SQLiteLedger
+
+SIDES: Final = ("alone", "active", "active, window", "joined, window", "standby")
+_WARM = 20
+
+
+class _Listener(discord.Client):
+    """Hears every kind and does nothing with it."""
+
+    def __init__(self) -> None:
+        super().__init__(intents=discord.Intents.all())
+        self.heard = 0
+        tree: discord.app_commands.CommandTree[Any] = discord.app_commands.CommandTree(self)
+
+        @tree.command(description="Answers at once")
+        async def ping(interaction: discord.Interaction[Any]) -> None:
+            self.heard += 1
+
+    async def on_message(self, message: discord.Message) -> None:
+        self.heard += 1
+
+    async def on_raw_reaction_add(self, event: discord.RawReactionActionEvent) -> None:
+        self.heard += 1
+
+    async def on_raw_message_edit(self, event: discord.RawMessageUpdateEvent) -> None:
+        self.heard += 1
+
+    async def on_raw_message_delete(self, event: discord.RawMessageDeleteEvent) -> None:
+        self.heard += 1
+
+    async def on_raw_typing(self, event: discord.RawTypingEvent) -> None:
+        self.heard += 1
+
+    async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:
+        self.heard += 1
+
+
+class Side:
+    """One bot in one state."""
+
+    def __init__(self, client: _Listener, inflight: InFlight | None) -> None:
+        self.client = client
+        self._parsers = internals.parsers(client)
+        self._inflight = inflight
+
+    async def feed(self, events: Sequence[Raw]) -> float:
+        """Give it events one after the other, each handled before the next; return CPU seconds per event.
+
+        CPU time, so that what else runs on the machine counts as little as can be. No side waits for anything.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(None)
+        if self._inflight is not None:
+            self._inflight.install(loop)
+        began = time.thread_time()
+        for name, text in events:
+            self._parsers[name](json.loads(text))
+            await asyncio.sleep(0)
+        seconds = time.thread_time() - began
+        loop.set_task_factory(None)
+        return seconds / len(events)
+
+
+@asynccontextmanager
+async def side(name: str, start: Sequence[Raw], directory: Path) -> AsyncIterator[Side]:
+    """Make one side; its client never connects."""
+    async with _Listener() as client:
+        if name == "alone":
+            made = Side(client, None)
+            await made.feed(start)
+        else:
+            ledger = SQLiteLedger(str(directory / f"{name}.sqlite"), 1)
+            role: Any = "standby" if name in ("standby", "joined, window") else "active"
+            gate = Gate(client=client, ledger=ledger, observer=lambda name, args: None, role=role)
+            gate.install()
+            made = Side(client, InFlight())
+            await made.feed(start)
+            if name == "active, window":
+                gate.open_window()
+            if name == "joined, window":
+                await gate.activate()
+        yield made
+
+
+async def _by_kind(options: argparse.Namespace) -> list[dict[str, Any]]:
+    times: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in SIDES} for kind in KINDS}
+    source = Source()
+    for turn in range(options.rounds):
+        with tempfile.TemporaryDirectory(dir=_tmpfs()) as directory:
+            async with AsyncExitStack() as stack:
+                start = source.start()
+                sides = {name: await stack.enter_async_context(side(name, start, Path(directory))) for name in SIDES}
+                order = list(SIDES)[turn % len(SIDES) :] + list(SIDES)[: turn % len(SIDES)]
+                for kind in KINDS:
+                    warm, events = source.events(kind, _WARM), source.events(kind, options.batch)
+                    for name in order:
+                        await sides[name].feed(warm)
+                        times[kind][name].append(await sides[name].feed(events))
+        gc.collect()
+    return [_row(kind, times[kind]) for kind in KINDS]
+
+
+def _row(kind: str, times: dict[str, list[float]]) -> dict[str, Any]:
+    base = times["alone"]
+    row: dict[str, Any] = {"kind": kind, "alone_us": _micros(base).as_dict()}
+    for name in SIDES[1:]:
+        added = [one - other for one, other in zip(times[name], base, strict=True)]
+        row[name] = {"added_us": _micros(added).as_dict(), "ratio": ratios(times[name], base).as_dict()}
+    return row
+
+
+def _micros(seconds: Sequence[float]) -> Spread:
+    return spread([1e6 * value for value in seconds])
+
+
+async def _whole(options: argparse.Namespace) -> dict[str, list[float]]:
+    """CPU seconds per event of whole bots, in turn."""
+    found: dict[str, list[float]] = {"alone": [], "supervised": [], "supervisor": []}
+    async with AsyncExitStack() as stack:
+        first = await stack.enter_async_context(local_discord(sandbox_settings(shards=options.shards)))
+        second = await stack.enter_async_context(local_discord(sandbox_settings(shards=options.shards)))
+        stock = await stack.enter_async_context(alone(first, shards=options.shards))
+        supervisor = await stack.enter_async_context(supervised(second))
+        child = (await supervisor.serving())["pid"]
+        sides = {"alone": (first, stock.pid), "supervised": (second, child)}
+        for turn in range(options.turns + 1):
+            for name in sorted(sides, reverse=bool(turn % 2)):
+                sandbox, pid = sides[name]
+                parent = cpu_seconds(supervisor.running.pid)
+                before = cpu_seconds(pid)
+                report = await sandbox.traffic.run(rate=options.rate, seconds=options.seconds, mix=MIX)
+                await sandbox.settled(timeout=10, linger=0.3)
+                if turn:  # the first turn warms both up
+                    found[name].append((cpu_seconds(pid) - before) / report.total)
+                    if name == "supervised":
+                        found["supervisor"].append((cpu_seconds(supervisor.running.pid) - parent) / report.total)
+                sandbox.journal.clear()
+    return found
+
+
+async def run(options: argparse.Namespace) -> Result:
+    """Measure both."""
+    rows = await _by_kind(options)
+    whole = await _whole(options) if options.turns else {}
+    kinds = Table(
+        title="Microseconds per event, from JSON text to the end of its handler; what each state adds; its share",
+        columns=[
+            "kind",
+            "without supervisor",
+            "active adds",
+            "in the window",
+            "joined, window",
+            "standby",
+            "active",
+            "window",
+            "joined",
+        ],
+        rows=[
+            [
+                row["kind"],
+                row["alone_us"]["median"],
+                *(row[name]["added_us"]["median"] for name in SIDES[1:]),
+                *(f"{100 * (row[name]['ratio']['median'] - 1):+.1f} %" for name in SIDES[1:4]),
+            ]
+            for row in rows
+        ],
+    )
+    result = Result(
+        rows=[*rows],
+        ratios={f"{name} / alone": {row["kind"]: row[name]["ratio"]["median"] for row in rows} for name in SIDES[1:]},
+        tables=[kinds],
+        notes=[f"Median of {options.rounds} rounds of {options.batch} events a kind and state, in turn."],
+    )
+    if whole:
+        _add_whole(result, whole, options)
+    return result
+
+
+def _add_whole(result: Result, whole: dict[str, list[float]], options: argparse.Namespace) -> None:
+    micros = {name: _micros(values) for name, values in whole.items()}
+    ratio = ratios(whole["supervised"], whole["alone"])
+    result.rows.append({"whole_us": {name: value.as_dict() for name, value in micros.items()}})
+    result.ratios["whole bot, supervised / alone"] = ratio.as_dict()
+    result.tables.append(
+        Table(
+            title="CPU of whole processes, socket and reports included",
+            columns=["process", "us per event", "events/s one core can take"],
+            rows=[
+                ["bot alone", micros["alone"].text(), 1e6 / micros["alone"].median],
+                ["bot under a supervisor", micros["supervised"].text(), 1e6 / micros["supervised"].median],
+                ["the supervisor itself", micros["supervisor"].text(), None],
+            ],
+        )
+    )
+    result.notes.append(
+        f"Whole processes: {options.turns} turns of {options.seconds:g} s at {options.rate:g} events/s each; "
+        f"supervised / alone is {ratio.text(3)}."
+    )
+
+
+def _tmpfs() -> str | None:
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("--rounds", type=int, default=40, help="rounds in this process")
+    parser.add_argument("--batch", type=int, default=200, help="events of a kind in a round")
+    parser.add_argument("--turns", type=int, default=10, help="turns of the whole bots; 0 leaves them out")
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of such a turn")
+    parser.add_argument("--rate", type=float, default=1000.0, help="events/s in such a turn")
+    parser.add_argument("--shards", type=int, default=2)
+
+
+BENCHMARK = Benchmark(
+    name="quiet",
+    summary="What the gate costs an event, by kind and state, against the same bot without a supervisor.",
+    limit=300,
+    arguments=arguments,
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())
