@@ -339,14 +339,27 @@ class Gate:
             event.decision = self._claim(event)
         self._joins[int(event.data["id"])] = event
 
+    def _join(self, event: Any, guild: int) -> Event | None:
+        """Return the join that a dispatch tells of: the one it descends from, else the guild's last.
+
+        A guild may be joined again while the members of its first time are still awaited.
+        """
+        if isinstance(event, Event) and event.name == "GUILD_CREATE" and int(event.data["id"]) == guild:
+            if event.identity is None:
+                return None
+            if self._joins.get(guild) is event:
+                del self._joins[guild]
+            return event
+        return self._joins.pop(guild, None)
+
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
         if name == "socket_event_type":  # one for each event, whoever hears it: it must cost nothing
             self._own(name, *args, **kwargs)
             return
         event = current.get()
         recovered = isinstance(event, Event) and event.recovered
-        if name in ("guild_join", "guild_available") and args and args[0].id in self._joins and not recovered:
-            name, event = "guild_join", self._joins.pop(args[0].id)
+        if name in ("guild_join", "guild_available") and not recovered and (join := self._join(event, args[0].id)):
+            name, event = "guild_join", join
         if _is_base(name):
             self.observer(name, args)
             self._own(name, *args, **kwargs)

@@ -318,13 +318,24 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
 
     Discord answers one such request a guild and 30 s, over all sessions of a bot, and discord.py does not know the
     refusal: a bot that starts soon after another one would be ready with half a cache. It does not know either that a
-    request went down with its connection, so what is open is asked again on each new one.
+    request went down with its connection, so what is open is asked again on each new one. Nobody answers for a guild
+    that the bot has left meanwhile: whoever waits for its members is done.
     """
     state = client._connection
     own_timeout = state._chunk_timeout
     own_chunker = state.chunker
 
+    def close(key: Any) -> None:
+        if request := state._chunk_requests.pop(key, None):
+            request.done()
+
     async def chunker(guild_id: int, *args: Any, **options: Any) -> None:
+        if client.get_guild(guild_id) is None:
+            for key, request in state._chunk_requests.items():
+                if request.guild_id == guild_id:
+                    # Whoever asks begins to wait for the request only when this returns.
+                    asyncio.get_running_loop().call_soon(close, key)
+            return
         # On a connection that has just broken the request would raise, and readiness would never come.
         with contextlib.suppress(OSError, discord.ConnectionClosed):
             await own_chunker(guild_id, *args, **options)
@@ -353,11 +364,9 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
     guild_delete = state.parsers["GUILD_DELETE"]
 
     def left(data: Any) -> None:
-        # Nobody answers for a guild that was left: whoever waits for its members would wait in vain.
         for key, request in list(state._chunk_requests.items()):
             if request.guild_id == int(data["id"]):
-                del state._chunk_requests[key]
-                request.done()
+                close(key)
         guild_delete(data)
 
     state.parsers["GUILD_DELETE"] = left

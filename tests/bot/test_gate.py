@@ -354,6 +354,40 @@ async def test_a_guild_joined_while_a_shard_of_the_active_child_identifies_anew_
     assert client.heard == [f"join {GUILD}"]
 
 
+async def test_a_guild_that_is_joined_again_before_its_first_join_was_told_of_is_a_join_of_its_own(
+    world: World,
+) -> None:
+    """discord.py tells of a join when it has the guild's members; by then this child drains."""
+    old, gate = await world.child("active")
+    gate.open_window()
+    first, second = guild(), guild() | {"joined_at": "2026-01-02T00:00:00+00:00"}
+
+    def feed_join(client: Any, data: dict[str, Any]) -> None:
+        async def tell() -> None:
+            await members.wait()
+            client.dispatch("guild_join", joined)
+            told.release()
+
+        joined = discord.Guild(data=data, state=client._connection)
+        parser = client._connection.parsers["GUILD_CREATE"]
+        client._connection._chunk_and_dispatch = lambda *_: tell()
+        client._connection._guild_needs_chunking = lambda _: True
+        parser(data)
+
+    members = asyncio.Event()
+    told = asyncio.Semaphore(0)
+    feed_join(old, first)
+    feed(old, "GUILD_DELETE", {"id": str(GUILD)})
+    gate.drain()
+    feed_join(old, second)
+    members.set()
+    await told.acquire()
+    await told.acquire()
+    await settle()
+    assert old.heard == [f"join {GUILD}"]
+    assert gate.held == 1
+
+
 async def test_a_ledger_that_fails_never_costs_an_event(world: World, tmp_path: Path) -> None:
     client, gate = await world.child("active")
     gate.ledger = SQLiteLedger(str(tmp_path / "missing" / "ledger.db"), 1)

@@ -109,6 +109,18 @@ def test_who_waits_for_the_members_of_a_guild_that_is_left_waits_no_longer() -> 
     loop.close()
 
 
+@pytest.mark.anyio
+async def test_who_asks_for_the_members_of_a_guild_that_is_left_already_does_not_wait() -> None:
+    async with discord.AutoShardedClient(intents=discord.Intents(guilds=True, members=True)) as client:
+        internals.prepare_shards(client, 1, range(1))
+        internals.ask_again_for_members(client, patience=35)
+        state = client._connection
+        gone = discord.Guild(data={"id": "1"}, state=state)  # type: ignore[typeddict-item]
+        assert await asyncio.wait_for(state.chunk_guild(gone), 1) == []
+        assert await asyncio.wait_for(await state.chunk_guild(gone, wait=False), 1) == []
+        assert not state._chunk_requests
+
+
 USER = {"id": "1", "username": "bot", "discriminator": "0", "avatar": None, "bot": True}
 
 
@@ -200,6 +212,7 @@ async def test_members_asked_for_on_a_connection_that_broke_are_asked_for_again(
     internals.ask_again_for_members(client, patience=35)
     guilds = (4 << 22, 5 << 22)
     for guild in guilds:
+        state._add_guild(discord.Guild(data={"id": str(guild)}, state=state))  # type: ignore[typeddict-item]
         state._chunk_requests[guild] = ChunkRequest(guild, 0, asyncio.get_running_loop(), lambda _: None)
     internals.parsers(client)[name]({"shard": [1, 2], "__shard_id__": 1})
     await asyncio.sleep(0)
