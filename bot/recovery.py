@@ -17,6 +17,7 @@ Knows gate, claims and payloads. How a connection is made is `internals`' matter
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import deque
@@ -39,6 +40,10 @@ CONNECT_SECONDS = 15.0
 RESUMABLE_SECONDS = 300.0
 """Longest time in which a session that does not answer is tried again: Discord forgets it after a few minutes."""
 _RETRY_SECONDS = 1.0
+_AT_ONCE = 0.1
+"""Seconds until a connection is opened anew that had been resumed."""
+_AGAIN_SECONDS = 2.5
+"""How long the end of the recovery waits for connections that have just broken: interactions live 3 s."""
 _CLOSE_SECONDS = 0.5
 _MESSAGES = 1000
 _SLICE_SECONDS = 0.005
@@ -115,9 +120,16 @@ class _Side:
     sequence: int
     pending: deque[_Missed] = field(default_factory=deque)
     resumed: bool = False
+    connected: bool = False
+    """Whether it has been RESUMED on the connection that it has now: all that it missed has then been received."""
     over: bool = False
     task: asyncio.Task[None] | None = None
     websocket: internals.SideSocket | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether it was RESUMED, has lost its connection since, and may yet be resumed once more."""
+        return self.resumed and not self.connected and not self.over
 
 
 class Recovery:
@@ -179,6 +191,11 @@ class Recovery:
         """Whether no session is left that could bring anything."""
         return all(side.over for side in self._sides)
 
+    @property
+    def broken(self) -> bool:
+        """Whether a connection was lost that is to be opened once more."""
+        return any(side.broken for side in self._sides)
+
     def begin(self) -> None:
         """Connect. The client must have logged in."""
         if self._began_at is not None:
@@ -213,10 +230,20 @@ class Recovery:
                 self._hand_over(side, side.pending.popleft())
 
     async def finish(self) -> None:
-        """Hand over the rest and end the sessions: from now on this child's own hear everything."""
+        """Hand over the rest and end the sessions: from now on this child's own hear everything.
+
+        A session whose connection has just broken is resumed once more: what came on it before this child's own began
+        may not have been received.
+        """
         if self._stopped or self._finishing:
             return
         self._finishing = True
+        if self.broken:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), _AGAIN_SECONDS)
+        for side in self._sides:
+            if side.broken and not self._stopped:
+                self._lose(side, f"its connection broke and was not back within {_AGAIN_SECONDS:g} s")
         while any(side.pending for side in self._sides) and not self._stopped:
             self.advance()
             await asyncio.sleep(0)
@@ -250,10 +277,16 @@ class Recovery:
                 return
             except (ConnectionError, TimeoutError) as error:
                 _log.info("shard %s of generation %s: %s", side.dead.shard, self.generation, error or "no answer")
+            except Exception:
+                _log.exception("shard %s of generation %s", side.dead.shard, self.generation)
+                self._lose(side, "it cannot be read")
+                return
             if self._clock() > give_up:
                 self._lose(side, f"no answer within {RESUMABLE_SECONDS:g} s")
                 return
-            await asyncio.sleep(_RETRY_SECONDS)
+            pause, side.connected = _AT_ONCE if side.connected else _RETRY_SECONDS, False
+            self._settle()
+            await asyncio.sleep(pause)
 
     async def _receive(self, side: _Side) -> None:
         answered = asyncio.Event()
@@ -303,7 +336,9 @@ class Recovery:
         self._settle()
 
     def _settle(self) -> None:
-        if all(side.resumed or side.over for side in self._sides):
+        if not all(side.connected or side.over for side in self._sides):
+            self._settled.clear()
+        elif not self._settled.is_set():
             self._settled.set()
             self._changed()
 
@@ -312,9 +347,9 @@ class Recovery:
     def _take(self, side: _Side, name: str, data: Any) -> None:
         if name == "RESUMED":
             if not side.resumed:
-                side.resumed = True
                 _log.info("resumed shard %s of generation %s", side.dead.shard, self.generation)
-                self._settle()
+            side.resumed = side.connected = True
+            self._settle()
             return
         event = Event(name, data, self._clock(), recovered=True)
         event.identity = identify(name, data)

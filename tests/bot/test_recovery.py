@@ -423,6 +423,35 @@ async def test_a_connection_that_breaks_is_resumed_where_it_stood(scene: Scene) 
         assert [line.split()[1] for line in successor.app.heard] == [first.key, second.key]
 
 
+async def test_a_connection_that_breaks_just_before_the_end_is_resumed_first(scene: Scene) -> None:
+    """What came on it before the new session began is due to nobody else."""
+    await scene.die()
+    async with scene.successor() as successor:
+        await successor.resume()
+        scene.sandbox.settings.skew = (0.2, 0.2)
+        message = scene.sandbox.emit_message()
+        scene.sandbox.faults.drop_shard(0, which="oldest")
+        await successor.connect()
+        await successor.take_over()
+        assert [line.split()[1] for line in successor.app.heard] == [message.key]
+        assert successor.recovery.lost == 0
+
+
+async def test_a_connection_that_breaks_and_does_not_come_back_is_counted_and_holds_up_nobody(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 0.1)
+    await scene.die()
+    async with scene.successor() as successor:
+        await successor.resume()
+        await successor.connect()
+        scene.sandbox.faults.withhold_resume()
+        scene.sandbox.faults.drop_shard(0, which="oldest")
+        await until(lambda: successor.recovery.broken)
+        await successor.take_over()
+        assert successor.recovery.lost == 1
+
+
 async def test_a_successor_that_dies_over_it_leaves_the_rest_to_the_next(scene: Scene) -> None:
     await scene.die()
     direct, kept = scene.sandbox.emit_direct_message(), scene.sandbox.emit_message()
