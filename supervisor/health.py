@@ -201,7 +201,8 @@ class _Server:
             case b"/readyz":
                 return _readyz(self._engine.readiness())
             case b"/metrics":
-                body = metrics.render(await self._engine.status(), self._engine.totals(), self._engine.readiness())
+                status, totals, readiness = await self._engine.status(), self._engine.totals(), self._engine.readiness()
+                body = metrics.render(status, totals, readiness, tasks=len(asyncio.all_tasks()))
                 return _Answer(status=200, reason="OK", body=body, kind=metrics.CONTENT_TYPE)
             case _:
                 return _Answer(status=404, reason="Not Found", body=b"there are /livez, /readyz and /metrics\n")

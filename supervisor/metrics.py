@@ -26,10 +26,10 @@ from supervisor.wire import RoleName, ShardState
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def render(status: Status, totals: Totals, readiness: ActiveReadiness | None) -> bytes:
-    """Return all metrics in Prometheus' text format."""
+def render(status: Status, totals: Totals, readiness: ActiveReadiness | None, *, tasks: int) -> bytes:
+    """Return all metrics in Prometheus' text format. ``tasks`` counts the supervisor's own."""
     registry = CollectorRegistry()
-    registry.register(_Families(lambda: _families(status, totals, readiness)))
+    registry.register(_Families(lambda: _families(status, totals, readiness, tasks)))
     return generate_latest(registry)
 
 
@@ -46,8 +46,8 @@ class _Families(Collector):
         return self._families()
 
 
-def _families(status: Status, totals: Totals, readiness: ActiveReadiness | None) -> Iterator[Metric]:
-    yield from _supervisor(status, readiness)
+def _families(status: Status, totals: Totals, readiness: ActiveReadiness | None, tasks: int) -> Iterator[Metric]:
+    yield from _supervisor(status, readiness, tasks)
     yield from _children(status.children)
     active = next((child for child in status.children if readiness and child.generation == readiness.generation), None)
     yield from _active(active)
@@ -59,13 +59,14 @@ def _families(status: Status, totals: Totals, readiness: ActiveReadiness | None)
         yield from _identifies(status.session_start_limit)
 
 
-def _supervisor(status: Status, readiness: ActiveReadiness | None) -> Iterator[Metric]:
+def _supervisor(status: Status, readiness: ActiveReadiness | None, tasks: int) -> Iterator[Metric]:
     build = GaugeMetricFamily("bastion_build_info", "Always 1", labels=["version", "python"])
     build.add_metric([status.supervisor.version, platform.python_version()], 1)
     yield build
     started = datetime.fromisoformat(status.supervisor.started_at).timestamp()
     yield _gauge("bastion_start_time_seconds", "When the supervisor started, in seconds since 1970", started)
     yield _gauge("bastion_resident_memory_bytes", "Resident memory of the supervisor alone", _resident())
+    yield _gauge("bastion_tasks", "asyncio tasks of the supervisor", tasks)
     state = GaugeMetricFamily("bastion_state", "1 for the state that the supervisor is in", labels=["state"])
     for name in get_args(SupervisorState):
         state.add_metric([name], name == status.supervisor.state)

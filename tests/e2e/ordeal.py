@@ -307,8 +307,10 @@ async def judge(installation: Rig) -> Judgement:
     assert found.emitted > RATE, told
     assert found.duplicated == 0, f"{_doubled(installation, judgement)}\n{told}"
     assert found.strays == 0, told
-    assert not [one for one in sandbox.journal.refused if one.code != UNKNOWN_INTERACTION], told
-    assert not [line for line in installation.log if "REPORT LOST" in line], told
+    refused = [one for one in sandbox.journal.refused if one.code != UNKNOWN_INTERACTION]
+    assert not refused, f"answers refused: {refused}\n{told}"
+    unreported = [line for line in installation.log if "REPORT LOST" in line]
+    assert not unreported, f"{unreported}\n{told}"
     return judgement
 
 

@@ -105,6 +105,15 @@ class Rig:
         text = "\n".join(f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items())
         self.config.write_text(text + "\n")
 
+    async def health(self, path: str) -> tuple[int, str]:
+        """Ask the health address, which must be ``health.sock``. Returns HTTP status and body."""
+        reader, writer = await asyncio.open_unix_connection(self.directory / "health.sock")
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
+        head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
+        writer.close()
+        await writer.wait_closed()
+        return int(head.split()[1]), body
+
     async def start(self, *words: str, serving: bool = True) -> None:
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "supervisor", "run", "--config", str(self.config), *words),

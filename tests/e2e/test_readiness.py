@@ -39,27 +39,18 @@ async def installed(directory: Path) -> AsyncIterator[Rig]:
         yield it
 
 
-async def get(it: Rig, path: str) -> tuple[int, str]:
-    reader, writer = await asyncio.open_unix_connection(it.directory / "health.sock")
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: here\r\n\r\n".encode())
-    head, _, body = (await reader.read()).decode().partition("\r\n\r\n")
-    writer.close()
-    await writer.wait_closed()
-    return int(head.split()[1]), body
-
-
 async def readyz(it: Rig, holds: Callable[[int, dict[str, Any]], bool]) -> dict[str, Any]:
     """Ask until something holds; there is no event to wait for outside of the supervisor."""
     async with asyncio.timeout(20):
         while True:
-            code, body = await get(it, "/readyz")
+            code, body = await it.health("/readyz")
             if holds(code, said := json.loads(body)):
                 return dict(said)
             await asyncio.sleep(0.02)
 
 
 async def counters(it: Rig) -> dict[str, float]:
-    code, body = await get(it, "/metrics")
+    code, body = await it.health("/metrics")
     assert code == 200
     return {
         f"{sample.name} {sorted(sample.labels.values())}": sample.value
@@ -86,7 +77,7 @@ async def test_it_is_unready_while_a_shard_has_no_session_and_ready_again_after(
             said = await readyz(it, lambda code, _: code == 503)
             assert [shard["shard"] for shard in said["not_ready"]] == [1]
             assert said["reason"] == "1 of 2 shards are not ready"
-            assert (await get(it, "/livez"))[0] == 200
+            assert (await it.health("/livez"))[0] == 200
             ended = await it.command("healthcheck")
             assert (ended.code, ended.err) == (1, "supervisor: not ready: 1 of 2 shards are not ready\n")
             it.sandbox.faults.clear()
@@ -139,7 +130,7 @@ async def test_a_reload_leaves_the_address_as_it_was(tmp_path: Path) -> None:
         await it.start()
         it.configure(health__listen="")
         assert (await it.reload())["result"] == "succeeded"
-        assert (await get(it, "/readyz"))[0] == 200
+        assert (await it.health("/readyz"))[0] == 200
 
 
 @pytest.mark.parametrize(
@@ -164,6 +155,6 @@ async def test_a_re_executed_supervisor_answers_at_the_same_address(tmp_path: Pa
         it.process.send_signal(signal.SIGUSR2)
         await it.logged("re-executed: supervisor")
         await readyz(it, lambda code, said: code == 200 and said["generation"] == 1)
-        assert (await get(it, "/metrics"))[0] == 200
+        assert (await it.health("/metrics"))[0] == 200
         assert await it.stop() == 0
         assert not (tmp_path / "health.sock").exists()

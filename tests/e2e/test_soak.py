@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 import sqlite3
 import statistics
@@ -47,9 +48,11 @@ class Sizes:
     rss_kb: list[float] = field(default_factory=list)
     descriptors: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
+    tasks: list[int] = field(default_factory=list)
     ledger_kb: list[float] = field(default_factory=list)
 
-    def take(self, supervisor: psutil.Process) -> None:
+    def take(self, supervisor: psutil.Process, tasks: int) -> None:
+        self.tasks.append(tasks)
         self.rss_kb.append(supervisor.memory_info().rss / 1024)
         self.descriptors.append(supervisor.num_fds())
         self.threads.append(supervisor.num_threads())
@@ -64,7 +67,7 @@ class Sizes:
 
     def assert_steady(self) -> None:
         assert self.growth_kb() < GROWTH_KB, self
-        for values in (self.descriptors, self.threads):
+        for values in (self.descriptors, self.threads, self.tasks):
             assert min(values[-WARM_UP:]) <= max(values[:WARM_UP]), self
         assert self.ledger_kb[-1] <= 2 * max(self.ledger_kb[:2]), self
 
@@ -170,25 +173,19 @@ class Chaos:
 @pytest.mark.parametrize(
     "reloads",
     [
-        pytest.param(40, marks=[pytest.mark.wide, pytest.mark.timeout(600)]),
-        pytest.param(
-            200,
-            marks=[
-                pytest.mark.soak,
-                pytest.mark.timeout(3000),
-                pytest.mark.skipif(
-                    os.environ.get("BASTION_SOAK") != "1", reason="takes ten minutes: set BASTION_SOAK=1 to run it"
-                ),
-            ],
-        ),
+        pytest.param(40, marks=pytest.mark.timeout(600)),
+        pytest.param(200, marks=pytest.mark.timeout(3000)),
     ],
 )
+@pytest.mark.soak
+@pytest.mark.skipif(os.environ.get("BASTION_SOAK") != "1", reason="takes ten minutes: set BASTION_SOAK=1 to run it")
 async def test_reloads_with_random_faults_lose_nothing_double_nothing_and_leave_nothing(
     tmp_path: Path, reloads: int
 ) -> None:
     seed = int(os.environ.get("BASTION_SEED") or random.SystemRandom().randrange(2**32))
     print(f"BASTION_SEED={seed}")
     options = {
+        "health__listen": f"unix:{tmp_path}/health.sock",
         "handoff__settle": 0.8,
         "handoff__drain_timeout": 3,
         "handoff__ready_timeout": 30,
@@ -201,7 +198,7 @@ async def test_reloads_with_random_faults_lose_nothing_double_nothing_and_leave_
         for number in range(reloads):
             status = await at_rest(installation)
             old = status["children"][0]
-            sizes.take(supervisor)
+            sizes.take(supervisor, await tasks(installation))
             if number % WARM_UP == WARM_UP - 1:
                 sizes.take_ledger(await claims_forgotten(old["pid"]))
             new = 1 + max(int(line.split(" spawned as")[0].rsplit(" ", 1)[1]) for line in spawned(installation))
@@ -218,6 +215,13 @@ async def test_reloads_with_random_faults_lose_nothing_double_nothing_and_leave_
         sizes.assert_steady()
         assert await installation.stop() == 0
         assert_nobody_left(installation)
+
+
+async def tasks(installation: Rig) -> int:
+    """Return how many tasks the supervisor has."""
+    status, body = await installation.health("/metrics")
+    assert status == 200
+    return int(float(re.search(r"^bastion_tasks (\S+)$", body, re.MULTILINE)[1]))  # type: ignore[index]
 
 
 async def claims_forgotten(pid: int) -> Path:

@@ -367,6 +367,7 @@ class TestMetrics:
         }
         assert {name: found.get(name) for name in expected} == expected
         assert found["bastion_resident_memory_bytes"] > 2**20
+        assert 1 < found["bastion_tasks"] < 50
 
     async def test_handoffs_are_counted_by_kind_and_result_and_there_from_the_start(self, engine: FakeEngine) -> None:
         name = "bastion_handoff_duration_seconds"
