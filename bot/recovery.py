@@ -145,12 +145,14 @@ class Recovery:
         generation: int,
         covered: Callable[[DeadSession], bool],
         changed: Callable[[], None],
+        begun: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Read what the dead child left.
 
         ``ledger`` claims under the dead child's generation. ``covered`` tells of which dead sessions this child's own
-        have missed nothing. ``changed`` is called when there is news to report.
+        have missed nothing. ``changed`` is called when there is news to report, ``begun`` when handlers may have begun,
+        before their event counts as handed over: who dies in between leaves names rather than gaps.
         """
         self.generation = generation
         self.missed = 0
@@ -163,6 +165,7 @@ class Recovery:
         self._file = file
         self._clock = clock
         self._changed = changed
+        self._begun = begun
         self._numbering = Numbering(joined=False, clock=clock, continues=gate.ledger)
         self._untold: list[tuple[str, tuple[str, ...]]] = []
         self._gone: dict[int, discord.Guild] = {}
@@ -429,6 +432,7 @@ class Recovery:
             except Exception:
                 _log.exception("%s could not be read again", event.describe())
                 self.missed += 1
+        self._begun()
         self._file.handed(side.dead.shard, missed.sequence)
 
     def _hand_over_interaction(self, missed: _Missed) -> None:

@@ -415,6 +415,7 @@ class Runtime:
             generation=generation,
             covered=self._covers,
             changed=self._recovery_changed,
+            begun=self.trail.name_handlers if self.trail is not None else lambda: None,
         )
         if self.trail is not None:
             self.trail.recovered = file

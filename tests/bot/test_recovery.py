@@ -452,6 +452,17 @@ async def test_a_connection_that_breaks_and_does_not_come_back_is_counted_and_ho
         assert successor.recovery.lost == 1
 
 
+async def test_a_handler_is_named_before_its_event_counts_as_handed_over(scene: Scene) -> None:
+    await scene.die()
+    scene.sandbox.emit_message()
+    async with scene.successor() as successor:
+        before = scene.handed()
+        named_at: list[int] = []
+        successor.recovery._begun = lambda: named_at.append(scene.handed())
+        await successor.live()
+        assert named_at[0] == before < scene.handed()
+
+
 async def test_a_successor_that_dies_over_it_leaves_the_rest_to_the_next(scene: Scene) -> None:
     await scene.die()
     direct, kept = scene.sandbox.emit_direct_message(), scene.sandbox.emit_message()
