@@ -70,7 +70,7 @@ async def reload_by_command(installation: Rig) -> None:
     ("reload", "times"),
     [
         pytest.param(reload_by_command, 3, id="command-3"),
-        pytest.param(reload_by_hup, 2, id="hup-2"),
+        pytest.param(reload_by_hup, 2, id="hup-2", marks=pytest.mark.wide),
         pytest.param(reload_by_command, 20, id="command-20", marks=[pytest.mark.wide, pytest.mark.timeout(600)]),
         pytest.param(reload_by_hup, 20, id="hup-20", marks=[pytest.mark.wide, pytest.mark.timeout(600)]),
     ],

@@ -172,7 +172,11 @@ async def test_over_two_reloads_the_first_child_is_hurried_and_its_controls_get_
         for name, entry in known.items():
             assert by(sandbox, uses[name], entry) == [3]
             assert answer(sandbox, entry)[0] != TEXT
+        late = {name: uses[name].do() for name in ("message", "reaction")}
         await nothing_more(sandbox)
+        assert {name: by(sandbox, uses[name], entry) for name, entry in late.items()} == {"message": [], "reaction": []}
+        named = [line for line in installation.log if " cut, " in line and "INTERACTION_CREATE" in line]
+        assert len(named) == 3, installation.tail()  # ask, confirm, choose
         assert await installation.stop() == 0
 
 
