@@ -183,6 +183,7 @@ class Gate:
 
     def close_window(self) -> None:
         """Forget all claims and stop asking for them: no other child is there."""
+        self._leave_claimed()
         self._numbering = None
         self._joins.clear()
         self.ledger.clear()
@@ -472,6 +473,16 @@ class Gate:
         over = self.waiting(event)
         handle = asyncio.get_running_loop().call_later(delay, take)
         self._later[handle] = event, over
+
+    def _leave_claimed(self) -> None:
+        """Wait no longer for what its owner has taken meanwhile: without claims it would be taken again."""
+        texts = {one[0].identity.text: handle for handle, one in self._later.items() if one[0].identity is not None}
+        for text in self.ledger.claimed(list(texts)):
+            handle = texts[text]
+            handle.cancel()
+            event, over = self._later.pop(handle)
+            event.decision = False
+            over()
 
     def _take_now(self) -> None:
         """Take what is still left to an older child: when a younger one takes over, no older one is there any more.

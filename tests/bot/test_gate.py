@@ -484,6 +484,18 @@ async def test_a_draining_child_answers_its_own_view_at_once_and_the_active_one_
     view.stop()
 
 
+async def test_what_its_owner_has_answered_is_not_taken_again_when_the_claims_are_forgotten_meanwhile(
+    pair: Pair,
+) -> None:
+    view = show(pair.old)
+    pair.press(1)
+    await settle()
+    pair.new_gate.close_window()
+    await taken_later(pair)
+    assert (pair.old.heard, pair.new.heard, pair.strangers) == (["press 1"], [], [])
+    view.stop()
+
+
 async def test_a_component_that_both_know_is_the_active_childs(pair: Pair) -> None:
     shown = show(pair.old)
     lasting = [discord.ui.View(timeout=None).add_item(Noting(c.heard, "x")) for c in (pair.old, pair.new)]
