@@ -37,7 +37,7 @@ SOURCES = (
     "README.md",
     "LICENSE",
 )
-NEEDED = ("setpriv", "dockerd", "docker", "debootstrap", "runc")
+NEEDED = ("setpriv", "dockerd", "docker", "docker-compose", "debootstrap", "runc")
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 LIMITS = {"debootstrap": 600, "docker": 600, "pip": 300}
@@ -89,7 +89,7 @@ def why_not() -> str | None:
     if os.geteuid() != 0:
         return "it takes root to start one"
     missing = [name for name in NEEDED if shutil.which(name) is None]
-    return f"{', '.join(missing)} not installed (Debian: docker.io and debootstrap)" if missing else None
+    return f"{', '.join(missing)} not installed (Debian: docker.io, docker-compose, debootstrap)" if missing else None
 
 
 @contextmanager
