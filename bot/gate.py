@@ -359,8 +359,9 @@ class Gate:
             return
         event = current.get()
         recovered = isinstance(event, Event) and event.recovered
-        if name in ("guild_join", "guild_available") and not recovered and (join := self._join(event, args[0].id)):
-            name, event = "guild_join", join
+        if name in ("guild_join", "guild_available") and args and not recovered:
+            join = self._join(event, args[0].id)
+            name, event = ("guild_join", join) if join else (name, event)
         if _is_base(name):
             self.observer(name, args)
             self._own(name, *args, **kwargs)
