@@ -13,7 +13,9 @@ from sandbox import Entry
 
 CUT_SECONDS = 0.5
 """Longest time from an event's arrival to its report with handlers of 50 ms: what is younger at a kill may be cut."""
-INTERACTIONS = ("slash", "autocomplete", "button", "select")
+INTERACTIONS = ("slash", "autocomplete", "button", "select", "modal")
+UNTOLD = ("member_update",)
+"""What cannot be told without the cache as it was before: a successor that has to recover counts it as missed."""
 
 
 class Reload:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from casualties import INTERACTIONS, UNTOLD
 from rig import ALL_KINDS, Rig, active, rig
 
 from sandbox import Entry, SandboxSettings, Verdict
@@ -26,9 +27,6 @@ pytestmark = pytest.mark.anyio
 WINDOW = 0.25
 LONGEST_HANDLER = 0.5
 """Handlers take up to 0.3 s, their reports some more on a busy machine."""
-UNTOLD = ("member_update",)
-"""Cannot be told without the cache as it was before."""
-INTERACTIONS = ("slash", "autocomplete", "button", "select", "modal")
 ANSWERABLE = 3.0
 
 
