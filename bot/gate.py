@@ -42,6 +42,7 @@ HELD_SECONDS = 300.0
 """Longest time an event is held back."""
 
 _FORGET_AFTER = 3.0
+"""Seconds after its receipt from which an event that is held back is forgotten, if another child has claimed it."""
 _SLICE_SECONDS = 0.005
 """Longest time a replay keeps the event loop to itself."""
 

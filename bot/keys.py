@@ -234,10 +234,12 @@ class Numbering:
     """Numbers the occurrences that one child sees while a window is open.
 
     ``joined`` tells whether this child came after the window was opened. ``clock`` is the machine's monotonic clock.
-    ``continues``, for the session of a dead child that goes on: the claims that its counts follow on.
+    ``continues``, for the session of a dead child that goes on: how many occurrences of a digest it is past.
     """
 
-    def __init__(self, *, joined: bool, clock: Callable[[], float], continues: Others | None = None) -> None:
+    def __init__(
+        self, *, joined: bool, clock: Callable[[], float], continues: Callable[[str], int] | None = None
+    ) -> None:
         self._joined = joined
         self._continues = continues
         self._clock = clock
@@ -284,8 +286,7 @@ class Numbering:
         if entry is None:
             entry = stream.digests[identity.text] = _Digest(since=max(stream.since, at - _BEFORE))
             if self._continues is not None:
-                rows = self._continues.claimed_by_others(identity.text)
-                entry.offset = max((row.number for row in rows), default=0)
+                entry.offset = self._continues(identity.text)
         entry.seen += 1
         entry.last = at
         self._recent.pop(identity.text, None)

@@ -47,10 +47,27 @@ CREATE TABLE IF NOT EXISTS claims (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS claims_by_digest ON claims (digest, number) WHERE digest IS NOT NULL;
 CREATE INDEX IF NOT EXISTS claims_by_age ON claims (at);
+CREATE TABLE IF NOT EXISTS passed (
+    digest TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    PRIMARY KEY (digest, generation)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS turns (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
+
+_PASS = """
+INSERT INTO passed VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = max(number, excluded.number)
+"""
+
+_PAST = """
+SELECT max(number) FROM (
+    SELECT number FROM claims WHERE digest = ? AND (generation = ? OR at < ?)
+    UNION ALL SELECT number FROM passed WHERE digest = ? AND generation = ?
+)
+"""
 
 _TRIM = """
 DELETE FROM claims WHERE at >= ? AND at < ? AND (digest IS NULL OR EXISTS (
@@ -71,6 +88,12 @@ class Ledger(Others, Protocol):
 
     def claim_number(self, digest: str, number: int, mark: str | None, at: float) -> bool:
         """Claim one occurrence of a counted event."""
+
+    def past(self, digest: str, before: float) -> int:
+        """Return how many occurrences of a digest this child is past, 0 if none.
+
+        It has claimed them, or has asked and found them claimed, or they were claimed ``before`` a time.
+        """
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed."""
@@ -118,7 +141,15 @@ class SQLiteLedger:
 
     def claim_number(self, digest: str, number: int, mark: str | None, at: float) -> bool:
         """Claim one occurrence of a counted event, telling the others where it stood."""
-        return self._insert((number_key(digest, number), self._generation, digest, number, mark, at))
+        if self._insert((number_key(digest, number), self._generation, digest, number, mark, at)):
+            return True
+        self._run(_PASS, (digest, self._generation, number))
+        return False
+
+    def past(self, digest: str, before: float) -> int:
+        """Return how many occurrences of a digest this child is past; 0 if the ledger fails."""
+        rows = self._rows(_PAST, (digest, self._generation, before, digest, self._generation))
+        return (rows[0][0] or 0) if rows else 0
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed; none if the ledger fails."""
@@ -170,8 +201,9 @@ class SQLiteLedger:
         for start in range(0, len(digests), _BATCH):
             batch = digests[start : start + _BATCH]
             marks = ",".join("?" * len(batch))
-            if self._try(f"DELETE FROM claims WHERE digest IN ({marks})", batch) is None:
-                return False
+            for table in ("claims", "passed"):
+                if self._try(f"DELETE FROM {table} WHERE digest IN ({marks})", batch) is None:
+                    return False
         return True
 
     def take_turn(self, name: str, last: float | None, at: float) -> bool:
@@ -207,6 +239,7 @@ class SQLiteLedger:
     def clear(self) -> None:
         """Forget all claims and turns."""
         self._run("DELETE FROM claims", ())
+        self._run("DELETE FROM passed", ())
         self._run("DELETE FROM turns", ())
 
     def close(self) -> None:

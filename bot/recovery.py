@@ -2,9 +2,10 @@
 handed to the app.
 
 A dead child's session goes on where it stopped: in the same order, without a gap. So the side stream is an observer of
-its own, as the dead child was. It claims under the dead child's generation and goes on counting where that one's claims
-end. This child's own sessions are those of a standby meanwhile: they hold events back, and when all are there they take
-over as from a living child. Nothing here has to compare two streams: the claims do.
+its own, as the dead child was. It claims under the dead child's generation and goes on counting where that one stopped:
+not where the claims end, for the child before that one may have heard, and claimed, what its session had yet to bring.
+This child's own sessions are those of a standby meanwhile: they hold events back, and when all are there they take over
+as from a living child. Nothing here has to compare two streams: the claims do.
 
 An event is handed over when its guild is in the cache, in the order of its session. It does not change the cache, which
 comes from newer sessions: messages live in a cache of the side stream's own, and what happened to members and guilds is
@@ -29,7 +30,7 @@ import discord
 
 from bot import internals
 from bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
-from bot.keys import SURE_AFTER, Numbering, identify
+from bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify
 from bot.ledger import Ledger, number_key
 from bot.sessions import DeadSession, SessionFile
 
@@ -166,7 +167,10 @@ class Recovery:
         self._clock = clock
         self._changed = changed
         self._begun = begun
-        self._numbering = Numbering(joined=False, clock=clock, continues=gate.ledger)
+        self._numbering = Numbering(joined=False, clock=clock, continues=self._past)
+        # What was claimed before this either reached it before it was active, or is from before its session began; what
+        # reached it later, it has asked for.
+        self._past_before = file.active_since - PAIR_WITHIN
         self._untold: list[tuple[str, tuple[str, ...]]] = []
         self._gone: dict[int, discord.Guild] = {}
         self._messages: deque[discord.Message] = deque(maxlen=_MESSAGES)
@@ -487,6 +491,10 @@ class Recovery:
         return {key: value for key, value in data.items() if key != "member"}
 
     # Claims.
+
+    def _past(self, digest: str) -> int:
+        """Return how many occurrences of a digest the dead child had seen when it was killed."""
+        return self._ledger.past(digest, self._past_before)
 
     def _claim(self, event: Event) -> bool:
         assert event.identity is not None

@@ -31,6 +31,8 @@ MAX_RUNNING = 256
 _MAGIC = b"BASTION1"
 _HEADER = struct.Struct("<8s16sQ")
 _HEADER_SIZE = 64
+_ACTIVE_SINCE = struct.Struct("<d")
+_ACTIVE_SINCE_AT = 48
 _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
 _NAME = 128
@@ -131,6 +133,15 @@ class SessionFile:
         start = at + _BODY_AT + _BODY.size
         self._map[start : start + len(encoded)] = encoded
         _BODY.pack_into(self._map, at + _BODY_AT, zlib.crc32(encoded), len(encoded))
+
+    @property
+    def active_since(self) -> float:
+        """When the child became active, in seconds of the machine's monotonic clock; 0.0 if it began as that."""
+        return float(_ACTIVE_SINCE.unpack_from(self._map, _ACTIVE_SINCE_AT)[0])
+
+    @active_since.setter
+    def active_since(self, at: float) -> None:
+        _ACTIVE_SINCE.pack_into(self._map, _ACTIVE_SINCE_AT, at)
 
     def handed(self, shard: int, sequence: int) -> None:
         """Note that everything up to this sequence was handed to the app."""

@@ -72,6 +72,7 @@ class Trail:
 
     def begin_replay(self) -> None:
         """Note that all but what is held back has been handled, here or by another child."""
+        self.file.active_since = self.gate.clock()
         first = self.gate.first_held()
         for shard, sequence in self._received.items():
             self.file.handed(shard, first[shard] - 1 if shard in first else sequence)

@@ -231,3 +231,28 @@ def test_a_trim_that_finds_the_ledger_locked_is_no_error_and_is_made_up_for(
     new.trim(5.0, idle=2.0, counts=lambda _: False)
     assert keys_in(path) == set()
     assert new.errors == 0
+
+
+def test_a_child_is_past_what_it_claimed_what_it_found_claimed_and_what_is_old(path: Path) -> None:
+    with closing(SQLiteLedger(str(path), 1)) as old, closing(SQLiteLedger(str(path), 2)) as new:
+        assert new.past("d", 0.0) == 0
+        for number in (1, 2, 3, 4):
+            assert old.claim_number("d", number, "", 10.0 + number)
+        assert (new.past("d", 0.0), new.past("d", 12.5), old.past("d", 0.0)) == (0, 2, 4)
+        assert not new.claim_number("d", 3, "", 13.1)
+        assert not new.claim_number("d", 2, "", 13.2)
+        assert new.past("d", 12.5) == 3
+        assert new.claim_number("d", 5, "", 15.0)
+        assert (new.past("d", 0.0), old.past("d", 0.0)) == (5, 4)
+
+
+@pytest.mark.parametrize("how", ["forget", "clear"])
+def test_what_a_child_found_claimed_is_forgotten_with_the_claims(path: Path, how: str) -> None:
+    with closing(SQLiteLedger(str(path), 1)) as old, closing(SQLiteLedger(str(path), 2)) as new:
+        assert old.claim_number("d", 1, "", 1.0)
+        assert not new.claim_number("d", 1, "", 1.0)
+        if how == "forget":
+            assert old.forget(["d"])
+        else:
+            old.clear()
+        assert new.past("d", 0.0) == 0

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ from discord.http import Route
 
 from bot import internals, recovery
 from bot.gate import Gate
-from bot.keys import identify
+from bot.keys import Identity, identify
 from bot.ledger import SQLiteLedger, number_key
 from bot.recovery import Recovery
 from bot.sessions import SessionFile
-from sandbox import Sandbox, SandboxSettings, payloads
+from sandbox import Entry, Sandbox, SandboxSettings, payloads
 from sandbox.events import Event
 from sandbox.snowflake import EPOCH_MS
 
@@ -237,22 +237,55 @@ async def test_what_both_sessions_hear_is_handled_once(scene: Scene) -> None:
         assert sorted(line.split()[0] for line in successor.app.heard) == ["message"] * 2 + ["reaction"] * 3
 
 
-async def test_numbers_go_on_where_the_claims_of_the_dead_end(scene: Scene) -> None:
-    """It died in a window: it had claimed the first of two equal reactions, and was dead when the second came."""
-    message = scene.sandbox.emit_message()
-    await scene.die()
-    entry = scene.sandbox.emit_reaction_add(message=int(message.key))
+def reaction_identity(entry: Entry) -> Identity:
     emoji = {"id": None, "name": entry.key.rpartition(":")[2]}
     fields = {"guild_id": entry.guild_id, "channel_id": entry.channel_id, "message_id": entry.message_id}
     said = {name: str(value) for name, value in (fields | {"user_id": entry.user_id}).items()}
     identity = identify("MESSAGE_REACTION_ADD", said | {"emoji": emoji, "burst": False})
     assert identity is not None
+    return identity
+
+
+async def test_numbers_go_on_where_the_claims_of_the_dead_end(scene: Scene) -> None:
+    """It died in a window: it had claimed the first of two equal reactions, and was dead when the second came."""
+    message = scene.sandbox.emit_message()
+    await scene.die()
+    identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
     dead = SQLiteLedger(str(scene.directory / "ledger"), 1)
     assert dead.claim_number(identity.text, 1, "", time.monotonic())
     async with scene.successor() as successor:
         assert await successor.live() == [f"reaction {message.key}"]
         assert number_key(identity.text, 2) in dead.claimed([number_key(identity.text, 2)])
     dead.close()
+
+
+@pytest.mark.parametrize(("seen", "heard"), [(False, 0), (True, 1)])
+async def test_what_its_predecessor_had_claimed_is_told_if_the_dead_had_seen_it_too(
+    scene: Scene, seen: bool, heard: int
+) -> None:
+    """It was killed just after a handoff: its session may not have brought yet what the other child had handled."""
+    message = scene.sandbox.emit_message()
+    await scene.die()
+    identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
+    path = str(scene.directory / "ledger")
+    with closing(SQLiteLedger(path, 7)) as predecessor, closing(SQLiteLedger(path, 1)) as dead:
+        scene.file.active_since = time.monotonic() - 0.2
+        assert predecessor.claim_number(identity.text, 1, "", time.monotonic())
+        if seen:
+            assert not dead.claim_number(identity.text, 1, "", time.monotonic())
+        async with scene.successor() as successor:
+            assert await successor.live() == [f"reaction {message.key}"] * heard
+
+
+async def test_what_was_claimed_before_the_dead_was_active_is_behind_it(scene: Scene) -> None:
+    message = scene.sandbox.emit_message()
+    await scene.die()
+    identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
+    with closing(SQLiteLedger(str(scene.directory / "ledger"), 7)) as predecessor:
+        scene.file.active_since = time.monotonic() - 0.2
+        assert predecessor.claim_number(identity.text, 1, "", time.monotonic() - 1.0)
+        async with scene.successor() as successor:
+            assert await successor.live() == [f"reaction {message.key}"]
 
 
 async def test_members_who_came_and_went_are_told_and_counted_once(scene: Scene) -> None:

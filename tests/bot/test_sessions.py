@@ -47,6 +47,13 @@ def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living
     ]
 
 
+def test_a_successor_reads_since_when_the_child_was_active(living: SessionFile, path: Path) -> None:
+    assert successor(path).active_since == 0.0, "it began as that"
+    living.active_since = 1234.5
+    begin(living)
+    assert successor(path).active_since == 1234.5
+
+
 def test_a_session_of_which_nothing_was_handed_over_is_not_recovered(living: SessionFile, path: Path) -> None:
     begin(living)
     assert successor(path).sessions() == []

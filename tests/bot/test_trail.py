@@ -115,6 +115,12 @@ async def test_on_activation_what_is_held_is_noted_one_by_one(standby: Living) -
     standby.app.go.set()
 
 
+async def test_a_child_notes_since_when_it_is_active(standby: Living) -> None:
+    before = standby.gate.clock()
+    standby.trail.begin_replay()
+    assert before <= standby.file.active_since <= standby.gate.clock()
+
+
 async def test_what_is_held_last_keeps_the_rest_from_counting(standby: Living) -> None:
     standby.websocket.sequence = 6
     standby.trail.after(standby.websocket)
