@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import socket
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,16 @@ READ_ONLY = (
     *("--tmpfs", "/run/bastion:uid=10001,gid=10001,mode=0700", "--tmpfs", "/tmp"),
 )
 PROBED = ("--health-interval", "1s", "--health-retries", "1", "--health-timeout", "5s", "--health-start-period", "0s")
+
+COMPOSE_OVERRIDE = """
+services:
+  bot:
+    container_name: {name}
+    network_mode: host
+    volumes: ["{settings}:/etc/bastion/bastion.toml:ro"]
+    environment: {environ}
+"""
+"""What the tests' engine and sandbox need; all else is the file as it ships."""
 
 ORPHANS = """
 import os
@@ -152,6 +165,46 @@ async def test_it_runs_the_shipped_bot_without_a_volume_as_nobody_in_particular(
         await place.must(*words, "--env", f"DISCORD_API_URL={place.sandbox.api_url}", PRODUCT)
         await place.serving(1)
         assert (await place.execute("id", "-u")).out.strip() == "10001"
+
+
+async def compose(place: Place, directory: Path, *words: str) -> str:
+    """Run a command of compose on the file that ships; it succeeds."""
+    environ = os.environ | {
+        "BASTION_IMAGE": PRODUCT,
+        "BASTION_RELEASES": str(place.volume),
+        "DISCORD_TOKEN": place.sandbox.token,
+        "DOCKER_HOST": place.docker.host,
+        "HOME": "/nonexistent",
+        "COMPOSE_FILE": f"{REPOSITORY / 'compose.yaml'}:{directory / 'override.yaml'}",
+        "COMPOSE_PROJECT_NAME": place.name,
+    }
+    run = partial(subprocess.run, ("docker-compose", *words), env=environ, stdin=subprocess.DEVNULL)
+    done = await asyncio.to_thread(run, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120, check=False)
+    said = done.stdout.decode(errors="replace")
+    assert done.returncode == 0, f"docker-compose {' '.join(words)}: {done.returncode}\n{said}\n{await place.log()}"
+    return said
+
+
+async def test_the_compose_file_that_ships_runs_and_reloads_and_loses_nothing(docker: Docker, tmp_path: Path) -> None:
+    async with placed(docker, tmp_path, port=free_port()) as place:
+        place.release()
+        config = tmp_path / "bastion.toml"
+        config.write_text(place.settings())
+        override = COMPOSE_OVERRIDE.format(name=place.name, settings=config, environ=json.dumps(place.environ))
+        (tmp_path / "override.yaml").write_text(override)
+        await compose(place, tmp_path, "up", "--detach", "--no-build")
+        await place.serving(1)
+        place.sandbox.traffic.start(rate=40, mix=KINDS)
+        second = place.release()
+        await compose(place, tmp_path, "exec", "-T", "bot", "supervisor", "reload")
+        status = await place.serving(2)
+        assert status["children"][0]["release"] == f"/srv/bastion/releases/{second.name}"
+        found = await place.verdict()
+        assert found.clean, f"{found}\n{await place.log()}"
+        assert found.emitted > 20
+        await compose(place, tmp_path, "stop")
+        assert (await place.must("inspect", "--format", "{{.State.ExitCode}}", place.name)).strip() == "0"
+        await compose(place, tmp_path, "down")
 
 
 async def test_without_a_token_it_ends_with_78_and_says_what_is_missing(docker: Docker) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import shutil
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,8 @@ from place import KINDS, PRODUCT, Place, placed
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
 
 UNITS = REPOSITORY / "systemd"
+USER = 10001
+"""The image's."""
 INIT = "mount --make-rshared / && exec /sbin/init"
 """An engine's mounts are private, and then systemd cannot hand a credential into a unit."""
 _BOOTED = ("running", "degraded")
@@ -25,6 +30,17 @@ BOOT = (
     *("--cap-add", "SYS_ADMIN", "--cap-add", "SYS_PTRACE", "--cap-add", "NET_ADMIN"),
     *("--security-opt", "seccomp=unconfined", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--env", "container=docker"),
 )
+
+
+CLIENT = """#!/bin/bash
+# The engine's paths are the host's, its only network too, and the bot's Discord is the sandbox.
+verb=$1
+shift
+[ "$verb" = run ] && set -- --network host {environ} "$@"
+words=("$verb" "${{@/#\\/srv\\/bastion:/{volume}:}}")
+exec /engine/docker --host unix:///engine/socket "${{words[@]/#\\/etc\\/bastion\\//{settings}/}}"
+"""
+"""A machine's /usr/bin/docker: the unit that ships calls it word for word."""
 
 
 def free_port() -> int:
@@ -36,8 +52,14 @@ def free_port() -> int:
 class Machine:
     """A booted systemd, with the unit installed as docs/operating.md says."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: Place, unit: str = "bastion") -> None:
         self.place = place
+        self.unit = unit
+
+    async def booted(self) -> None:
+        async with asyncio.timeout(60):
+            while (await self.systemctl("is-system-running"))[1].strip() not in _BOOTED:  # noqa: ASYNC110
+                await asyncio.sleep(0.2)
 
     async def systemctl(self, *words: str) -> tuple[int, str]:
         ended = await self.place.execute("systemctl", *words)
@@ -54,10 +76,10 @@ class Machine:
         await self.must("sh", "-c", script, "sh", path, text)
 
     async def journal(self, *words: str) -> str:
-        return (await self.place.execute("journalctl", "--no-pager", "-u", "bastion", "-n", "200", *words)).out
+        return (await self.place.execute("journalctl", "--no-pager", "-u", self.unit, "-n", "200", *words)).out
 
     async def shown(self, key: str) -> str:
-        return (await self.must("systemctl", "show", "-P", key, "bastion")).strip()
+        return (await self.must("systemctl", "show", "-P", key, self.unit)).strip()
 
     async def until(self, key: str, value: str, *, timeout: float = 60.0) -> None:
         """Wait until a property of the unit matches."""
@@ -81,9 +103,7 @@ async def machine(docker: Docker, directory: Path, **settings: object) -> AsyncI
         mounts = ("--volume", f"{place.volume}:/srv/bastion", "--volume", f"{UNITS}:/units:ro")
         await place.must("run", "--detach", "--name", place.name, *BOOT, *mounts, PRODUCT, "-c", INIT)
         it = Machine(place)
-        async with asyncio.timeout(60):
-            while (await it.systemctl("is-system-running"))[1].strip() not in _BOOTED:  # noqa: ASYNC110
-                await asyncio.sleep(0.2)
+        await it.booted()
         for source, target in (
             ("bastion.service", "system"),
             ("sysusers.d/bastion.conf", "../sysusers.d"),
@@ -207,3 +227,78 @@ async def test_the_hardening_is_rated_ok_and_the_units_are_well_formed(docker: D
         assert (await it.must("systemd-analyze", "verify", "bastion.service")).strip() == ""
         security = await it.must("systemd-analyze", "security", "--json=short", "bastion.service")
         assert json.loads(security)
+
+
+@asynccontextmanager
+async def machine_with_docker(docker: Docker, directory: Path) -> AsyncIterator[tuple[Machine, Place]]:
+    """Give a machine whose docker.service is the tests' engine, and the place in the container that its unit runs."""
+    settings = directory / "etc"
+    settings.mkdir()
+    async with placed(docker, directory, port=free_port()) as place:
+        place.release()
+        (settings / "bastion.toml").write_text(place.settings(discord__token_file="/run/secrets/discord_token"))
+        (settings / "token").write_text(place.sandbox.token)
+        os.chown(settings / "token", USER, USER)
+        (settings / "token").chmod(0o400)
+        inside = replace(place, name="bastion")
+        client, socket_path = str(shutil.which("docker")), docker.host.removeprefix("unix://")
+        mounts = ("--volume", f"{UNITS}:/units:ro", "--volume", f"{client}:/engine/docker:ro")
+        mounts += ("--volume", f"{socket_path}:/engine/socket")
+        await place.must("run", "--detach", "--name", place.name, *BOOT, *mounts, PRODUCT, "-c", INIT)
+        it = Machine(place, "bastion-container")
+        await it.booted()
+        environ = " ".join(f"--env {name}={value}" for name, value in place.environ.items())
+        paths = {
+            name: str(path).replace("/", "\\/") for name, path in (("volume", place.volume), ("settings", settings))
+        }
+        await it.write("/usr/bin/docker", CLIENT.format(environ=environ, **paths))
+        await it.must("chmod", "755", "/usr/bin/docker")
+        await it.write(
+            "/etc/systemd/system/docker.service", "[Service]\nType=oneshot\nExecStart=/bin/true\nRemainAfterExit=yes\n"
+        )
+        await it.must("install", "-D", "-m644", "-t", "/etc/systemd/system", "/units/bastion-container.service")
+        drop_in = f"[Service]\nEnvironment=BASTION_IMAGE={PRODUCT}\nRestartSec=0.2\n"
+        await it.write("/etc/systemd/system/bastion-container.service.d/image.conf", drop_in)
+        await it.must("systemctl", "daemon-reload")
+        try:
+            yield it, inside
+        finally:
+            await inside.run("rm", "--force", "--volumes", inside.name)
+
+
+async def test_the_unit_for_the_container_fails_at_once_where_its_settings_cannot_work(
+    docker: Docker, tmp_path: Path
+) -> None:
+    async with machine_with_docker(docker, tmp_path) as (it, bot):
+        (tmp_path / "etc" / "bastion.toml").write_text(bot.settings(bot__shards="many"))
+        assert (await it.systemctl("start", it.unit))[0] != 0
+        await it.until("ActiveState", "^failed$")
+        assert (await it.shown("ExecMainStatus"), await it.shown("NRestarts")) == ("78", "0")
+        assert "bot.shards = 'many': allowed is" in await it.journal()
+
+
+async def test_the_unit_for_the_container_starts_reloads_crashes_and_stops(docker: Docker, tmp_path: Path) -> None:
+    async with machine_with_docker(docker, tmp_path) as (it, bot):
+        await it.must("systemctl", "start", it.unit)
+        await bot.serving(1)  # started means ready
+        bot.sandbox.traffic.start(rate=40, mix=KINDS)
+        it.place.release()
+        await it.must("systemctl", "reload", it.unit)
+        await bot.serving(2)
+        it.place.release("import no_such_module\n")
+        assert (await it.systemctl("reload", it.unit))[0] != 0
+        assert await it.shown("ActiveState") == "active"
+        assert "No module named 'no_such_module'" in await it.journal()
+        await bot.serving(2)
+        found = await bot.verdict()
+        assert found.clean, f"{found}\n{await it.journal()}"
+        assert found.emitted > 20
+
+        it.place.release()
+        await bot.must("kill", "--signal", "KILL", bot.name)
+        await it.until("NRestarts", "1")
+        await it.until("ActiveState", "^active$")
+        await bot.serving(1)
+        assert (await it.systemctl("stop", it.unit))[0] == 0
+        assert await it.shown("Result") == "success"
+        assert bot.sandbox.token not in await it.journal()
