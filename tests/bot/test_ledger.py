@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -165,6 +166,29 @@ class TestFaults:
         assert ledger.errors == 0
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
+    def test_two_that_race_for_a_long_time_lose_no_patience_with_each_other(
+        self, pair: tuple[SQLiteLedger, SQLiteLedger], path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A thousand waits of a millisecond each are no lock that somebody keeps."""
+        ledger, _ = pair
+        assert ledger.claim("before", 1.0)
+        now, left = time.monotonic(), 0
+
+        def sleep(seconds: float) -> None:
+            nonlocal now, left
+            now, left = now + seconds, left - 1
+            if not left:
+                other.execute("ROLLBACK")
+
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: now, sleep=sleep))
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            for number in range(1000):
+                other.execute("BEGIN IMMEDIATE")
+                left = 5
+                assert ledger.claim(f"k{number}", 1.0)
+                assert left == 0
+        assert ledger.errors == 0
+
     def test_a_full_disk_and_what_comes_after_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         mounted = subprocess.run(
             ["mount", "-t", "tmpfs", "-o", "size=128k", "none", str(tmp_path)], capture_output=True, text=True
