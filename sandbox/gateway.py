@@ -81,6 +81,8 @@ class Gateway:
         self._last_in_bucket: dict[int, float] = {}
         self._day: deque[float] = deque()
         self._member_requests: dict[int, float] = {}
+        self.members_at: dict[tuple[int, int], float] = {}
+        """When all members of a guild were queued for a session, by its number: it knows none of them before."""
         self._numbers = 0
         self._changed = asyncio.Event()
         self.token_reset = False
@@ -431,6 +433,7 @@ class Gateway:
                 session.queue_own("RATE_LIMITED", {"opcode": 8, "retry_after": wait, "meta": meta}, now=now)
                 return
             self._member_requests[guild_id] = now
+            self.members_at[session.info.number, guild_id] = now
         for chunk in _member_chunks(guild, wanted=wanted, query=query, limit=limit, nonce=data.get("nonce")):
             session.queue_own("GUILD_MEMBERS_CHUNK", chunk, now=now)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from rig import Rig
 
-from sandbox import Entry
+from sandbox import Entry, Sandbox
 
 CUT_SECONDS = 0.5
 """Longest time from an event's arrival to its report with handlers of 50 ms: what is younger at a kill may be cut."""
@@ -52,6 +52,17 @@ class Reload:
 def child(status: dict[str, Any], generation: int) -> dict[str, Any]:
     found: dict[str, Any] = next(child for child in status["children"] if child["generation"] == generation)
     return found
+
+
+def tellable(entry: Entry, sandbox: Sandbox) -> bool:
+    """Whether some session received an event and could tell it: an update, only once it had been sent the members.
+
+    discord.py does not dispatch ``on_member_update`` for a member that it does not know.
+    """
+    if entry.kind not in UNTOLD:
+        return bool(entry.delivered)
+    sent, guild = sandbox.gateway.members_at, entry.guild_id or 0
+    return any(sent.get((session, guild), entry.at) < entry.at for session, _ in entry.delivered)
 
 
 def unexplained(installation: Rig, deaf: set[int], killed_at: float, served_at: float) -> list[Entry]:

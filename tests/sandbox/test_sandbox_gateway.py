@@ -317,6 +317,7 @@ async def test_all_members_of_a_guild_are_sent_once_in_the_window(sandbox: Sandb
         chunk = (await client.expect(t="GUILD_MEMBERS_CHUNK"))["d"]
         assert {one["user"]["id"] for one in chunk["members"]} == {str(number) for number in guild.members}
         assert (chunk["chunk_count"], chunk["nonce"]) == (1, "n")
+        assert list(sandbox.gateway.members_at) == [(sandbox.gateway.sessions[0].info.number, guild.id)]
         await other.send(8, asking)
         limited = (await other.expect(t="RATE_LIMITED"))["d"]
         assert limited["opcode"] == 8
@@ -326,6 +327,7 @@ async def test_all_members_of_a_guild_are_sent_once_in_the_window(sandbox: Sandb
         found = (await other.expect(t="GUILD_MEMBERS_CHUNK"))["d"]
         assert [one["user"]["id"] for one in found["members"]] == [someone]
         assert found["not_found"] == ["1"]
+        assert len(sandbox.gateway.members_at) == 1
 
 
 async def test_a_joined_guild_comes_without_the_key_unavailable(sandbox: Sandbox) -> None:
