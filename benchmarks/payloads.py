@@ -1,18 +1,16 @@
-"""Gateway events as JSON text, made by the sandbox, for benchmarks that need no socket."""
+"""Gateway messages as JSON text, made by the sandbox, for benchmarks that need no socket."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from itertools import count
+from typing import Any
 
 from sandbox import SandboxSettings
 from sandbox.emitter import Emitter
 from sandbox.events import Event
 from sandbox.payloads import guild_create, user
-
-Raw: TypeAlias = tuple[str, str]
-"""A gateway event's name and its payload as JSON."""
 
 KINDS = ("message", "reaction", "edit", "delete", "typing", "member update", "slash command")
 
@@ -23,6 +21,7 @@ class Source:
     def __init__(self) -> None:
         self._emitter = Emitter(SandboxSettings(guilds=4, messages_per_channel=100_000))
         self._caught: list[Event] = []
+        self._sequence = count(1)
         self._emitter.gateway.publish = self._catch  # type: ignore[method-assign]
         self._emitter.world.commands[None] = {
             1: {"id": "1", "name": "ping", "type": 1, "options": [], "description": "Answers at once"}
@@ -37,7 +36,7 @@ class Source:
             "slash command": lambda: self._emitter.emit_slash("ping"),
         }
 
-    def start(self) -> list[Raw]:
+    def start(self) -> list[str]:
         """Return what a session begins with: READY and all guilds."""
         world = self._emitter.world
         ready = {
@@ -53,18 +52,21 @@ class Source:
             guild_create(guild, bot=world.bot, all_members=True) | {"unavailable": False}
             for guild in world.guilds.values()
         ]
-        return [("READY", json.dumps(ready)), *(("GUILD_CREATE", json.dumps(guild)) for guild in guilds)]
+        return [self._message("READY", ready), *(self._message("GUILD_CREATE", guild) for guild in guilds)]
 
-    def events(self, kind: str, count: int) -> list[Raw]:
+    def events(self, kind: str, number: int) -> list[str]:
         """Return new events of one of `KINDS`."""
         found = []
-        for _ in range(count):
+        for _ in range(number):
             self._makers[kind]()
             event = self._caught[-1]
-            found.append((event.name, json.dumps(event.data)))
+            found.append(self._message(event.name, event.data))
             self._caught.clear()
         self._emitter.journal.clear()
         return found
+
+    def _message(self, name: str, data: object) -> str:
+        return json.dumps({"op": 0, "s": next(self._sequence), "t": name, "d": data})
 
     def _catch(self, event: Event) -> int:
         self._caught.append(event)

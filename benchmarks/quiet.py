@@ -1,10 +1,12 @@
 """Cost in quiet: what the gate adds to an event, by kind and by state; and what a whole bot spends on an event.
 
-The first table feeds the same payloads, as JSON text, to bots in this process that differ only in what stands between
-discord.py's parser and the handler. The path measured is: decode, parse, update the cache, dispatch, run the handler's
-task. Reading the socket and unpacking is left out, so the share shown is larger than the true one.
+The first table feeds the same messages, as JSON text, to bots in this process that differ only in what stands between
+discord.py's connection and the handler: gate, trail, and the watch over tasks. The path measured is: decode, parse,
+update the cache, dispatch, run the handler's task. Reading the socket and unpacking is left out, so the share shown is
+larger than the true one.
 
-The second table compares whole processes against the sandbox, by CPU time: the bot alone and under a supervisor.
+The second table compares whole processes against the sandbox, by CPU time: the bot alone, under a supervisor, and under
+a supervisor with the gate taken out.
 """
 
 from __future__ import annotations
@@ -12,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import sys
 import tempfile
 import time
@@ -22,10 +23,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import discord
+import yarl
+from discord.gateway import DiscordWebSocket
 
 from benchmarks.installation import MIX, alone, sandbox_settings, supervised
 from benchmarks.installation import discord as local_discord
-from benchmarks.payloads import KINDS, Raw, Source
+from benchmarks.payloads import KINDS, Source
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Benchmark, Result, Table
 from benchmarks.stats import Spread, ratios, spread
@@ -33,8 +36,13 @@ from bot import internals
 from bot.gate import Gate
 from bot.inflight import InFlight
 from bot.ledger import SQLiteLedger
+from bot.sessions import SessionFile
+from bot.trail import Trail
+from sandbox import Sandbox
 
 SIDES: Final = ("alone", "active", "active, window", "joined, window", "standby")
+WHOLE: Final[dict[str, str | None]] = {"alone": None, "supervised": "sharded:make", "ungated": "ungated:make"}
+"""Whole bots, with what their supervisor runs. "ungated" is supervised, its gate taken out when it is ready."""
 _WARM = 20
 
 
@@ -72,13 +80,21 @@ class _Listener(discord.Client):
 class Side:
     """One bot in one state."""
 
-    def __init__(self, client: _Listener, inflight: InFlight | None) -> None:
+    def __init__(self, client: _Listener, inflight: InFlight | None, trail: Trail | None) -> None:
         self.client = client
-        self._parsers = internals.parsers(client)
         self._inflight = inflight
+        self._websocket = DiscordWebSocket(None, loop=asyncio.get_running_loop())  # type: ignore[arg-type]
+        self._websocket.gateway, self._websocket.shard_id, self._websocket.shard_count = yarl.URL(), 0, 1
+        self._websocket._dispatch = client.dispatch
+        self._websocket._discord_parsers = internals.parsers(client)
+        stock = DiscordWebSocket.received_message
+        if trail is not None:
+            internals.around_messages(trail.before, trail.after)
+        self._received = DiscordWebSocket.received_message
+        DiscordWebSocket.received_message = stock  # type: ignore[method-assign]
 
-    async def feed(self, events: Sequence[Raw]) -> float:
-        """Give it events one after the other, each handled before the next; return CPU seconds per event.
+    async def feed(self, messages: Sequence[str]) -> float:
+        """Give it messages one after the other, each handled before the next; return CPU seconds per message.
 
         CPU time, so that what else runs on the machine counts as little as can be. No side waits for anything.
         """
@@ -87,27 +103,31 @@ class Side:
         if self._inflight is not None:
             self._inflight.install(loop)
         began = time.thread_time()
-        for name, text in events:
-            self._parsers[name](json.loads(text))
+        for message in messages:
+            await self._received(self._websocket, message)
             await asyncio.sleep(0)
         seconds = time.thread_time() - began
         loop.set_task_factory(None)
-        return seconds / len(events)
+        return seconds / len(messages)
 
 
 @asynccontextmanager
-async def side(name: str, start: Sequence[Raw], directory: Path) -> AsyncIterator[Side]:
+async def side(name: str, start: Sequence[str], directory: Path) -> AsyncIterator[Side]:
     """Make one side; its client never connects."""
     async with _Listener() as client:
         if name == "alone":
-            made = Side(client, None)
+            made = Side(client, None, None)
             await made.feed(start)
         else:
-            ledger = SQLiteLedger(str(directory / f"{name}.sqlite"), 1)
             role: Any = "standby" if name in ("standby", "joined, window") else "active"
+            ledger = SQLiteLedger(str(directory / f"{name}.sqlite"), 1)
             gate = Gate(client=client, ledger=ledger, observer=lambda name, args: None, role=role)
             gate.install()
-            made = Side(client, InFlight())
+            inflight = InFlight()
+            file = SessionFile.create(directory / f"{name}.sessions", token="", supervisor=0)
+            trail = inflight.watcher = Trail(file, gate, inflight)
+            gate.place, gate.handed, gate.waiting = trail.place, trail.handed, trail.waits
+            made = Side(client, inflight, trail)
             await made.feed(start)
             if name == "active, window":
                 gate.open_window()
@@ -149,25 +169,27 @@ def _micros(seconds: Sequence[float]) -> Spread:
 
 async def _whole(options: argparse.Namespace) -> dict[str, list[float]]:
     """CPU seconds per event of whole bots, in turn."""
-    found: dict[str, list[float]] = {"alone": [], "supervised": [], "supervisor": []}
+    found: dict[str, list[float]] = {name: [] for name in (*WHOLE, "supervisor")}
     async with AsyncExitStack() as stack:
-        first = await stack.enter_async_context(local_discord(sandbox_settings(shards=options.shards)))
-        second = await stack.enter_async_context(local_discord(sandbox_settings(shards=options.shards)))
-        stock = await stack.enter_async_context(alone(first, shards=options.shards))
-        supervisor = await stack.enter_async_context(supervised(second))
-        child = (await supervisor.serving())["pid"]
-        sides = {"alone": (first, stock.pid), "supervised": (second, child)}
+        sides: dict[str, tuple[Sandbox, int, int | None]] = {}
+        for name, app in WHOLE.items():
+            sandbox = await stack.enter_async_context(local_discord(sandbox_settings(shards=options.shards)))
+            if app is None:
+                bot = await stack.enter_async_context(alone(sandbox, shards=options.shards))
+                sides[name] = sandbox, bot.pid, None
+            else:
+                supervisor = await stack.enter_async_context(supervised(sandbox, app=app))
+                sides[name] = sandbox, (await supervisor.serving())["pid"], supervisor.running.pid
         for turn in range(options.turns + 1):
             for name in sorted(sides, reverse=bool(turn % 2)):
-                sandbox, pid = sides[name]
-                parent = cpu_seconds(supervisor.running.pid)
-                before = cpu_seconds(pid)
+                sandbox, pid, parent = sides[name]
+                before = cpu_seconds(pid), cpu_seconds(parent or pid)
                 report = await sandbox.traffic.run(rate=options.rate, seconds=options.seconds, mix=MIX)
                 await sandbox.settled(timeout=10, linger=0.3)
-                if turn:  # the first turn warms both up
-                    found[name].append((cpu_seconds(pid) - before) / report.total)
+                if turn:  # the first turn warms all up
+                    found[name].append((cpu_seconds(pid) - before[0]) / report.total)
                     if name == "supervised":
-                        found["supervisor"].append((cpu_seconds(supervisor.running.pid) - parent) / report.total)
+                        found["supervisor"].append((cpu_seconds(parent or pid) - before[1]) / report.total)
                 sandbox.journal.clear()
     return found
 
@@ -212,9 +234,10 @@ async def run(options: argparse.Namespace) -> Result:
 
 def _add_whole(result: Result, whole: dict[str, list[float]], options: argparse.Namespace) -> None:
     micros = {name: _micros(values) for name, values in whole.items()}
-    ratio = ratios(whole["supervised"], whole["alone"])
+    against = {name: ratios(whole["supervised"], whole[name]) for name in ("alone", "ungated")}
     result.rows.append({"whole_us": {name: value.as_dict() for name, value in micros.items()}})
-    result.ratios["whole bot, supervised / alone"] = ratio.as_dict()
+    for name, ratio in against.items():
+        result.ratios[f"whole bot, supervised / {name}"] = ratio.as_dict()
     result.tables.append(
         Table(
             title="CPU of whole processes, socket and reports included",
@@ -222,13 +245,14 @@ def _add_whole(result: Result, whole: dict[str, list[float]], options: argparse.
             rows=[
                 ["bot alone", micros["alone"].text(), 1e6 / micros["alone"].median],
                 ["bot under a supervisor", micros["supervised"].text(), 1e6 / micros["supervised"].median],
+                ["the same, its gate taken out", micros["ungated"].text(), 1e6 / micros["ungated"].median],
                 ["the supervisor itself", micros["supervisor"].text(), None],
             ],
         )
     )
     result.notes.append(
         f"Whole processes: {options.turns} turns of {options.seconds:g} s at {options.rate:g} events/s each; "
-        f"supervised / alone is {ratio.text(3)}."
+        f"supervised / alone is {against['alone'].text(3)}, supervised / gate taken out {against['ungated'].text(3)}."
     )
 
 

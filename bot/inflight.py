@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import discord
 
@@ -51,7 +52,11 @@ current: ContextVar[Origin | None] = ContextVar("current", default=None)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Handler:
-    """A handler as it is now. ``since`` is when it began or last stopped waiting for a person, in the loop's time."""
+    """A handler as it is now.
+
+    ``since`` is when it last stopped waiting for a person or, if somebody cared by then, when it began; in the loop's
+    time, 0 if neither is known.
+    """
 
     task: asyncio.Task[Any]
     since: float
@@ -61,21 +66,14 @@ class Handler:
 
 
 @dataclass(slots=True, eq=False)
-class _Course:
-    """What one event set in motion: its unfinished tasks, and the waits of those that are no handlers themselves."""
+class _Waits:
+    """How often something waits for a person now, and since when it does not (the loop's time)."""
 
-    origin: Origin
-    tasks: int = 0
-    waits: int = 0
-    waited_until: float = 0.0
+    now: int = 0
+    until: float = 0.0
 
 
-@dataclass(slots=True, eq=False)
-class _Begun:
-    course: _Course
-    at: float
-    waits: int = 0
-    waited_until: float = 0.0
+_NO_WAITS = _Waits()
 
 
 class Watcher(Protocol):
@@ -89,14 +87,17 @@ class Watcher(Protocol):
 
 
 class InFlight:
-    """All unfinished tasks that descend from events. ``on_change`` is called when one ends and when a wait does."""
+    """All unfinished tasks that descend from events. It costs every event, so it counts no more than is asked for."""
 
     def __init__(self) -> None:
-        self.on_change: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] | None = None
+        """Called, once somebody cares, when a task ends and when a wait does."""
         self.ended = 0
-        """Handlers that came to their own end since the beginning."""
-        self._tasks: dict[asyncio.Task[Any], _Begun] = {}
-        self._courses: dict[Origin, _Course] = {}
+        """Handlers that came to their own end since somebody cares."""
+        self._tasks: dict[asyncio.Task[Any], Origin] = {}
+        self._waits: dict[asyncio.Task[Any], _Waits] = {}
+        self._beside: WeakKeyDictionary[Origin, _Waits] = WeakKeyDictionary()
+        """By event, the waits of its tasks that are no handlers themselves: all its handlers wait with them."""
         self.watcher: Watcher | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -112,7 +113,10 @@ class InFlight:
             context = options.get("context")
             origin = current.get() if context is None else context.get(current)
             if origin is not None and origin.passed:
-                self._begin(task, origin, loop.time())
+                self._tasks[task] = origin
+                loop.call_soon(self._took_a_step, task)
+                if self.on_change is not None:
+                    self._waits[task] = _Waits(until=loop.time())
                 if self.watcher is not None:
                     self.watcher.began(task)
             return task
@@ -131,12 +135,14 @@ class InFlight:
         """
         here = asyncio.current_task()
         found = []
-        for task, begun in self._tasks.items():
+        for task, origin in self._tasks.items():
             direct = _is_direct(task)
-            conversing = begun.waits > 0 or (direct and begun.course.waits > 0)
+            mine = self._waits.get(task, _NO_WAITS)
+            beside = self._beside.get(origin, _NO_WAITS) if direct else _NO_WAITS
+            conversing = mine.now > 0 or beside.now > 0
             waited_for = direct or conversing or (_is_library(task) and not _is_endless(task))
             if waited_for and task is not here:  # one that is done just now counts as ended a turn later
-                since = max(begun.at, begun.waited_until, begun.course.waited_until if direct else 0.0)
+                since = max(mine.until, beside.until)
                 own = conversing and not direct
                 found.append(Handler(task=task, since=since, conversing=conversing, own=own))
         return found
@@ -148,13 +154,13 @@ class InFlight:
 
     def of(self, origin: Origin) -> list[asyncio.Task[Any]]:
         """Return the unfinished tasks of one event that may end by themselves, without the task that asks."""
-        return [task for task in self.beside() if self._tasks[task].course.origin is origin]
+        return [task for task in self.beside() if self._tasks[task] is origin]
 
     def cut(self, task: asyncio.Task[Any]) -> str:
         """Cancel a task and forget it. Returns its name and its event's."""
-        begun = self._forget(task)
+        origin = self._forget(task)
         task.cancel()
-        return _named(task, begun)
+        return f"{task.get_name()} ({origin.describe() if origin else 'unknown event'})"
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -172,55 +178,49 @@ class InFlight:
 
     def name(self, task: asyncio.Task[Any]) -> str | None:
         """Return what a handler is called in logs; None for a task that is none, or has ended."""
-        begun = self._tasks.get(task) if _is_direct(task) else None
-        return _named(task, begun) if begun else None
+        origin, name = self._tasks.get(task), task.get_name()
+        return f"{name} ({origin.describe()})" if origin is not None and name.startswith(_DIRECT) else None
 
-    def _begin(self, task: asyncio.Task[Any], origin: Origin, at: float) -> None:
-        course = self._courses.get(origin)
-        if course is None:
-            course = self._courses[origin] = _Course(origin)
-        course.tasks += 1
-        self._tasks[task] = _Begun(course, at)
-        task.add_done_callback(self._end)
+    def _took_a_step(self, task: asyncio.Task[Any]) -> None:
+        """Look after a task that has just begun. Most end at once: a callback would cost one more turn of the loop."""
+        if task.done():
+            self._end(task)
+        else:
+            task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        if self._forget(task) is not None:
-            self.ended += _is_direct(task)
-        self.on_change()
+        origin = self._forget(task)
+        if self.on_change is not None:
+            self.ended += origin is not None and _is_direct(task)
+            self.on_change()
 
-    def _forget(self, task: asyncio.Task[Any]) -> _Begun | None:
-        begun = self._tasks.pop(task, None)
-        if begun is not None:
+    def _forget(self, task: asyncio.Task[Any]) -> Origin | None:
+        origin = self._tasks.pop(task, None)
+        if origin is not None:
+            if self._waits:
+                self._waits.pop(task, None)
             if self.watcher is not None:
                 self.watcher.ended(task)
-            begun.course.tasks -= 1
-            if not begun.course.tasks:
-                self._courses.pop(begun.course.origin, None)
-        return begun
+        return origin
 
     def _begin_wait(self) -> Callable[[], None]:
         task = asyncio.current_task()
-        begun = self._tasks.get(task) if task is not None else None
-        if task is None or begun is None:
+        origin = self._tasks.get(task) if task is not None else None
+        if task is None or origin is None:
             return lambda: None
-        course = begun.course
-        nested = not _is_direct(task)
-        begun.waits += 1
-        course.waits += nested
+        waits = self._waits.setdefault(task, _Waits())
+        counted = [waits] if _is_direct(task) else [waits, self._beside.setdefault(origin, _Waits())]
+        for one in counted:
+            one.now += 1
 
         def end() -> None:
-            begun.waits -= 1
-            course.waits -= nested
-            begun.waited_until = asyncio.get_running_loop().time()
-            if nested:
-                course.waited_until = begun.waited_until
-            self.on_change()
+            for one in counted:
+                one.now -= 1
+                one.until = asyncio.get_running_loop().time()
+            if self.on_change is not None:
+                self.on_change()
 
         return end
-
-
-def _named(task: asyncio.Task[Any], begun: _Begun | None) -> str:
-    return f"{task.get_name()} ({begun.course.origin.describe() if begun else 'unknown event'})"
 
 
 def _is_direct(task: asyncio.Task[Any]) -> bool:

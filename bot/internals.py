@@ -10,10 +10,12 @@ import asyncio
 import contextlib
 import copy
 import datetime
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
 import aiohttp
@@ -111,18 +113,27 @@ def replace_dispatch(client: discord.Client, dispatch: Dispatch) -> Dispatch:
 
 def overrides_dispatch(client: discord.Client) -> bool:
     """Whether the app has a ``dispatch`` of its own, which hears events that have no listener."""
-    return not type(client).dispatch.__module__.startswith("discord.")
+    return not getattr(client.dispatch, "__module__", "").startswith("discord.")
+
+
+@lru_cache(maxsize=1024)
+def _method(event: str) -> str:
+    """Return the name of an event's method: always the same object, for only those are found in a type's cache."""
+    return sys.intern(f"on_{event}")
 
 
 def hears(client: discord.Client, event: str) -> bool:
     """Whether anything in the app listens to this event now: a method, a cog's listener, a `wait_for`."""
-    return listens(client, event) or event in client._listeners
+    return hasattr(client, _method(event)) or event in client._listeners or _cog_listens(client, event)
 
 
 def listens(client: discord.Client, event: str) -> bool:
     """Whether the app hears every event of this name: by a method or a cog's listener, not by a `wait_for` alone."""
-    name = f"on_{event}"
-    return hasattr(client, name) or bool(getattr(client, "extra_events", {}).get(name))
+    return hasattr(client, _method(event)) or _cog_listens(client, event)
+
+
+def _cog_listens(client: discord.Client, event: str) -> bool:
+    return bool(getattr(client, "extra_events", {}).get(_method(event)))
 
 
 def waits_for(client: discord.Client, event: str) -> bool:

@@ -147,7 +147,7 @@ class SessionFile:
         """Note that everything up to this sequence was handed to the app."""
         slot = self._slots.get(shard, MAX_SHARDS)
         if slot < MAX_SHARDS:
-            self._words[(_RECORDS_AT + slot * _RECORD) // 8] = sequence
+            self._words[_RECORDS_AT // 8 + slot * (_RECORD // 8)] = sequence
 
     def sessions(self) -> list[DeadSession]:
         """Return the sessions of which something was handed to the app."""

@@ -34,7 +34,7 @@ class Trail:
     _sessions: dict[int, str] = field(default_factory=dict)
     _received: dict[int, int] = field(default_factory=dict)
     _unnamed: list[asyncio.Task[Any]] = field(default_factory=list)
-    _running: dict[asyncio.Task[Any], list[tuple[SessionFile, int]]] = field(default_factory=dict)
+    _running: dict[asyncio.Task[Any], tuple[tuple[SessionFile, int], ...]] = field(default_factory=dict)
 
     def before(self, websocket: DiscordWebSocket) -> None:
         """Note from which connection a message is being taken."""
@@ -86,7 +86,7 @@ class Trail:
 
     def waits(self, event: Origin) -> Callable[[], None]:
         """Name an event whose handler begins in a moment; call what is returned when it does, or when it need not."""
-        noted = [(file, file.began(event.describe())) for file in self._files()]
+        noted = self._note(event.describe())
 
         def over() -> None:
             for file, slot in noted:
@@ -106,10 +106,11 @@ class Trail:
     def name_handlers(self) -> None:
         """Note the names of the handlers that have begun since."""
         for task in self._unnamed:
-            name = None if task.done() else self.inflight.name(task)
+            name = self.inflight.name(task)
             if name is not None:
-                self._running[task] = [(file, file.began(name)) for file in self._files()]
+                self._running[task] = self._note(name)
         self._unnamed.clear()
 
-    def _files(self) -> list[SessionFile]:
-        return [self.file] if self.recovered is None else [self.file, self.recovered]
+    def _note(self, name: str) -> tuple[tuple[SessionFile, int], ...]:
+        mine = (self.file, self.file.began(name))
+        return (mine,) if self.recovered is None else (mine, (self.recovered, self.recovered.began(name)))

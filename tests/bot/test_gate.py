@@ -153,6 +153,50 @@ async def test_events_that_a_handler_fires_itself_pass_with_the_event_they_desce
     assert (gate.ledger.won, gate.ledger.lost) == (1, 0)
 
 
+async def test_what_nothing_hears_is_not_dispatched_and_what_is_waited_for_is(world: World) -> None:
+    dispatched: list[str] = []
+
+    class Bare(discord.Client):
+        def __init__(self) -> None:
+            super().__init__(intents=discord.Intents.all())
+
+    def bare() -> Bare:
+        client = Bare()
+        own = client.dispatch
+
+        def dispatch(name: str, *args: Any) -> None:
+            dispatched.append(name)
+            own(name, *args)
+
+        dispatch.__module__ = own.__module__
+        client.dispatch = dispatch  # type: ignore[method-assign]
+        return client
+
+    client, gate = await world.child("active", bare)
+    client.dispatch("socket_event_type", "MESSAGE_CREATE")
+    feed(client, "MESSAGE_CREATE", message(1))
+    assert (dispatched, gate.counters.received, gate.counters.handled) == ([], 1, 0)
+    waiting = asyncio.ensure_future(client.wait_for("message"))
+    await settle()
+    feed(client, "MESSAGE_CREATE", message(2))
+    assert (await waiting).id == 2
+    assert (dispatched, gate.counters.handled) == (["message"], 1)
+
+
+async def test_an_app_that_puts_a_dispatch_of_its_own_into_its_client_hears_everything(world: World) -> None:
+    heard: list[str] = []
+
+    def listening() -> discord.Client:
+        client = discord.Client(intents=discord.Intents.all())
+        client.dispatch = lambda name, *args: heard.append(name)  # type: ignore[method-assign, assignment]
+        return client
+
+    client, gate = await world.child("active", listening)
+    client.dispatch("socket_event_type", "MESSAGE_CREATE")
+    feed(client, "MESSAGE_CREATE", message(1))
+    assert (heard, gate.counters.handled) == (["socket_event_type", "message"], 1)
+
+
 async def test_a_standby_hears_nothing_but_keeps_its_cache(world: World) -> None:
     client, gate = await world.child("standby")
     feed(client, "MESSAGE_CREATE", message(1))

@@ -285,6 +285,8 @@ def slow_to_take_over(it: Installed, seconds: float) -> None:
 def test_the_supervisor_changes_its_program_and_nothing_else(it: Installed) -> None:
     assert it.reload()["result"] == "succeeded"
     it.serving(2)
+    it.until(lambda: it.status()["last_handoff"]["replayed"])  # told by a beat, which may come after the result
+    it.until(lambda: it.status()["supervisor"]["state"] == "serving")
     before, handled = identity(it), it.descriptors()
     for _ in range(3):
         it.reexecute()
