@@ -264,8 +264,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--rounds", type=int, default=40, help="rounds in this process")
     parser.add_argument("--batch", type=int, default=200, help="events of a kind in a round")
-    parser.add_argument("--turns", type=int, default=10, help="turns of the whole bots; 0 leaves them out")
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of such a turn")
+    parser.add_argument("--turns", type=int, default=40, help="turns of the whole bots; 0 leaves them out")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of such a turn")
     parser.add_argument("--rate", type=float, default=1000.0, help="events/s in such a turn")
     parser.add_argument("--shards", type=int, default=2)
 

@@ -75,11 +75,6 @@ class Event:
     recovered: bool = False
     """Whether it comes from a session of a dead child."""
 
-    @property
-    def passed(self) -> bool:
-        """Whether handlers of this event may run here."""
-        return self.decision is True
-
     def describe(self) -> str:
         """Return a name for logs: what it is and its id, never its content."""
         ident = self.data.get("id") if isinstance(self.data, dict) else None
@@ -139,13 +134,13 @@ class Gate:
     _own: internals.Dispatch = field(init=False)
     _parse_interaction: internals.Parser = field(init=False)
     _parsers: dict[str, internals.Parser] = field(default_factory=dict)
-    _always_heard: bool = False
+    _heard: Callable[[str], bool] = field(init=False)
     _joins: dict[int, Event] = field(default_factory=dict)
     _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
 
     def install(self) -> None:
         """Put the gate into the client. A standby's window is open from here on."""
-        self._always_heard = internals.overrides_dispatch(self.client)
+        self._heard = internals.listener(self.client)
         self._own = internals.replace_dispatch(self.client, self._dispatch)
         parsers = internals.parsers(self.client)
         for name in [name for name in parsers if name not in _UNGATED_PARSERS]:
@@ -393,9 +388,6 @@ class Gate:
             return False
         event.decision = self._claim(event)
         return True
-
-    def _heard(self, name: str) -> bool:
-        return self._always_heard or internals.hears(self.client, name)
 
     def _pass(self, event: Event, name: str, /, *args: Any, **kwargs: Any) -> None:
         if not self._heard(name):

@@ -38,9 +38,8 @@ voice connections."""
 class Origin(Protocol):
     """What a task descends from."""
 
-    @property
-    def passed(self) -> bool:
-        """Whether the event was let through to handlers."""
+    decision: bool | None
+    """Whether the event was let through to handlers; None while nobody knows."""
 
     def describe(self) -> str:
         """Return a name for logs."""
@@ -112,7 +111,7 @@ class InFlight:
             )
             context = options.get("context")
             origin = current.get() if context is None else context.get(current)
-            if origin is not None and origin.passed:
+            if origin is not None and origin.decision:
                 self._tasks[task] = origin
                 loop.call_soon(self._took_a_step, task)
                 if self.on_change is not None:

@@ -111,29 +111,32 @@ def replace_dispatch(client: discord.Client, dispatch: Dispatch) -> Dispatch:
     return own
 
 
-def overrides_dispatch(client: discord.Client) -> bool:
-    """Whether the app has a ``dispatch`` of its own, which hears events that have no listener."""
-    return not getattr(client.dispatch, "__module__", "").startswith("discord.")
-
-
 @lru_cache(maxsize=1024)
 def _method(event: str) -> str:
     """Return the name of an event's method: always the same object, for only those are found in a type's cache."""
     return sys.intern(f"on_{event}")
 
 
-def hears(client: discord.Client, event: str) -> bool:
-    """Whether anything in the app listens to this event now: a method, a cog's listener, a `wait_for`."""
-    return hasattr(client, _method(event)) or event in client._listeners or _cog_listens(client, event)
+def listener(client: discord.Client) -> Callable[[str], bool]:
+    """Return what says whether anything in the app listens to an event now: a method, a cog's listener, a `wait_for`.
+
+    An app whose client has a ``dispatch`` of its own hears every event. To be asked before `replace_dispatch`.
+    """
+    if not getattr(client.dispatch, "__module__", "").startswith("discord."):
+        return lambda event: True
+    waiting, cogs = client._listeners, getattr(client, "extra_events", {})
+
+    def hears(event: str) -> bool:
+        method = _method(event)
+        return hasattr(client, method) or event in waiting or bool(cogs.get(method))
+
+    return hears
 
 
 def listens(client: discord.Client, event: str) -> bool:
     """Whether the app hears every event of this name: by a method or a cog's listener, not by a `wait_for` alone."""
-    return hasattr(client, _method(event)) or _cog_listens(client, event)
-
-
-def _cog_listens(client: discord.Client, event: str) -> bool:
-    return bool(getattr(client, "extra_events", {}).get(_method(event)))
+    method = _method(event)
+    return hasattr(client, method) or bool(getattr(client, "extra_events", {}).get(method))
 
 
 def waits_for(client: discord.Client, event: str) -> bool:

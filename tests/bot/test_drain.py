@@ -25,7 +25,7 @@ class Event:
     """What a handler descends from."""
 
     name: str = "MESSAGE_CREATE 1"
-    passed: bool = True
+    decision: bool | None = True
 
     def describe(self) -> str:
         return self.name

@@ -23,7 +23,7 @@ TEXT = "Please run the command again."
 class Event:
     """What a handler descends from."""
 
-    passed = True
+    decision: bool | None = True
 
     def describe(self) -> str:
         return "INTERACTION_CREATE 1"

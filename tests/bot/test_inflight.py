@@ -30,7 +30,7 @@ class Event:
     """What a task descends from, as the gate's events are."""
 
     name: str = "MESSAGE_CREATE 1"
-    passed: bool = True
+    decision: bool | None = True
 
     def describe(self) -> str:
         return self.name
@@ -152,7 +152,7 @@ async def test_what_a_handler_begins_beside_itself_is_not_counted_as_a_handler(w
         assert watch.count() == 0
 
 
-@pytest.mark.parametrize("event", [None, Event(passed=False)])
+@pytest.mark.parametrize("event", [None, Event(decision=False)])
 async def test_a_task_without_an_event_or_with_one_that_did_not_pass_is_no_part_of_a_drain(
     watch: InFlight, event: Event | None
 ) -> None:

@@ -58,7 +58,8 @@ async def test_sixteen_shards_are_ready_as_soon_as_the_identify_limit_allows(
         limit = math.ceil(SHARDS / max_concurrency) * WINDOW
         assert [shard["state"] for shard in child["shards"]] == ["ready"] * SHARDS
         # The first child was ready with its last guild; a standby that hears nothing listens a while.
-        assert seconds_to_ready(child) <= 1.1 * limit + connect + SILENT_PATIENCE
+        # Two windows are for a machine that runs other tests; a shard a window would take many more.
+        assert seconds_to_ready(child) <= limit + connect + SILENT_PATIENCE + 2 * WINDOW
         assert not installation.sandbox.gateway.violations
 
 
