@@ -1,6 +1,6 @@
 """The trail that a living child leaves for its successor: what it has handed to the app, what is running.
 
-Called for every message of the gateway and for every handler, so it does next to nothing: about a microsecond. A
+Called for every message of the gateway and for every handler, so it does as little as it can (`benchmarks.quiet`). A
 sequence counts as handed over when the gate has taken its event and holds nothing back; handlers begin only after that,
 as tasks. While the gate holds events back the sequence stands still, and follows the replay event by event.
 

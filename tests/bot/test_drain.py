@@ -237,11 +237,11 @@ async def test_a_modal_is_waited_for_until_it_is_submitted(child: Child) -> None
 
 async def test_a_dismissed_modal_counts_no_longer_than_the_linger_since_it_was_opened(child: Child) -> None:
     child.sends(discord.ui.Modal(title="Feedback"))
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.4)
     loop = asyncio.get_running_loop()
     before = loop.time()
-    assert await child.drained(LONG, 0.6) == DrainResult(finished=0, cut=[])
-    assert loop.time() - before < 0.55
+    assert await child.drained(LONG, 0.8) == DrainResult(finished=0, cut=[])
+    assert loop.time() - before < 0.75
 
 
 @pytest.mark.parametrize("hurry", [(0.0, 0.0), (LONG, 0.0), (0.0, 0.02)])

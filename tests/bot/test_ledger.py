@@ -250,7 +250,7 @@ def test_a_trim_that_finds_the_ledger_locked_is_no_error_and_is_made_up_for(
         began = time.monotonic()
         new.trim(5.0, idle=2.0, counts=lambda _: False)
         assert not new.forget(["digest"])
-        assert time.monotonic() - began < 0.1
+        assert time.monotonic() - began < 0.25, "it has waited for as long as patience lasts"
     assert len(keys_in(path)) == 2
     new.trim(5.0, idle=2.0, counts=lambda _: False)
     assert keys_in(path) == set()
