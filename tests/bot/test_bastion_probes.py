@@ -91,6 +91,7 @@ async def test_a_probe_handles_every_kind_of_event_once(sandbox: Sandbox, module
     assert verdict.by_generation.keys() <= {0, 7}
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("module", PROBES)
 async def test_a_probe_handles_the_rare_kinds_too(sandbox: Sandbox, module: str) -> None:
     async with serving(sandbox, module):
@@ -115,6 +116,7 @@ async def heard_in_conversation(sandbox: Sandbox, event: Entry) -> None:
     await sandbox.journal.wait_handled(Entry(kind="wait_for", key=event.key, at=event.at))
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("module", PROBES)
 async def test_a_probe_converses(sandbox: Sandbox, module: str) -> None:
     async with serving(sandbox, module):

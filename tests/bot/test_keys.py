@@ -277,7 +277,7 @@ def silent_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
     return sorted(events, key=lambda event: event.at)
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
 def test_every_occurrence_is_handled_exactly_once_where_people_also_write(seed: int, children: int) -> None:
     rng = random.Random(seed)

@@ -93,6 +93,7 @@ def start(plan: Plan, directory: Path) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.wide  # .ci/run runs the whole one
 def test_a_short_one_shows_three_reloads_and_ends_with_nothing_lost(tmp_path: Path) -> None:
     with start(Plan(rate=20, calm=1.0), tmp_path) as demo:
         out, err = demo.communicate(timeout=TIMEOUT)
