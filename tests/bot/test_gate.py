@@ -156,12 +156,8 @@ async def test_events_that_a_handler_fires_itself_pass_with_the_event_they_desce
 async def test_what_nothing_hears_is_not_dispatched_and_what_is_waited_for_is(world: World) -> None:
     dispatched: list[str] = []
 
-    class Bare(discord.Client):
-        def __init__(self) -> None:
-            super().__init__(intents=discord.Intents.all())
-
-    def bare() -> Bare:
-        client = Bare()
+    def bare() -> discord.Client:
+        client = discord.Client(intents=discord.Intents.all())
         own = client.dispatch
 
         def dispatch(name: str, *args: Any) -> None:

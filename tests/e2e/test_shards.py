@@ -42,9 +42,7 @@ async def serving(installation: Rig) -> dict[str, Any]:
     return child
 
 
-@pytest.mark.parametrize(
-    "max_concurrency", [pytest.param(1, marks=pytest.mark.wide), pytest.param(4, marks=pytest.mark.wide), 16]
-)
+@pytest.mark.parametrize("max_concurrency", [*(pytest.param(few, marks=pytest.mark.wide) for few in (1, 4)), 16])
 async def test_sixteen_shards_are_ready_as_soon_as_the_identify_limit_allows(
     tmp_path: Path, max_concurrency: int
 ) -> None:
