@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import select
 import signal
 import subprocess
@@ -84,6 +85,18 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
+def cpu_seconds(run: Callable[[], object]) -> float:
+    """Return the CPU time of the processes that this starts and waits for."""
+
+    def so_far() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = so_far()
+    run()
+    return so_far() - before
+
+
 class TestStatus:
     def test_it_is_a_readable_table(self, shell: Shell) -> None:
         with shell.supervisor() as process:
@@ -134,21 +147,21 @@ class TestStatus:
             )
         assert done.stdout.splitlines()[-1] == b""
 
-    def test_it_answers_within_150_ms_of_its_start(self, shell: Shell) -> None:
-        def status() -> float:
-            began = time.perf_counter()
-            assert shell.run("status").returncode == 0
-            return time.perf_counter() - began
+    def test_it_takes_little_more_than_its_interpreter(self, shell: Shell) -> None:
+        """About 2.6 times as much; with anyio, msgspec or rich it would be six times and more.
 
-        def nothing() -> float:
-            began = time.perf_counter()
-            subprocess.run([sys.executable, "-c", "pass"], check=True)
-            return time.perf_counter() - began
+        CPU time, both in turn: a busy machine has neither look worse than the other.
+        """
+
+        def status() -> None:
+            assert shell.run("status").returncode == 0
+
+        def nothing() -> None:
+            subprocess.run([sys.executable, "-c", "pass"], env=shell.environ, check=True)
 
         with shell.supervisor():
-            tries = [(status(), nothing()) for _ in range(10)]
-        # An interpreter alone takes about 20 ms; where it takes much longer, the machine is busy with something else.
-        assert min(took for took, _ in tries) < max(0.150, 4 * min(bare for _, bare in tries))
+            tries = [(cpu_seconds(status), cpu_seconds(nothing)) for _ in range(8)]
+        assert min(took for took, _ in tries) < 4.5 * min(bare for _, bare in tries)
 
 
 class TestReload:
