@@ -277,7 +277,7 @@ def silent_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
     return sorted(events, key=lambda event: event.at)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
 def test_every_occurrence_is_handled_exactly_once_where_people_also_write(seed: int, children: int) -> None:
     rng = random.Random(seed)
@@ -285,7 +285,7 @@ def test_every_occurrence_is_handled_exactly_once_where_people_also_write(seed: 
     assert run(rng, busy_events(rng, plans), plans) == Counter()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
 def test_every_occurrence_is_handled_exactly_once_in_silence_when_repeats_are_further_apart_than_the_skew(
     seed: int, children: int
@@ -308,7 +308,7 @@ def toggled_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
     return sorted(events, key=lambda event: event.at)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
 def test_every_occurrence_is_handled_exactly_once_in_silence_when_reactions_are_toggled_now_and_then(
     seed: int, children: int
@@ -412,7 +412,7 @@ def test_what_a_killed_child_leaves_is_handled_exactly_once_where_people_also_wr
     assert run_crash(rng, busy_events(rng, plans), plans, window=window) == Counter()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32), window=st.booleans())
 def test_what_a_killed_child_leaves_is_handled_exactly_once_in_silence_when_repeats_are_further_apart_than_the_skew(
     seed: int, window: bool
@@ -422,7 +422,7 @@ def test_what_a_killed_child_leaves_is_handled_exactly_once_in_silence_when_repe
     assert run_crash(rng, silent_events(rng, plans), plans, window=window) == Counter()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_what_a_child_leaves_that_is_killed_just_after_its_activation_is_handled_exactly_once(seed: int) -> None:
     rng = random.Random(seed)

@@ -198,6 +198,7 @@ async def test_a_reload_goes_ahead_where_discord_ends_the_old_session_for_the_ne
         assert not lost, f"{lost}\n{found}\n{installation.tail()}"
 
 
+@pytest.mark.wide
 async def test_an_active_bot_that_was_kicked_takes_its_shards_back_when_the_reload_fails(tmp_path: Path) -> None:
     async with rig(
         tmp_path, app="sharded_client:client", settings=settings(), discord__identify_window=WINDOW

@@ -116,7 +116,13 @@ async def test_a_handoff_reshards_by_settings_and_by_what_discord_recommends(tmp
 
 
 @pytest.mark.parametrize(
-    ("app", "shards"), [("plain_client", 1), ("sharded_client", 2), ("prefix_bot", 1), ("sharded_bot", 2)]
+    ("app", "shards"),
+    [
+        ("plain_client", 1),
+        ("prefix_bot", 1),
+        pytest.param("sharded_client", 2, marks=pytest.mark.wide),
+        pytest.param("sharded_bot", 2, marks=pytest.mark.wide),
+    ],
 )
 async def test_each_client_class_is_handed_over_unmodified(tmp_path: Path, app: str, shards: int) -> None:
     async with rig(

@@ -180,7 +180,7 @@ async def test_over_two_reloads_the_first_child_is_hurried_and_its_controls_get_
         assert await installation.stop() == 0
 
 
-@pytest.mark.parametrize("end", ["the linger is over", "the owner was killed"])
+@pytest.mark.parametrize("end", [pytest.param("the linger is over", marks=pytest.mark.wide), "the owner was killed"])
 async def test_what_nobody_knows_any_more_is_answered_with_the_text_once(tmp_path: Path, end: str) -> None:
     async with installed(tmp_path, handoff__linger=1, bot__expired_text="Gone. Run it again.") as installation:
         sandbox = installation.sandbox
@@ -205,6 +205,7 @@ async def test_what_nobody_knows_any_more_is_answered_with_the_text_once(tmp_pat
         assert await installation.stop() == 0
 
 
+@pytest.mark.wide
 async def test_an_app_that_answers_such_presses_itself_goes_first(tmp_path: Path) -> None:
     async with installed(tmp_path, handoff__linger=0) as installation:
         sandbox = installation.sandbox

@@ -110,7 +110,8 @@ async def test_an_old_child_that_breaks_its_pipe_in_a_handoff_is_replaced_by_the
         await serving_alone(installation, 2)
 
 
-@pytest.mark.parametrize("deed", ["garbage", pytest.param("close", marks=pytest.mark.wide)])
+@pytest.mark.parametrize("deed", ["garbage", "close"])
+@pytest.mark.wide
 async def test_the_only_child_that_breaks_its_pipe_is_killed_and_replaced(tmp_path: Path, deed: str) -> None:
     """What Discord sent to nobody in between is not judged here."""
     async with ordeal(tmp_path) as installation:

@@ -114,6 +114,7 @@ async def test_a_rollback_on_probation_ends_the_reload_and_needs_no_new_bot(tmp_
         assert (found := sandbox.journal.verdict()).lost == 0, f"{found}\n{installation.tail()}"
 
 
+@pytest.mark.wide
 async def test_a_rollback_after_the_probation_starts_the_release_before(tmp_path: Path) -> None:
     async with on_probation(tmp_path, seconds=0.5) as (installation, reload):
         assert await reload.result() == 0, reload.lines

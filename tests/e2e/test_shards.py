@@ -63,6 +63,7 @@ async def test_sixteen_shards_are_ready_as_soon_as_the_identify_limit_allows(
         assert not installation.sandbox.gateway.violations
 
 
+@pytest.mark.wide
 async def test_no_identify_comes_too_early_also_when_the_old_child_loses_a_session_in_a_handoff(
     tmp_path: Path,
 ) -> None:

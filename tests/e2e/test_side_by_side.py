@@ -99,6 +99,7 @@ async def test_the_older_one_that_is_told_to_stop_hands_over_and_nothing_is_lost
         assert sorted(path.name for path in here.register.iterdir()) == ["counter"]
 
 
+@pytest.mark.wide
 async def test_a_supervisor_that_is_killed_is_followed_at_once_by_the_one_that_waits(tmp_path: Path) -> None:
     """Its bot lets its handlers end, as whenever its supervisor is gone; what it takes no more, the other does."""
     async with street(tmp_path) as here:
