@@ -133,6 +133,12 @@ class _Side:
         return self.resumed and not self.connected and not self.over
 
 
+def left_running(file: SessionFile) -> list[str]:
+    """Return the names of the handlers that ran when a child died, and how many more there were."""
+    names, more = file.running()
+    return [*names, *([f"{more} more"] if more else [])]
+
+
 class Recovery:
     """The sessions of one dead child, from RESUME until this child's own sessions have taken over."""
 
@@ -158,8 +164,7 @@ class Recovery:
         self.generation = generation
         self.missed = 0
         self.lost = 0
-        names, more = file.running()
-        self.cut = [*names, *([f"{more} more"] if more else [])]
+        self.cut = left_running(file)
         self._client = client
         self._gate = gate
         self._ledger = ledger

@@ -33,7 +33,7 @@ from bot.ledger import SQLiteLedger
 from bot.link import Link, die_with_parent
 from bot.loops import Loops
 from bot.presence import Presence
-from bot.recovery import Recovery
+from bot.recovery import Recovery, left_running
 from bot.registration import Registration
 from bot.sessions import DeadSession, SessionFile, SessionFileError
 from bot.shards import Shards, ShardsError
@@ -322,6 +322,9 @@ class Runtime:
         elif isinstance(message, wire.Permit):
             if self.shards is not None:
                 self.shards.permits.grant(message.shard)
+        elif isinstance(message, wire.Inquire):
+            names = _shortened(self._left_running(message.generation))
+            self.link.send(wire.Cut(generation=message.generation, names=names))
         elif self.gate is None:
             self._end(0.0)
         elif isinstance(message, wire.Window):
@@ -398,10 +401,8 @@ class Runtime:
         assert self.client is not None
         if self.recovery is not None or gate.role != "standby":
             return
-        claimer = self.options.claimer(generation)
-        path = Path(wire.sessions_path(self.options.ledger, claimer))
         try:
-            file = SessionFile.open(path, token=self._token, supervisor=_supervisor())
+            file = self._file_of(generation)
         except SessionFileError as error:
             _log.warning("nothing of generation %s can be recovered: %s", generation, error)
             self.link.send(wire.Recovered(generation=generation, sessions=0))
@@ -410,7 +411,7 @@ class Runtime:
         self.recovery = Recovery(
             client=self.client,
             gate=gate,
-            ledger=SQLiteLedger(self.options.ledger, claimer),
+            ledger=SQLiteLedger(self.options.ledger, self.options.claimer(generation)),
             file=file,
             generation=generation,
             covered=self._covers,
@@ -424,6 +425,23 @@ class Runtime:
         self._recovery_changed()
         if self._logged_in:
             self.recovery.begin()
+
+    def _left_running(self, generation: int) -> list[str]:
+        """Return the names of what another child of this supervisor ran when it died."""
+        if self.recovery is not None and self.recovery.generation == generation:
+            return self.recovery.cut  # its file has names of what this child runs of its events, too
+        try:
+            file = self._file_of(generation)
+        except SessionFileError:
+            return []  # It never came as far as to run anything, or has said itself that it could leave no file.
+        names = left_running(file)
+        file.close()
+        return names
+
+    def _file_of(self, generation: int) -> SessionFile:
+        """Open what a dead child of this supervisor left. Raises `SessionFileError`."""
+        path = Path(wire.sessions_path(self.options.ledger, self.options.claimer(generation)))
+        return SessionFile.open(path, token=self._token, supervisor=_supervisor())
 
     def _covers(self, dead: DeadSession) -> bool:
         """Whether this child's own sessions have missed nothing of a dead one."""

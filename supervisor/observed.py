@@ -23,6 +23,7 @@ from supervisor.status import (
 from supervisor.wire import (
     Beat,
     Claims,
+    Cut,
     Drained,
     FromChild,
     Imported,
@@ -234,7 +235,8 @@ class HandoffRecord:
     ended: float | None = None
     replayed: int = 0
     expired: int = 0
-    cut: list[str] = field(default_factory=list)
+    cut: dict[int, list[str]] = field(default_factory=dict)
+    """Names of what was ended before it was done, by the generation in which it ran."""
     recovered: Recovered | None = None
     state: str = "none"
     _phases: dict[str, float] = field(default_factory=dict)
@@ -258,13 +260,18 @@ class HandoffRecord:
             case Beat(replayed=replayed, expired=expired) if generation == self.target:
                 self.replayed, self.expired = replayed, expired
             case Drained(cut=cut) if generation == self.origin:
-                self.cut = list(cut)
-            case Recovered(cut=cut) if generation == self.target:
-                self.cut, self.recovered = list(cut), message
+                self.cut[generation] = list(cut)
+            case Recovered(generation=dead, cut=cut) if generation == self.target:
+                self.cut[dead], self.recovered = list(cut), message
             case Imported(source=source, reason=reason) if generation == self.target:
                 self.state = f"failed: {reason}" if reason else "carried" if source == "handoff" else source
             case _:
                 pass
+
+    def died(self, message: Cut) -> None:
+        """Note what ran in a child of this handoff when it died."""
+        if message.generation in (self.origin, self.target):
+            self.cut.setdefault(message.generation, list(message.names))
 
     def _finish_phase(self, now: float) -> None:
         if self._phase is not None:
@@ -287,7 +294,7 @@ class HandoffRecord:
             phases={name: round(seconds, 3) for name, seconds in phases.items()},
             replayed=self.replayed,
             expired=self.expired,
-            cut=list(self.cut),
+            cut=[name for _, names in sorted(self.cut.items()) for name in names],
             recovered=_recovery(self.recovered),
             state=self.state,
         )

@@ -18,6 +18,7 @@ from supervisor import machine, relay
 from supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
 from supervisor.hearing import Comparison, Kicks
 from supervisor.identify import IdentifyQueue, Wish
+from supervisor.inquest import Inquest
 from supervisor.machine import Alarm, Phase
 from supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
 from supervisor.outcome import Progress
@@ -25,6 +26,7 @@ from supervisor.release import Release
 from supervisor.status import ChildStatus, HandoffResult
 from supervisor.wire import (
     Beat,
+    Cut,
     Drained,
     Exported,
     Fatal,
@@ -137,6 +139,7 @@ class Slot:
         self._put_off: list[Wish] = []
         """Shards that children have lost to each other and may not have back for now."""
         self._relay = relay.Relay(self._send)
+        self._inquest = Inquest(self._send)
         self._left = asyncio.Event()
         self.handoff: HandoffRecord | None = None
         """The newest handoff, under way or ended."""
@@ -180,7 +183,7 @@ class Slot:
     @property
     def at_rest(self) -> bool:
         """Say whether nothing is under way, here or in the machine."""
-        return not (self._busy or self._closed or self._events) and self.state.at_rest
+        return not (self._busy or self._closed or self._events or self._inquest.open) and self.state.at_rest
 
     def happen(self, *events: machine.Event) -> None:
         """Let events reach the machine, after those that are being worked on."""
@@ -346,7 +349,7 @@ class Slot:
                 self._host.log(f"{kind} {way} {result} after {now - self.handoff.began:.1f} s")
 
     def _keep_sessions(self) -> None:
-        self._host.keep_sessions({*self._members, self.state.bereft or 0})
+        self._host.keep_sessions({*self._members, *self._inquest.open, self.state.bereft or 0})
 
     def _spawn(self, effect: machine.Spawn) -> None:
         generation, release = effect.generation, effect.release
@@ -364,6 +367,7 @@ class Slot:
         self._host.log(
             f"generation {generation} spawned as {role}: pid {child.pid}, {release.app} in {release.directory}"
         )
+        self._inquest.spawned(generation)
 
     def _start_timer(self, alarm: Alarm, generation: int, seconds: float) -> None:
         key = (alarm, generation)
@@ -394,6 +398,8 @@ class Slot:
             self.handoff.heard(child.generation, message)
         self._permits(child.generation, message)
         self._relay.heard(child.generation, message)
+        if cut := self._inquest.heard(child.generation, message):
+            self._tell_cut(cut)
         self._compare(child.generation, message)
         if event := self._meant(member, message):
             self.happen(event)
@@ -409,6 +415,16 @@ class Slot:
             self.totals.add(message, since=since)
         elif isinstance(message, Drained):
             self.totals.cut += len(message.cut)
+
+    def _tell_cut(self, message: Cut) -> None:
+        """Name what a child left running that died."""
+        self.totals.cut += len(message.names)
+        if self.handoff is not None:
+            self.handoff.died(message)
+        for name in message.names:
+            self._host.log(f"cut, for generation {message.generation} died: {name}", level=logging.WARNING)
+        self._keep_sessions()
+        self._host.stepped()
 
     def broke(self, child: Child, reason: str, *, retryable: bool) -> None:
         """The child cannot be talked to."""
@@ -427,6 +443,7 @@ class Slot:
         self._kicks.forget(child.generation)
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
         self._relay.left(child.generation)
+        self._inquest.left(child.generation, living=sorted(self._members))
         self.happen(machine.Exited(child.generation, reason, retryable))
         self._keep_sessions()
         self._host.permits_changed()
@@ -575,5 +592,5 @@ def _event(generation: int, message: FromChild) -> machine.Event | None:
             return machine.GaveUp(generation, reason, retryable)
         case Beat():
             return machine.Beaten(generation)
-        case Identify() | Limits() | Shard() | Recovered() | Exported() | Imported():
+        case Identify() | Limits() | Shard() | Recovered() | Cut() | Exported() | Imported():
             return None

@@ -177,6 +177,13 @@ class Recovered(_Message, frozen=True, tag="recovered"):
     """Names of the handlers that ran when the child died."""
 
 
+class Cut(_Message, frozen=True, tag="cut"):
+    """Answer to `Inquire`: ``names`` are the handlers that ran in the child of this generation when it died."""
+
+    generation: int
+    names: list[str]
+
+
 class Permit(_Message, frozen=True, tag="permit"):
     """Leave to IDENTIFY this shard now, once."""
 
@@ -234,6 +241,16 @@ class Recover(_Message, frozen=True, tag="recover"):
     generation: int
 
 
+class Inquire(_Message, frozen=True, tag="inquire"):
+    """The child of this generation died before it had drained: tell what it left running. Answered by `Cut`, at once.
+
+    Whatever was sent before this is answered before it, and what is sent after it later: so names are known by the time
+    at which another child has taken over.
+    """
+
+    generation: int
+
+
 class Ping(_Message, frozen=True, tag="ping"):
     """Answer with a `Beat` whose ``pong`` is this ``n``."""
 
@@ -254,9 +271,10 @@ FromChild: TypeAlias = (
     | Imported
     | Drained
     | Recovered
+    | Cut
     | Fatal
 )
-ToChild: TypeAlias = Permit | Window | Activate | Standby | Drain | Import | Recover | Ping
+ToChild: TypeAlias = Permit | Window | Activate | Standby | Drain | Import | Recover | Inquire | Ping
 
 _encoder = msgspec.json.Encoder()
 _from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)

@@ -20,6 +20,7 @@ import pytest
 from bot import __main__ as command_line
 from bot import apps, internals, runtime
 from bot.runtime import Options, SetupError, explain, origin
+from bot.sessions import SessionFile
 from bot.shards import ShardsError
 from supervisor import wire
 
@@ -437,6 +438,19 @@ def test_a_standby_holds_until_it_is_activated(start: Start) -> None:
     child.order(wire.Activate())
     assert child.told(wire.Role).role == "active"
     assert (child.said(), child.said()) == ("activated", "began 1")
+
+
+def test_it_tells_what_another_child_ran_when_it_died(start: Start, tmp_path: Path) -> None:
+    ledger = str(tmp_path / "ledger.db")
+    dead = SessionFile.create(Path(wire.sessions_path(ledger, wire.claimer(0, 7))), token=TOKEN, supervisor=os.getpid())
+    dead.began("discord.py: on_message (MESSAGE_CREATE 1)")
+    dead.ended(dead.began("discord.py: on_message (MESSAGE_CREATE 2)"))
+    child = start(role="standby")
+    child.order(wire.Inquire(generation=7))
+    child.order(wire.Inquire(generation=8))
+    assert child.told(wire.Cut) == wire.Cut(generation=7, names=["discord.py: on_message (MESSAGE_CREATE 1)"])
+    assert child.told(wire.Cut) == wire.Cut(generation=8, names=[]), "one that has left nothing ran nothing"
+    dead.close()
 
 
 def test_a_drain_lets_handlers_finish_then_closes_and_exits_0(serving: Child) -> None:

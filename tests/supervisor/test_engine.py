@@ -408,6 +408,27 @@ async def test_a_lost_child_is_restarted_and_the_next_reload_works(settings: Set
         assert (await it.engine.reload()).result == "succeeded"
 
 
+async def test_what_ran_in_a_child_that_died_is_told_by_its_successor(tmp_path: Path) -> None:
+    async with supervised(make_settings(tmp_path, "left=on_message of the dead")) as it:
+        os.kill(it.pids[1], signal.SIGKILL)
+        await it.serving(2)
+        await told(it, ["on_message of the dead"])
+        assert "cut, for generation 1 died: on_message of the dead" in it.text
+        assert it.engine.totals().cut == 1
+
+
+async def told(it: Supervised, cut: list[str]) -> None:
+    """Wait until the last handoff names what was cut."""
+
+    async def names() -> list[str] | None:
+        last = (await it.engine.status()).last_handoff
+        return last.cut if last is not None else None
+
+    with anyio.fail_after(10):
+        while await names() != cut:  # noqa: ASYNC110 - nothing tells of a change of the record
+            await anyio.sleep(0.01)
+
+
 async def test_a_reload_repairs_a_release_that_keeps_crashing(settings: Settings) -> None:
     async with supervised(make_settings(settings.bot.directory, "kill=active"), serving=False) as it:
         await it.until(lambda roles: max(roles, default=0) >= 3)
@@ -563,12 +584,16 @@ async def test_the_old_child_stands_by_until_the_probation_is_over(settings: Set
 async def test_a_new_child_that_is_lost_on_probation_is_rolled_back_without_an_identify(
     settings: Settings, number: signal.Signals
 ) -> None:
-    async with on_probation(settings) as probation:
+    async with on_probation(make_settings(settings.bot.directory, "left=on_message")) as probation:
         it = probation.it
         before = (await it.engine.status()).session_start_limit
         os.kill(it.pids[2], number)
         outcome = await probation.ended()
         assert (outcome.result, outcome.generation) == ("rolled-back", 1)
+        assert outcome.handoff is not None
+        if number in (signal.SIGKILL, signal.SIGSTOP):  # else the role is back before the child is gone
+            assert outcome.handoff.cut == ["on_message"]
+        await told(it, ["on_message"])
         await it.serving(1)
         after = (await it.engine.status()).session_start_limit
         assert before is not None
@@ -601,11 +626,12 @@ async def test_a_reload_counts_down_its_probation(settings: Settings) -> None:
         assert seen.index("2 s left") < seen.index("1 s left")
 
 
-async def test_an_old_child_that_dies_on_probation_changes_nothing(settings: Settings) -> None:
-    async with on_probation(settings) as probation:
+async def test_an_old_child_that_dies_on_probation_takes_only_what_ran_in_it(settings: Settings) -> None:
+    async with on_probation(settings, "left=on_message") as probation:
         os.kill(probation.it.pids[1], signal.SIGKILL)
         assert (await probation.ended()).result == "succeeded"
         await probation.it.serving(2)
+        await told(probation.it, ["on_message"])
 
 
 async def test_an_old_child_that_does_not_stand_by_drains(tmp_path: Path) -> None:
@@ -731,8 +757,8 @@ async def test_a_stop_does_not_wait_for_open_views(tmp_path: Path) -> None:
 # --- the spare --------------------------------------------------------------------------------------------------
 
 
-async def test_a_spare_is_kept_and_takes_over_at_once(settings: Settings) -> None:
-    spare = with_restart(settings, spare=True, backoff_first=0.1)
+async def test_a_spare_is_kept_and_takes_over_at_once(tmp_path: Path) -> None:
+    spare = with_restart(make_settings(tmp_path, "left=on_message"), spare=True, backoff_first=0.1)
     async with supervised(spare, serving=False) as it:
         await it.until(lambda roles: roles == {1: "active", 2: "standby"})
         assert oom_score_adj(it.pids[2]) == oom_score_adj(os.getpid()) + 300
@@ -743,6 +769,7 @@ async def test_a_spare_is_kept_and_takes_over_at_once(settings: Settings) -> Non
         assert status.last_handoff is not None
         assert (status.last_handoff.kind, status.last_handoff.result) == ("failover", "succeeded")
         assert status.last_handoff.duration < 1.0
+        assert status.last_handoff.cut == ["on_message"]
 
 
 async def test_a_reload_replaces_the_spare(settings: Settings, tmp_path: Path) -> None:

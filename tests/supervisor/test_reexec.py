@@ -53,7 +53,7 @@ def a_record() -> HandoffRecord:
     record.enter(machine.Phase.SPAWNING, now=11.0)
     record.enter(machine.Phase.DRAINING, now=12.0)
     record.close("succeeded", None, now=14.0)
-    record.cut = ["app: on_message"]
+    record.cut = {1: ["app: on_message"]}
     return record
 
 

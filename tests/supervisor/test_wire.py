@@ -25,6 +25,7 @@ FROM_CHILD: list[wire.FromChild] = [
     wire.Lingering(views=2, conversations=1),
     wire.Drained(finished=3, cut=["on_message: ünïcode\n"]),
     wire.Recovered(generation=1, sessions=4, lost=1, missed=2, cut=["on_message"]),
+    wire.Cut(generation=3, names=["on_message"]),
     wire.Fatal(reason="the token was refused", retryable=False),
 ]
 TO_CHILD: list[wire.ToChild] = [
@@ -36,6 +37,7 @@ TO_CHILD: list[wire.ToChild] = [
     wire.Drain(limit=30.0, linger=180.0),
     wire.Ping(n=7),
     wire.Recover(generation=3),
+    wire.Inquire(generation=3),
 ]
 
 

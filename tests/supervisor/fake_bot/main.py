@@ -132,6 +132,9 @@ class Fake:
             self.at("active")
         elif kind == "drain":
             self.drain(message["limit"], message["linger"])
+        elif kind == "inquire":
+            names = [self.script["left"]] if "left" in self.script else []
+            self.say("cut", generation=message["generation"], names=names)
         elif kind == "ping":
             self.beat(pong=message["n"])
         elif kind == "standby":

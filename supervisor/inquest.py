@@ -1,0 +1,48 @@
+"""What dead children left running: asked of the living, told once.
+
+A child notes in a file, beside the ledger, what it runs. Only children can read it, so the supervisor asks: all that
+live when one has died before it had drained, and, as long as nobody has answered, each that is spawned later. The first
+answer counts. Who is asked is asked before it is told anything that follows from the death.
+
+Knows generations and messages. Decides nothing about children.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from supervisor.wire import Cut, Drained, FromChild, Inquire, ToChild
+
+
+@dataclass(slots=True)
+class Inquest:
+    """The deaths of one slot. ``send`` puts a message into a child's pipe."""
+
+    send: Callable[[int, ToChild], None]
+    open: set[int] = field(default_factory=set)
+    """Dead generations of which nobody has told yet: what they left must stay."""
+    _drained: set[int] = field(default_factory=set)
+
+    def spawned(self, generation: int) -> None:
+        """Ask a new child about all of whom nobody has told yet."""
+        for dead in sorted(self.open):
+            self.send(generation, Inquire(generation=dead))
+
+    def left(self, generation: int, *, living: Iterable[int]) -> None:
+        """Ask about a child that is gone, unless it has said itself what it had to cut."""
+        if generation in self._drained:
+            self._drained.remove(generation)
+            return
+        self.open.add(generation)
+        for other in living:
+            self.send(other, Inquire(generation=generation))
+
+    def heard(self, generation: int, message: FromChild) -> Cut | None:
+        """Note what a child tells; return the first answer about a dead one."""
+        if isinstance(message, Drained):
+            self._drained.add(generation)
+        elif isinstance(message, Cut) and message.generation in self.open:
+            self.open.remove(message.generation)
+            return message
+        return None
