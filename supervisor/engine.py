@@ -30,6 +30,7 @@ import msgspec
 
 from supervisor import __version__, headroom, machine, neighbours, orphans
 from supervisor.child import CommandFactory, Launch, python_module
+from supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from supervisor.identify import CarriedPermits, IdentifyQueue
 from supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
 from supervisor.location import SettingsError
@@ -42,6 +43,7 @@ from supervisor.outcome import Progress as Progress
 from supervisor.release import Release, ReleaseError, resolve, still_there
 from supervisor.settings import Settings
 from supervisor.slot import CarriedSlot, Slot
+from supervisor.state import Phase, Timing
 from supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
@@ -125,7 +127,7 @@ class Engine:
         self._began = time.time()
         self._register: Register | None = None
         self._others: Sequence[Neighbour] = ()
-        self._found: machine.Neighbours | None = None
+        self._found: Neighbours | None = None
         self._started_at = utc_now()
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
@@ -139,7 +141,7 @@ class Engine:
         self._preparing: anyio.CancelScope | None = None
         self._done: anyio.Event
         self._tasks: anyio.abc.TaskGroup
-        self._by_hand: machine.ByHand | None = None
+        self._by_hand: ByHand | None = None
         """Asked for before there was a slot."""
         self._place: Place
         self._successor: Successor | None = None
@@ -316,8 +318,8 @@ class Engine:
         if self._successor is not None:
             handlers[signal.SIGUSR2] = self._on_reexec
         if self._settings.ledger.shared:
-            handlers[signal.SIGTTIN] = partial(self._on_by_hand, machine.ByHand(True))
-            handlers[signal.SIGTTOU] = partial(self._on_by_hand, machine.ByHand(False))
+            handlers[signal.SIGTTIN] = partial(self._on_by_hand, ByHand(True))
+            handlers[signal.SIGTTOU] = partial(self._on_by_hand, ByHand(False))
         if not self._signals:
             handlers = {}
         for number, handler in handlers.items():
@@ -347,23 +349,23 @@ class Engine:
         ``force``: though memory or today's IDENTIFYs may not suffice. ``on_progress`` is called in the event loop and
         must not block. Giving up waiting does not end the handoff.
         """
-        return await self._ask("reload", lambda command: machine.Reload(command, force), on_progress)
+        return await self._ask("reload", lambda command: Reload(command, force), on_progress)
 
     async def rollback(self, *, force: bool = False, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
         """Hand over to a new child of the release that served before this one; arguments as for `reload`."""
-        return await self._ask("rollback", lambda command: machine.Rollback(command, force), on_progress)
+        return await self._ask("rollback", lambda command: Rollback(command, force), on_progress)
 
     async def stop(self) -> None:
         """Drain and stop; returns when every child has left. A second call ends them at once."""
         if self._slot is None:
             self._stop_wanted = True
         else:
-            await self._ask("stop", machine.Stop, None)
+            await self._ask("stop", Stop, None)
 
     async def _ask(
         self,
         what: str,
-        event: Callable[[int], machine.Reload | machine.Rollback | machine.Stop],
+        event: Callable[[int], Reload | Rollback | Stop],
         on_progress: Callable[[Progress], None] | None,
     ) -> Outcome:
         if self._slot is None:
@@ -389,14 +391,14 @@ class Engine:
     def _command_reload(self) -> None:
         self.log("SIGHUP: reload")
         if self._slot is not None:
-            self._slot.happen(machine.Reload(self._new_command("reload")))
+            self._slot.happen(Reload(self._new_command("reload")))
 
     def _on_stop(self) -> None:
         self.log("told to stop")
         self._stop_wanted = True
         self._command_stop()
 
-    def _on_by_hand(self, wish: machine.ByHand) -> None:
+    def _on_by_hand(self, wish: ByHand) -> None:
         self.log("SIGTTIN: claims on" if wish.on else "SIGTTOU: claims off")
         if self._slot is None:
             self._by_hand = wish
@@ -414,7 +416,7 @@ class Engine:
 
     def _command_stop(self) -> None:
         if self._slot is not None:
-            self._slot.happen(machine.Stop(self._new_command("stop")))
+            self._slot.happen(Stop(self._new_command("stop")))
 
     # Re-execution.
 
@@ -518,27 +520,25 @@ class Engine:
         with scope:
             settings, event = await self._prepared(release, force=force)
             slot = self._slot
-            if slot is None or slot.state.phase is not machine.Phase.PREPARING:
+            if slot is None or slot.state.phase is not Phase.PREPARING:
                 return  # the spare had to take over meanwhile; what was asked for waits, and is looked at again
             self._wanted = settings
             slot.happen(event)
 
-    async def _prepared(
-        self, release: Release | None, *, force: bool
-    ) -> tuple[Settings | None, machine.Prepared | machine.Refused]:
+    async def _prepared(self, release: Release | None, *, force: bool) -> tuple[Settings | None, Prepared | Refused]:
         try:
             settings, found = await anyio.to_thread.run_sync(self._look, release, abandon_on_cancel=True)
             if not force and (reason := self._too_few_identifies(found)):
-                return None, machine.Refused(f"{reason}; --force does it now")
+                return None, Refused(f"{reason}; --force does it now")
             # With force too: what lingers gives way sooner than the kernel has to choose.
             reason, crowded = await self._too_little_memory(settings)
             if reason and not force:
-                return None, machine.Refused(f"{reason}; --force tries all the same")
-            return settings, machine.Prepared(found, timing_of(settings), crowded)
+                return None, Refused(f"{reason}; --force tries all the same")
+            return settings, Prepared(found, timing_of(settings), crowded)
         except (SettingsError, ReleaseError) as error:
-            return None, machine.Refused(str(error))
+            return None, Refused(str(error))
         except Exception as error:
-            return None, machine.Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
+            return None, Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
 
     def weigh(self, release: Release) -> None:
         """Look whether there is room for a spare; the answer goes to `Slot.happen`."""
@@ -547,7 +547,7 @@ class Engine:
     async def _weigh(self, release: Release) -> None:
         reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
         if self._slot is not None:
-            self._slot.happen(machine.Weighed(reason))
+            self._slot.happen(Weighed(reason))
 
     def _look(self, release: Release | None) -> tuple[Settings, Release]:
         settings = self._reread()
@@ -681,9 +681,9 @@ def _others_text(others: Sequence[Neighbour]) -> str:
     return f"supervisor {', '.join(words)}" if words else "nobody"
 
 
-def timing_of(settings: Settings) -> machine.Timing:
+def timing_of(settings: Settings) -> Timing:
     """Return the limits that the machine keeps, from the settings."""
-    return machine.Timing(
+    return Timing(
         ready_timeout=settings.handoff.ready_timeout,
         drain_timeout=settings.handoff.drain_timeout,
         settle=settings.handoff.settle,

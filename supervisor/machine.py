@@ -4,16 +4,6 @@ Pure: `step` takes a state and an event and gives a state and effects. No I/O, n
 timers and come back as events. Everything that can happen in every phase has its cell in the table at the end of
 this file. `engine` carries the effects out.
 
-The parts that children play, by the state's fields:
-
-- ``active``: holds the active role, or held it and is being ended;
-- ``incoming``: on its way to the active role: spawned, connecting, or told to activate;
-- ``outgoing``: handed its role over, and stands by on probation or drains;
-- ``lingering``: an outgoing child of a handoff that has succeeded; it runs nothing any more but what people are in the
-  middle of, and can still take over again;
-- ``spare``: a standby that is kept for the day the active one dies;
-- any other child is a *leaver*: it is being ended and its exit is waited for.
-
 A start is a handoff from nobody, a restart one from a dead child: they go through the same phases, without a window
 to open and without a child to drain. Messages of a pipe arrive in order; that is all the table relies on.
 """
@@ -22,12 +12,53 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import Enum
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
+from supervisor.effects import (
+    Answer,
+    CancelTimer,
+    CloseHandoff,
+    Effect,
+    Exit,
+    Note,
+    OpenHandoff,
+    PhaseEntered,
+    Prepare,
+    Send,
+    Signal,
+    Spawn,
+    StartTimer,
+    Weigh,
+)
+from supervisor.events import (
+    Beaten,
+    BecameReady,
+    Broke,
+    ByHand,
+    Event,
+    Exited,
+    GaveUp,
+    Greeted,
+    HasDrained,
+    Kicked,
+    Lingers,
+    Neighbours,
+    Prepared,
+    Progressed,
+    Rang,
+    Refused,
+    Reload,
+    RoleTaken,
+    Rollback,
+    SlotEvent,
+    Stop,
+    Weighed,
+    WindowAnswered,
+)
 from supervisor.release import Release
-from supervisor.status import HandoffKind, HandoffResult, SupervisorState
-from supervisor.wire import Activate, Drain, Recover, RoleName, Standby, ToChild, Window
+from supervisor.state import SWITCHED, Alarm, Child, Handoff, Part, Phase, Relief, Standing, State, Timing
+from supervisor.status import HandoffKind, HandoffResult
+from supervisor.wire import Activate, Drain, Recover, Standby, Window
 
 ACK_TIMEOUT = 5.0
 """Seconds within which a child answers `Window` or `Activate`: its loop has one small thing to do."""
@@ -46,583 +77,6 @@ HURRY_LIMIT = 5.0
 first answer (3 s)."""
 EXIT_CONFIG = 78
 """Exit code for a configuration that cannot work (EX_CONFIG of sysexits.h)."""
-
-
-class Phase(Enum):
-    """Where the supervisor stands. ``State.active`` says whether anybody serves meanwhile."""
-
-    WAITING = "waiting"
-    """Nobody serves and nobody is on its way: until the backoff ends, or until the last leaver is dead."""
-    PREPARING = "preparing"
-    """A handoff was asked for; settings and release are being looked at."""
-    OPENING = "window"
-    """The active child was asked to claim every event."""
-    SPAWNING = "spawning"
-    """Until the new child's hello."""
-    CONNECTING = "connecting"
-    """Until all shards of the new child are ready."""
-    ACTIVATING = "activating"
-    """The new child was told to activate; until it says so."""
-    PROBATION = "probation"
-    """The new child is active; the old one stands by, to take over again if the new one fails."""
-    DRAINING = "draining"
-    """The new child is active; until the old one has left."""
-    SERVING = "serving"
-    REVERTING = "reverting"
-    """The active child serves; a failed one is being ended."""
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-
-
-SWITCHED = (Phase.PROBATION, Phase.DRAINING)
-"""The phases of a handoff in which the new child is the active one."""
-
-
-class Part(Enum):
-    """What a child does in the state's play."""
-
-    ACTIVE = "active"
-    INCOMING = "incoming"
-    OUTGOING = "outgoing"
-    LINGERER = "lingerer"
-    SPARE = "spare"
-    LEAVER = "leaver"
-    NOBODY = "nobody"
-    """No living child has this generation."""
-
-
-class Standing(Enum):
-    """How far a child has come, as decided here (what it says itself is in `status`)."""
-
-    STARTING = "starting"
-    ACTIVATING = "activating"
-    ACTIVE = "active"
-    STANDBY = "standby"
-    """Was active, and may be again: it begins nothing, but what it has begun goes on."""
-    DRAINING = "draining"
-    LEAVING = "leaving"
-
-
-class Alarm(Enum):
-    """Names of timers."""
-
-    HELLO = "hello"
-    READY = "ready"
-    ACK = "ack"
-    DRAIN = "drain"
-    END = "end"
-    BACKOFF = "backoff"
-    SETTLE = "settle"
-    STABLE = "stable"
-    HANG = "hang"
-    """The child has not beaten for too long."""
-    DUMP = "dump"
-    """The stacks of a child that hangs have had time to reach the log."""
-    ANSWER = "answer"
-    """The child has left a `Window` unanswered for too long, though it may beat."""
-    PROBATION = "probation"
-    SPARE = "spare"
-    YIELD = "yield"
-    """Nobody has taken over from a supervisor that was told to stop."""
-    BY_HAND = "by-hand"
-    """Claims that were switched on by hand end."""
-
-
-class Relief(Enum):
-    """Whether another supervisor's bot takes over from ours when we are told to stop."""
-
-    NONE = "none"
-    COMING = "coming"
-    THERE = "there"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
-    """Limits from the settings, in seconds."""
-
-    ready_timeout: float = 300.0
-    drain_timeout: float = 30.0
-    settle: float = 10.0
-    backoff_first: float = 1.0
-    backoff_max: float = 60.0
-    stable_after: float = 60.0
-    hang_timeout: float = 20.0
-    probation: float = 0.0
-    """0 for none."""
-    linger: float = 0.0
-    """0 for none."""
-    spare: bool = False
-    window_timeout: float = 600.0
-    """Of claims that were switched on by hand, from when all shards are ready."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Child:
-    """One living child. ``unanswered`` counts `Window` messages whose answer is still to come."""
-
-    generation: int
-    release: Release
-    standby: bool
-    standing: Standing = Standing.STARTING
-    window: bool = False
-    unanswered: int = 0
-    greeted: bool = False
-    ready: bool = False
-    """All its shards have been ready; asked for only until it is told to activate."""
-    hurried: bool = False
-    """It was told to be quick about the drain it is in."""
-    drained: bool = False
-    terminated: bool = False
-    """SIGTERM has been sent; SIGKILL is next."""
-    hung: bool = False
-    """Its stacks have been asked for; if it does not beat meanwhile it is ended."""
-    fault: str | None = None
-    """Why it is being ended, if its exit alone does not tell."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handoff:
-    """The handoff under way. ``result`` is what it comes to if its last step succeeds."""
-
-    kind: HandoffKind
-    origin: int | None
-    target: int | None = None
-    result: HandoffResult = "succeeded"
-    reason: str | None = None
-    probation: bool = True
-    """Whether the old child stands by for a while after the switch, if the settings say so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """Everything that decisions depend on."""
-
-    phase: Phase
-    timing: Timing
-    good: Release
-    """What is spawned after a crash: the release of the last handoff that succeeded."""
-    good_timing: Timing
-    """The limits that came with it."""
-    previous: Release | None = None
-    """The good release before this one."""
-    wanted: Release | None = None
-    """What the present attempt spawns, if it is not ``good``."""
-    children: tuple[Child, ...] = ()
-    active: int | None = None
-    incoming: int | None = None
-    outgoing: int | None = None
-    lingering: int | None = None
-    spare: int | None = None
-    bereft: int | None = None
-    """The last active child, if it has died and nobody has taken its place: its successor resumes its sessions."""
-    last_generation: int = 0
-    handoff: Handoff | None = None
-    asked: tuple[int, ...] = ()
-    """Commands that the present attempt answers."""
-    forced: bool = False
-    """One of them overrides the checks of memory and of the IDENTIFY budget."""
-    waiting: tuple[int, ...] = ()
-    """Commands of the one reload that starts when this attempt has ended."""
-    waiting_forced: bool = False
-    stops: tuple[int, ...] = ()
-    unsettled: bool = False
-    """Another child has handled events not long ago: claims are needed for ``settle`` seconds more."""
-    due: bool = False
-    """In WAITING: spawn as soon as the last leaver is dead."""
-    served: bool = False
-    failures: int = 0
-    """Deaths of active or starting children since one was stable."""
-    spare_failures: int = 0
-    """Deaths of spares since one was stable."""
-    weighing: bool = False
-    """Whether there is room for a spare is being looked at."""
-    spare_refused: bool = False
-    """There was none the last time."""
-    restarts: int = 0
-    company: bool = False
-    """Other supervisors share the ledger: every child claims."""
-    relief: Relief = Relief.NONE
-    waits: bool = False
-    """Another supervisor's bot has the active role: ours, once it is ready, waits until that role is free."""
-    yielding: bool = False
-    """Told to stop; serves until another supervisor's bot does."""
-    by_hand: bool = False
-    """Claims were switched on by hand."""
-    exit_code: int = 0
-    exit_reason: str | None = None
-
-    def child(self, generation: int | None) -> Child | None:
-        """Return the living child of that generation."""
-        return next((child for child in self.children if child.generation == generation), None)
-
-    def part(self, generation: int) -> Part:
-        """Return the part that this generation plays."""
-        if self.child(generation) is None:
-            return Part.NOBODY
-        if generation == self.active:
-            return Part.ACTIVE
-        if generation == self.incoming:
-            return Part.INCOMING
-        if generation == self.lingering:
-            return Part.LINGERER
-        if generation == self.spare:
-            return Part.SPARE
-        return Part.OUTGOING if generation == self.outgoing else Part.LEAVER
-
-    @property
-    def leavers(self) -> tuple[Child, ...]:
-        """Return the children that are being ended and play no other part."""
-        return tuple(child for child in self.children if self.part(child.generation) is Part.LEAVER)
-
-    @property
-    def at_rest(self) -> bool:
-        """Say whether nothing is under way: a child serves, and nobody is on the way to its place or is being ended."""
-        active = self.child(self.active)
-        serves = active is not None and active.standing is Standing.ACTIVE
-        busy = self.leavers or self.weighing or self.yielding
-        return self.phase is Phase.SERVING and serves and not busy
-
-    @property
-    def claims_on(self) -> bool:
-        """Say whether windows stay open for a reason outside of this supervisor."""
-        return self.company or self.by_hand
-
-    @property
-    def shown(self) -> SupervisorState:
-        """Return the supervisor's state as `status` calls it."""
-        if self.yielding or self.phase in (Phase.STOPPING, Phase.STOPPED):
-            return "stopping"
-        if self.phase in (Phase.SERVING, Phase.REVERTING):
-            return "serving"
-        if self.active is None:
-            return "restarting" if self.served else "starting"
-        return "handing-off"
-
-
-# --- events -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Reload:
-    """Command: hand over to a new child of the release that the settings name now.
-
-    ``force``: though memory or today's IDENTIFYs may not suffice.
-    """
-
-    command: int
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rollback:
-    """Command: hand over to a new child of the release before. ``force`` as for `Reload`."""
-
-    command: int
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Command: drain and stop; the second one ends everything at once."""
-
-    command: int
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """Answer to `Prepare`: this is to be spawned, with these limits.
-
-    ``crowded``: memory suffices only once the child that lingers has left.
-    """
-
-    release: Release
-    timing: Timing
-    crowded: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """Answer to `Prepare`: there is nothing to spawn."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Weighed:
-    """Answer to `Weigh`: why there is no room for a spare, None if there is."""
-
-    shortage: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """How things are with the other supervisors that share the ledger.
-
-    ``company``: there are some. ``relief``: what a supervisor that is told to stop may wait for. ``free``: a bot that
-    waits may take over.
-    """
-
-    company: bool
-    relief: Relief
-    free: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ByHand:
-    """Command: claim every event from now on, or no more than is needed."""
-
-    on: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Greeted:
-    """The child said `Hello`, in our protocol."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Progressed:
-    """One more shard of the child is ready."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class BecameReady:
-    """All shards of the child are ready."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class RoleTaken:
-    """The child says which role it holds."""
-
-    generation: int
-    role: RoleName
-
-
-@dataclass(frozen=True, slots=True)
-class WindowAnswered:
-    """The child says whether it claims every event."""
-
-    generation: int
-    open: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Beaten:
-    """A sign of life from the child's event loop."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lingers:
-    """A draining child runs nothing any more but what people are in the middle of."""
-
-    generation: int
-    views: int
-    conversations: int
-
-
-@dataclass(frozen=True, slots=True)
-class Kicked:
-    """Discord has ended a session of the child when another child's session of the same shard began."""
-
-    generation: int
-    shard: int
-
-
-@dataclass(frozen=True, slots=True)
-class HasDrained:
-    """The child has finished what it began."""
-
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class GaveUp:
-    """The child reported that it cannot go on; it exits on its own."""
-
-    generation: int
-    reason: str
-    retryable: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Broke:
-    """The child lives but cannot be talked to: garbage, another protocol, a closed pipe, one that it does not read."""
-
-    generation: int
-    reason: str
-    retryable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Exited:
-    """The process is gone (or could not be spawned), and everything it wrote has been read."""
-
-    generation: int
-    reason: str
-    retryable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Rang:
-    """A timer has run out. ``generation`` is 0 for one that belongs to no child."""
-
-    alarm: Alarm
-    generation: int = 0
-
-
-ChildEvent: TypeAlias = (
-    Greeted
-    | Progressed
-    | BecameReady
-    | RoleTaken
-    | WindowAnswered
-    | Beaten
-    | Lingers
-    | Kicked
-    | HasDrained
-    | GaveUp
-    | Broke
-    | Exited
-)
-SlotEvent: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | Weighed | Neighbours | ByHand
-"""What concerns no child in particular."""
-Event: TypeAlias = SlotEvent | ChildEvent | Rang
-
-
-# --- effects ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Prepare:
-    """Look whether a child can be spawned: of ``release``, or of what the settings name now. Answered by an event.
-
-    Of two, only the newer is answered. ``force``: memory and IDENTIFY budget are not looked at.
-    """
-
-    release: Release | None
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Weigh:
-    """Look whether memory and IDENTIFY budget suffice for a spare of this release. Answered by `Weighed`."""
-
-    release: Release
-
-
-@dataclass(frozen=True, slots=True)
-class Spawn:
-    """Start the process. One that cannot be started is answered by `Exited`."""
-
-    generation: int
-    release: Release
-    standby: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Put a message into the child's pipe; into none if it is gone."""
-
-    generation: int
-    message: ToChild
-
-
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """Signal the child's process, if it still lives. SIGUSR1 has it print its stacks."""
-
-    generation: int
-    name: Literal["SIGTERM", "SIGKILL", "SIGUSR1"]
-
-
-@dataclass(frozen=True, slots=True)
-class StartTimer:
-    """Start a timer, anew if it runs already."""
-
-    alarm: Alarm
-    generation: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class CancelTimer:
-    """Forget a timer, if it runs."""
-
-    alarm: Alarm
-    generation: int
-
-
-@dataclass(frozen=True, slots=True)
-class OpenHandoff:
-    """A handoff begins; what it is, is in the state."""
-
-
-@dataclass(frozen=True, slots=True)
-class PhaseEntered:
-    """The attempt under way has come to this phase; ``generation`` is the new child's, once there is one."""
-
-    phase: Phase
-    generation: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class CloseHandoff:
-    """The handoff has ended."""
-
-    kind: HandoffKind
-    origin: int | None
-    target: int | None
-    result: HandoffResult
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Answer these commands, all alike."""
-
-    commands: tuple[int, ...]
-    result: HandoffResult
-    reason: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A line for the log."""
-
-    text: str
-    serious: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """The supervisor has nothing left to do."""
-
-    code: int
-    reason: str | None
-
-
-Effect: TypeAlias = (
-    Prepare
-    | Weigh
-    | Spawn
-    | Send
-    | Signal
-    | StartTimer
-    | CancelTimer
-    | OpenHandoff
-    | PhaseEntered
-    | CloseHandoff
-    | Answer
-    | Note
-    | Exit
-)
 
 
 # --- one turn ---------------------------------------------------------------------------------------------------

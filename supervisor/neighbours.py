@@ -27,7 +27,8 @@ from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
-from supervisor.machine import Neighbours, Phase, Relief, State
+from supervisor.events import Neighbours
+from supervisor.state import Phase, Relief, State
 
 LOOK_SECONDS = 0.25
 """How often the others are looked at; a look at one other takes 17 us."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass, field
 
-from supervisor.machine import Phase
 from supervisor.release import Release
+from supervisor.state import Phase
 from supervisor.status import (
     ChildStatus,
     HandoffKind,

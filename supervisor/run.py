@@ -18,6 +18,7 @@ import anyio
 
 from supervisor import __version__, control, logs, machine, reexec
 from supervisor.engine import Engine, timing_of
+from supervisor.events import Beaten
 from supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from supervisor.location import parse_listen
 from supervisor.settings import Settings, SettingsError, load
@@ -79,7 +80,7 @@ def try_out(config: Path | None, *, environ: Mapping[str, str], descriptor: str)
     state = machine.retimed(envelope.engine.slot.state, timing_of(settings))
     if state.active is None or not state.at_rest:
         return "the new code does not see the supervisor at rest"
-    machine.step(state, machine.Beaten(state.active))
+    machine.step(state, Beaten(state.active))
     return None
 
 

@@ -16,13 +16,45 @@ from typing import Protocol
 
 from supervisor import machine, relay
 from supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
+from supervisor.effects import (
+    Answer,
+    CancelTimer,
+    CloseHandoff,
+    Effect,
+    Exit,
+    Note,
+    OpenHandoff,
+    PhaseEntered,
+    Prepare,
+    Send,
+    Signal,
+    Spawn,
+    StartTimer,
+    Weigh,
+)
+from supervisor.events import (
+    Beaten,
+    BecameReady,
+    Broke,
+    Event,
+    Exited,
+    GaveUp,
+    Greeted,
+    HasDrained,
+    Kicked,
+    Lingers,
+    Progressed,
+    Rang,
+    RoleTaken,
+    WindowAnswered,
+)
 from supervisor.hearing import Comparison, Kicks
 from supervisor.identify import IdentifyQueue, Wish
 from supervisor.inquest import Inquest
-from supervisor.machine import Alarm, Phase
 from supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
 from supervisor.outcome import Progress
 from supervisor.release import Release
+from supervisor.state import SWITCHED, Alarm, Phase, State, Timing
 from supervisor.status import ChildStatus, HandoffResult
 from supervisor.wire import (
     Beat,
@@ -111,7 +143,7 @@ class CarriedMember:
 class CarriedSlot:
     """All of a slot at rest: what another one goes on with. ``timers``: name, generation, seconds that are left."""
 
-    state: machine.State
+    state: State
     timers: tuple[tuple[Alarm, int, float], ...]
     members: tuple[CarriedMember, ...]
     handoff: HandoffRecord | None
@@ -130,7 +162,7 @@ class Slot:
         self._loop = asyncio.get_running_loop()
         self._members: dict[int, _Member] = {}
         self._timers: dict[tuple[Alarm, int], asyncio.TimerHandle] = {}
-        self._events: deque[machine.Event] = deque()
+        self._events: deque[Event] = deque()
         self._busy = False
         self._closed = False
         self._pings = 0
@@ -144,9 +176,9 @@ class Slot:
         self.handoff: HandoffRecord | None = None
         """The newest handoff, under way or ended."""
         self.totals = Totals()
-        self.state: machine.State
+        self.state: State
 
-    def begin(self, release: Release, timing: machine.Timing, *, company: bool = False, waits: bool = False) -> None:
+    def begin(self, release: Release, timing: Timing, *, company: bool = False, waits: bool = False) -> None:
         """Spawn the first child; ``company`` and ``waits`` as for `machine.begin`."""
         self.state, effects = machine.begin(release, timing, company=company, waits=waits)
         self._busy = True
@@ -154,7 +186,7 @@ class Slot:
         self._busy = False
         self._work()
 
-    def adopt(self, carried: CarriedSlot, timing: machine.Timing) -> None:
+    def adopt(self, carried: CarriedSlot, timing: Timing) -> None:
         """Go on where another slot was, with new limits."""
         self.state = machine.retimed(carried.state, timing)
         self.handoff, self._hearing, self._pings = carried.handoff, carried.hearing, carried.pings
@@ -185,7 +217,7 @@ class Slot:
         """Say whether nothing is under way, here or in the machine."""
         return not (self._busy or self._closed or self._events or self._inquest.open) and self.state.at_rest
 
-    def happen(self, *events: machine.Event) -> None:
+    def happen(self, *events: Event) -> None:
         """Let events reach the machine, after those that are being worked on."""
         self._events.extend(events)
         self._work()
@@ -283,7 +315,7 @@ class Slot:
 
     # Effects.
 
-    def _carry_out(self, effects: Sequence[machine.Effect]) -> None:
+    def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             self._do(effect)
         for generation, member in self._members.items():
@@ -293,32 +325,32 @@ class Slot:
             self.handoff.target = self.state.handoff.target
         self._ask_again()
 
-    def _do(self, effect: machine.Effect) -> None:
+    def _do(self, effect: Effect) -> None:
         match effect:
-            case machine.Spawn():
+            case Spawn():
                 self._spawn(effect)
-            case machine.Send(generation=generation, message=message):
+            case Send(generation=generation, message=message):
                 self._send(generation, self._relay.addressed(generation, message, active=self.state.active))
                 if self.handoff is not None and generation == self._relay.taker:
                     self.handoff.state = "carrying"
-            case machine.Signal(generation=generation, name=name):
+            case Signal(generation=generation, name=name):
                 if member := self._members.get(generation):
                     self._host.log(f"{name} to generation {generation}")
                     member.child.signal(name)
-            case machine.StartTimer(alarm=alarm, generation=generation, seconds=seconds):
+            case StartTimer(alarm=alarm, generation=generation, seconds=seconds):
                 self._start_timer(alarm, generation, seconds)
-            case machine.CancelTimer(alarm=alarm, generation=generation):
+            case CancelTimer(alarm=alarm, generation=generation):
                 if timer := self._timers.pop((alarm, generation), None):
                     timer.cancel()
-            case machine.Prepare(release=release, force=force):
+            case Prepare(release=release, force=force):
                 self._host.prepare(release, force=force)
-            case machine.Weigh(release=release):
+            case Weigh(release=release):
                 self._host.weigh(release)
-            case machine.Answer(commands=commands, result=result, reason=reason):
+            case Answer(commands=commands, result=result, reason=reason):
                 self._host.answered(commands, result, reason)
-            case machine.Note(text=text, serious=serious):
+            case Note(text=text, serious=serious):
                 self._host.log(text, level=logging.WARNING if serious else logging.INFO)
-            case machine.Exit(code=code, reason=reason):
+            case Exit(code=code, reason=reason):
                 self._host.finished(code, reason)
             case _:
                 self._record(effect)
@@ -327,19 +359,19 @@ class Slot:
         if member := self._members.get(generation):
             member.child.send(message)
 
-    def _record(self, effect: machine.OpenHandoff | machine.PhaseEntered | machine.CloseHandoff) -> None:
+    def _record(self, effect: OpenHandoff | PhaseEntered | CloseHandoff) -> None:
         """Keep the record of the handoff, and tell those who wait."""
         now = self._loop.time()
         match effect:
-            case machine.OpenHandoff():
+            case OpenHandoff():
                 handoff = self.state.handoff
                 assert handoff is not None
                 self.handoff = HandoffRecord(began=now, kind=handoff.kind, origin=handoff.origin)
-            case machine.PhaseEntered(phase=phase):
+            case PhaseEntered(phase=phase):
                 if self.handoff is not None and self.handoff.result is None:
                     self.handoff.enter(phase, now=now)
                 self._host.progressed()
-            case machine.CloseHandoff(kind=kind, target=target, result=result, reason=reason):
+            case CloseHandoff(kind=kind, target=target, result=result, reason=reason):
                 assert self.handoff is not None
                 self.handoff.kind, self.handoff.target = kind, target
                 self.handoff.close(result, reason, now=now)
@@ -351,7 +383,7 @@ class Slot:
     def _keep_sessions(self) -> None:
         self._host.keep_sessions({*self._members, *self._inquest.open, self.state.bereft or 0})
 
-    def _spawn(self, effect: machine.Spawn) -> None:
+    def _spawn(self, effect: Spawn) -> None:
         generation, release = effect.generation, effect.release
         launch = self._host.launch(generation=generation, standby=effect.standby)
         if generation == 1:
@@ -359,7 +391,7 @@ class Slot:
         try:
             child = spawn(release, launch, self, command=self._command)
         except SpawnError as error:
-            self._events.append(machine.Exited(generation, str(error), error.retryable))
+            self._events.append(Exited(generation, str(error), error.retryable))
             return
         seen = Observation(generation=generation, pid=child.pid, release=release, standby=effect.standby)
         self._members[generation] = _Member(child, seen)
@@ -377,7 +409,7 @@ class Slot:
 
     def _ring(self, key: tuple[Alarm, int]) -> None:
         del self._timers[key]
-        self.happen(machine.Rang(*key))
+        self.happen(Rang(*key))
 
     # What children do (`child.Listener`).
 
@@ -428,7 +460,7 @@ class Slot:
 
     def broke(self, child: Child, reason: str, *, retryable: bool) -> None:
         """The child cannot be talked to."""
-        self.happen(machine.Broke(child.generation, reason, retryable))
+        self.happen(Broke(child.generation, reason, retryable))
 
     def printed(self, child: Child, stream: Stream, line: str) -> None:
         """Carry a line of output on."""
@@ -444,7 +476,7 @@ class Slot:
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
         self._relay.left(child.generation)
         self._inquest.left(child.generation, living=sorted(self._members))
-        self.happen(machine.Exited(child.generation, reason, retryable))
+        self.happen(Exited(child.generation, reason, retryable))
         self._keep_sessions()
         self._host.permits_changed()
 
@@ -456,13 +488,13 @@ class Slot:
             self._hearing.restart()
             self._ask_for_numbers()
 
-    def _meant(self, member: _Member, message: FromChild) -> machine.Event | None:
+    def _meant(self, member: _Member, message: FromChild) -> Event | None:
         """Return what a message means to the machine. A deaf standby that calls itself ready has failed."""
         generation = member.seen.generation
         if isinstance(message, Ready) and generation == self.state.incoming and member.seen.standby:
             heard = member.seen.beat.heard if member.seen.beat else 0
             if reason := self._hearing.deaf(heard):
-                return machine.Broke(generation, reason, True)
+                return Broke(generation, reason, True)
         return _event(generation, message)
 
     def _permits(self, generation: int, message: FromChild) -> None:
@@ -482,7 +514,7 @@ class Slot:
         """Queue a wish for a permit, unless it would take the shard from whom it went to."""
         if self._must_wait(wish):
             self._put_off.append(wish)
-            self.happen(machine.Kicked(wish.generation, wish.shard))
+            self.happen(Kicked(wish.generation, wish.shard))
         else:
             self._host.permits.ask(wish.generation, wish.shard)
 
@@ -510,7 +542,7 @@ class Slot:
     def progress(self) -> Progress:
         """Return how far the present attempt is."""
         state = self.state
-        new = self._members.get((state.active if state.phase in machine.SWITCHED else state.incoming) or 0)
+        new = self._members.get((state.active if state.phase in SWITCHED else state.incoming) or 0)
         return Progress(
             phase=state.phase.value,
             message=self._message(new),
@@ -571,26 +603,26 @@ def _shard(message: Identify | Shard) -> int:
     return message.shard if isinstance(message, Identify) else message.id
 
 
-def _event(generation: int, message: FromChild) -> machine.Event | None:
+def _event(generation: int, message: FromChild) -> Event | None:
     """Return what a message means to the machine."""
     match message:
         case Hello():
-            return machine.Greeted(generation)
+            return Greeted(generation)
         case Shard(state="ready"):
-            return machine.Progressed(generation)
+            return Progressed(generation)
         case Ready():
-            return machine.BecameReady(generation)
+            return BecameReady(generation)
         case Role(role=role):
-            return machine.RoleTaken(generation, role)
+            return RoleTaken(generation, role)
         case WindowAck(open=open):
-            return machine.WindowAnswered(generation, open)
+            return WindowAnswered(generation, open)
         case Lingering(views=views, conversations=conversations):
-            return machine.Lingers(generation, views, conversations)
+            return Lingers(generation, views, conversations)
         case Drained():
-            return machine.HasDrained(generation)
+            return HasDrained(generation)
         case Fatal(reason=reason, retryable=retryable):
-            return machine.GaveUp(generation, reason, retryable)
+            return GaveUp(generation, reason, retryable)
         case Beat():
-            return machine.Beaten(generation)
+            return Beaten(generation)
         case Identify() | Limits() | Shard() | Recovered() | Cut() | Exported() | Imported():
             return None

@@ -13,8 +13,12 @@ ROOT = Path(__file__).parents[1]
 STRANGERS = {"supervisor": ("discord", "bot"), "bot": ("supervisor",), "sandbox": ("supervisor", "bot")}
 """What a room never imports, but for what is `KNOWN`."""
 KNOWN = {"bot": ("supervisor.wire",)}
+SHAPES = ("supervisor.release.Release", "supervisor.status", "supervisor.wire")
 PURE: dict[str, tuple[str, ...]] = {
-    "supervisor/machine.py": ("supervisor.release.Release", "supervisor.status", "supervisor.wire"),
+    "supervisor/machine.py": (*SHAPES, "supervisor.state", "supervisor.events", "supervisor.effects"),
+    "supervisor/effects.py": (*SHAPES, "supervisor.state"),
+    "supervisor/events.py": (*SHAPES, "supervisor.state"),
+    "supervisor/state.py": SHAPES,
     "supervisor/status.py": ("supervisor.wire", "msgspec"),
     "supervisor/wire.py": ("msgspec",),
     "bot/keys.py": ("hashlib", "itertools", "msgspec"),

@@ -11,8 +11,48 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor import machine as m
-from supervisor.machine import Alarm, Part, Phase, Standing
+from supervisor.effects import (
+    Answer,
+    CancelTimer,
+    CloseHandoff,
+    Effect,
+    Exit,
+    Note,
+    OpenHandoff,
+    Prepare,
+    Send,
+    Signal,
+    Spawn,
+    StartTimer,
+    Weigh,
+)
+from supervisor.events import (
+    Beaten,
+    BecameReady,
+    Broke,
+    ByHand,
+    Event,
+    Exited,
+    GaveUp,
+    Greeted,
+    HasDrained,
+    Kicked,
+    Lingers,
+    Neighbours,
+    Prepared,
+    Progressed,
+    Rang,
+    Refused,
+    Reload,
+    RoleTaken,
+    Rollback,
+    SlotEvent,
+    Stop,
+    Weighed,
+    WindowAnswered,
+)
 from supervisor.release import Release
+from supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
 from supervisor.status import HandoffKind
 from supervisor.wire import Activate, Drain, Recover, Standby, Window
 
@@ -22,14 +62,14 @@ def release(name: str) -> Release:
 
 
 FIRST = release("1")
-TIMING = m.Timing(ready_timeout=100, drain_timeout=30, settle=10, backoff_first=1, backoff_max=8, stable_after=60)
+TIMING = Timing(ready_timeout=100, drain_timeout=30, settle=10, backoff_first=1, backoff_max=8, stable_after=60)
 ON_PROBATION = replace(TIMING, probation=15)
 LINGERING = replace(TIMING, linger=180)
 WITH_SPARE = replace(TIMING, spare=True)
-ALONE = m.Neighbours(False, m.Relief.NONE, True)
-BEFORE_US = m.Neighbours(True, m.Relief.THERE, False)
+ALONE = Neighbours(False, Relief.NONE, True)
+BEFORE_US = Neighbours(True, Relief.THERE, False)
 """Another supervisor's bot is active."""
-AFTER_US = m.Neighbours(True, m.Relief.COMING, True)
+AFTER_US = Neighbours(True, Relief.COMING, True)
 """Another supervisor's bot is on its way."""
 
 
@@ -37,85 +77,85 @@ AFTER_US = m.Neighbours(True, m.Relief.COMING, True)
 class World:
     """Takes effects as the engine would: which processes live, which timers run, who is still to be answered."""
 
-    state: m.State
-    alive: dict[int, m.Spawn] = field(default_factory=dict)
+    state: State
+    alive: dict[int, Spawn] = field(default_factory=dict)
     timers: dict[tuple[Alarm, int], float] = field(default_factory=dict)
     killed: set[int] = field(default_factory=set)
-    sent: list[m.Send] = field(default_factory=list)
-    preparing: list[m.Prepare] = field(default_factory=list)
+    sent: list[Send] = field(default_factory=list)
+    preparing: list[Prepare] = field(default_factory=list)
     weighing: bool = False
     roomy: bool = True
     """There is room for a spare, and it is found at once."""
     unanswered: set[int] = field(default_factory=set)
-    answers: dict[int, m.Answer] = field(default_factory=dict)
-    closed: list[m.CloseHandoff] = field(default_factory=list)
+    answers: dict[int, Answer] = field(default_factory=dict)
+    closed: list[CloseHandoff] = field(default_factory=list)
     handoff_open: bool = False
-    exit: m.Exit | None = None
+    exit: Exit | None = None
     commands: int = 0
     releases: int = 1
-    timing: m.Timing = TIMING
+    timing: Timing = TIMING
 
     @classmethod
-    def begun(cls, timing: m.Timing = TIMING, *, company: bool = False, waits: bool = False) -> World:
+    def begun(cls, timing: Timing = TIMING, *, company: bool = False, waits: bool = False) -> World:
         state, effects = m.begin(FIRST, timing, company=company, waits=waits)
         world = cls(state, timing=timing)
         world.take(effects)
         return world
 
-    def step(self, event: m.Event) -> tuple[m.Effect, ...]:
+    def step(self, event: Event) -> tuple[Effect, ...]:
         match event:
-            case m.Exited(generation=generation):
+            case Exited(generation=generation):
                 self.alive.pop(generation, None)
-            case m.Rang(alarm=alarm, generation=generation):
+            case Rang(alarm=alarm, generation=generation):
                 self.timers.pop((alarm, generation), None)
-            case m.Prepared() | m.Refused() if self.preparing:
+            case Prepared() | Refused() if self.preparing:
                 self.preparing.pop(0)
-            case m.Reload(command=command) | m.Rollback(command=command) | m.Stop(command=command):
+            case Reload(command=command) | Rollback(command=command) | Stop(command=command):
                 self.unanswered.add(command)
         self.state, effects = m.step(self.state, event)
-        if isinstance(event, m.Weighed):
+        if isinstance(event, Weighed):
             self.weighing = False
         self.take(effects)
         self.check()
-        return effects + (self.step(m.Weighed(None)) if self.weighing and self.roomy else ())
+        return effects + (self.step(Weighed(None)) if self.weighing and self.roomy else ())
 
-    def take(self, effects: tuple[m.Effect, ...]) -> None:
+    def take(self, effects: tuple[Effect, ...]) -> None:
         for effect in effects:
             match effect:
-                case m.Spawn(generation=generation, standby=standby):
+                case Spawn(generation=generation, standby=standby):
                     assert generation > max(self.alive, default=0), "a generation is never used twice"
                     assert standby or not self.alive, "a child that handles events from birth is born alone"
                     self.alive[generation] = effect
-                case m.Send(message=message):
+                case Send(message=message):
                     self.sent.append(effect)
                     if isinstance(message, Recover):
                         assert message.generation not in self.alive, "only a dead child's sessions are resumed"
                     if isinstance(message, Activate):
                         assert not self.hanging(), "a hung child is dead before another is activated"
-                case m.Signal(generation=generation, name="SIGKILL"):
+                case Signal(generation=generation, name="SIGKILL"):
                     self.killed.add(generation)
-                case m.StartTimer(alarm=alarm, generation=generation, seconds=seconds):
+                case StartTimer(alarm=alarm, generation=generation, seconds=seconds):
                     self.timers[alarm, generation] = seconds
-                case m.CancelTimer(alarm=alarm, generation=generation):
+                case CancelTimer(alarm=alarm, generation=generation):
                     self.timers.pop((alarm, generation), None)
-                case m.Weigh():
+                case Weigh():
                     assert not self.weighing
                     self.weighing = True
-                case m.Prepare():
+                case Prepare():
                     self.preparing = [effect]  # of two, only the newer is answered
-                case m.Answer(commands=commands):
+                case Answer(commands=commands):
                     for command in commands:
                         self.unanswered.remove(command)
                         self.answers[command] = effect
-                case m.OpenHandoff():
+                case OpenHandoff():
                     assert not self.handoff_open
                     assert self.state.handoff is not None, "its record is made from the state"
                     self.handoff_open = True
-                case m.CloseHandoff():
+                case CloseHandoff():
                     assert self.handoff_open
                     self.handoff_open = False
                     self.closed.append(effect)
-                case m.Exit():
+                case Exit():
                     assert self.exit is None
                     self.exit = effect
 
@@ -219,23 +259,23 @@ class World:
 
     def reload(self, *, force: bool = False) -> int:
         self.commands += 1
-        self.step(m.Reload(self.commands, force))
+        self.step(Reload(self.commands, force))
         return self.commands
 
     def rollback(self, *, force: bool = False) -> int:
         self.commands += 1
-        self.step(m.Rollback(self.commands, force))
+        self.step(Rollback(self.commands, force))
         return self.commands
 
     def stop(self) -> int:
         self.commands += 1
-        self.step(m.Stop(self.commands))
+        self.step(Stop(self.commands))
         return self.commands
 
     def prepared(self) -> None:
         self.releases += 1
         wanted = self.preparing[0].release
-        self.step(m.Prepared(wanted or release(str(self.releases)), self.timing))
+        self.step(Prepared(wanted or release(str(self.releases)), self.timing))
 
     def answer_window(self) -> None:
         generation = self.state.active
@@ -244,54 +284,54 @@ class World:
         last = next(message for message in reversed(asked) if isinstance(message, Window))
         child = self.state.child(generation)
         for _ in range(child.unanswered if child else 0):
-            self.step(m.WindowAnswered(generation, last.open))
+            self.step(WindowAnswered(generation, last.open))
 
     def greeted(self) -> None:
-        self.step(m.Greeted(self.new))
+        self.step(Greeted(self.new))
 
     def ready(self) -> None:
-        self.step(m.BecameReady(self.new))
+        self.step(BecameReady(self.new))
 
     def activated(self) -> None:
-        self.step(m.RoleTaken(self.new, "active"))
+        self.step(RoleTaken(self.new, "active"))
 
     def stand_by(self) -> None:
         assert self.state.outgoing is not None
-        self.step(m.RoleTaken(self.state.outgoing, "standby"))
+        self.step(RoleTaken(self.state.outgoing, "standby"))
 
     def bring_spare(self) -> int:
         """Let the spare come on, as far as it goes."""
         if (Alarm.SPARE, 0) in self.timers:
-            self.step(m.Rang(Alarm.SPARE))
+            self.step(Rang(Alarm.SPARE))
         if self.state.spare is None:
             self.answer_window()
         spare = self.state.spare
         assert spare is not None
-        self.step(m.Greeted(spare))
-        self.step(m.BecameReady(spare))
+        self.step(Greeted(spare))
+        self.step(BecameReady(spare))
         return spare
 
-    def hang(self, generation: int) -> tuple[m.Effect, ...]:
+    def hang(self, generation: int) -> tuple[Effect, ...]:
         """Let a child beat no more; returns what is done when its stacks have been seen."""
-        self.step(m.Beaten(generation))
+        self.step(Beaten(generation))
         assert self.timers[Alarm.HANG, generation] == TIMING.hang_timeout
-        assert m.Signal(generation, "SIGUSR1") in self.step(m.Rang(Alarm.HANG, generation))
-        return self.step(m.Rang(Alarm.DUMP, generation))
+        assert Signal(generation, "SIGUSR1") in self.step(Rang(Alarm.HANG, generation))
+        return self.step(Rang(Alarm.DUMP, generation))
 
     def lingers(self) -> int:
         """Let the old child come to where only people keep it; returns its generation."""
         old = self.state.outgoing
         assert old is not None
-        self.step(m.RoleTaken(old, "draining"))
-        self.step(m.Lingers(old, 2, 1))
+        self.step(RoleTaken(old, "draining"))
+        self.step(Lingers(old, 2, 1))
         return old
 
     def drained(self) -> None:
         old = self.state.outgoing
         assert old is not None
-        self.step(m.RoleTaken(old, "draining"))
-        self.step(m.HasDrained(old))
-        self.step(m.Exited(old, "exited with status 0"))
+        self.step(RoleTaken(old, "draining"))
+        self.step(HasDrained(old))
+        self.step(Exited(old, "exited with status 0"))
 
     @property
     def new(self) -> int:
@@ -324,11 +364,11 @@ class World:
             or (child.generation == state.lingering and not self.stays(child.generation))
         ]
         if leaving:
-            self.step(m.Exited(leaving[0], "exited with status 0"))
+            self.step(Exited(leaving[0], "exited with status 0"))
             return
         match self.state.phase:
             case Phase.WAITING:
-                self.step(m.Rang(Alarm.BACKOFF))
+                self.step(Rang(Alarm.BACKOFF))
             case Phase.PREPARING:
                 self.prepared()
             case Phase.OPENING:
@@ -345,16 +385,16 @@ class World:
                 self.activated()
             case Phase.PROBATION:
                 self.stand_by()
-                self.step(m.Rang(Alarm.PROBATION, self.state.outgoing or 0))
+                self.step(Rang(Alarm.PROBATION, self.state.outgoing or 0))
             case Phase.DRAINING if self.timing.linger and self.stays(state.outgoing):
                 self.lingers()
             case Phase.DRAINING:
                 self.drained()
             case _:
-                self.step(m.Exited(next(iter(self.alive)), "exited with status 0"))
+                self.step(Exited(next(iter(self.alive)), "exited with status 0"))
 
 
-def serving(timing: m.Timing = TIMING) -> World:
+def serving(timing: Timing = TIMING) -> World:
     world = World.begun(timing)
     world.cooperate()
     return world
@@ -366,7 +406,7 @@ def with_spare() -> World:
     return world
 
 
-def lingering(timing: m.Timing = LINGERING) -> World:
+def lingering(timing: Timing = LINGERING) -> World:
     """A first child lingers beside the second, which serves."""
     world = reloading_until(Phase.DRAINING, timing)
     world.lingers()
@@ -382,7 +422,7 @@ def reloading_beside_a_lingerer(phase: Phase) -> World:
     return world
 
 
-def reloading_until(phase: Phase, timing: m.Timing | None = None) -> World:
+def reloading_until(phase: Phase, timing: Timing | None = None) -> World:
     """A first child serves, a reload has come to ``phase``."""
     world = serving(timing or (ON_PROBATION if phase is Phase.PROBATION else TIMING))
     world.reload()
@@ -394,7 +434,7 @@ def reloading_until(phase: Phase, timing: m.Timing | None = None) -> World:
 def restarting_until(phase: Phase) -> World:
     """A first child has died, its successor has come to ``phase``."""
     world = serving()
-    world.step(m.Exited(1, "killed by SIGSEGV"))
+    world.step(Exited(1, "killed by SIGSEGV"))
     while world.state.phase is not phase:
         world.one_good_step()
     return world
@@ -408,7 +448,7 @@ HANDOFF = [Phase.PREPARING, Phase.OPENING, Phase.SPAWNING, Phase.CONNECTING, Pha
 
 def test_the_first_child_is_spawned_active_and_told_so_when_it_is_ready() -> None:
     world = World.begun()
-    assert world.alive == {1: m.Spawn(1, FIRST, False)}
+    assert world.alive == {1: Spawn(1, FIRST, False)}
     assert world.shown() == "starting"
     world.greeted()
     world.ready()
@@ -434,8 +474,8 @@ def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activat
     assert world.messages(1)[-1] == Drain(limit=30)
     assert 1 in world.unanswered
     world.drained()
-    assert world.answers[1] == m.Answer((1,), "succeeded")
-    assert world.closed == [m.CloseHandoff("reload", 1, 2, "succeeded", None)]
+    assert world.answers[1] == Answer((1,), "succeeded")
+    assert world.closed == [CloseHandoff("reload", 1, 2, "succeeded", None)]
 
 
 def test_the_window_closes_when_it_has_settled() -> None:
@@ -443,7 +483,7 @@ def test_the_window_closes_when_it_has_settled() -> None:
     world.drained()
     assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
     assert Window(open=False) not in world.messages(2)
-    world.step(m.Rang(Alarm.SETTLE, 2))
+    world.step(Rang(Alarm.SETTLE, 2))
     assert world.messages(2)[-1] == Window(open=False)
 
 
@@ -459,12 +499,12 @@ def test_a_reload_before_it_has_settled_uses_the_open_window() -> None:
 def test_a_late_answer_about_a_closed_window_does_not_count_as_the_open_one() -> None:
     world = reloading_until(Phase.DRAINING)
     world.drained()
-    world.step(m.Rang(Alarm.SETTLE, 2))
+    world.step(Rang(Alarm.SETTLE, 2))
     world.reload()
     world.prepared()
-    world.step(m.WindowAnswered(2, False))
+    world.step(WindowAnswered(2, False))
     assert world.phase() is Phase.OPENING
-    world.step(m.WindowAnswered(2, True))
+    world.step(WindowAnswered(2, True))
     assert world.phase() is Phase.SPAWNING
 
 
@@ -483,16 +523,16 @@ def test_reloads_during_a_handoff_wait_together_for_the_next_one() -> None:
 def test_a_forced_command_is_prepared_by_force_and_one_of_those_that_wait_suffices() -> None:
     world = serving()
     world.reload(force=True)
-    assert world.preparing == [m.Prepare(None, True)]
+    assert world.preparing == [Prepare(None, True)]
     world.reload(force=True)
     world.reload()
     while 1 in world.unanswered:
         world.one_good_step()
-    assert world.preparing == [m.Prepare(None, True)]
+    assert world.preparing == [Prepare(None, True)]
     world.reload()
     while world.state.asked != (4,):
         world.one_good_step()
-    assert world.preparing == [m.Prepare(None, False)]
+    assert world.preparing == [Prepare(None, False)]
 
 
 def test_a_reload_while_the_first_child_starts_waits_for_it() -> None:
@@ -510,7 +550,7 @@ def test_a_reload_while_the_restart_waits_spawns_now_and_the_new_release() -> No
     command = world.reload()
     world.prepared()
     assert (Alarm.BACKOFF, 0) not in world.timers
-    assert world.alive == {2: m.Spawn(2, release("2"), True)}
+    assert world.alive == {2: Spawn(2, release("2"), True)}
     world.cooperate()
     assert world.answers[command].result == "succeeded"
     assert world.closed[-1].kind == "recovery"
@@ -522,7 +562,7 @@ def test_a_rollback_hands_over_to_the_release_before() -> None:
     world.reload()
     world.cooperate()
     command = world.rollback()
-    assert world.preparing == [m.Prepare(FIRST)]
+    assert world.preparing == [Prepare(FIRST)]
     world.cooperate()
     assert world.answers[command].result == "succeeded"
     assert world.state.good == FIRST
@@ -534,8 +574,8 @@ def test_a_rollback_hands_over_to_the_release_before() -> None:
 
 def test_a_refused_reload_changes_nothing() -> None:
     world = reloading_until(Phase.PREPARING)
-    world.step(m.Refused("bot.directory: /gone: no such directory"))
-    assert world.answers[1] == m.Answer((1,), "refused", "bot.directory: /gone: no such directory")
+    world.step(Refused("bot.directory: /gone: no such directory"))
+    assert world.answers[1] == Answer((1,), "refused", "bot.directory: /gone: no such directory")
     assert world.closed[-1].result == "refused"
     assert world.phase() is Phase.SERVING
     assert world.messages(1) == [Activate()]
@@ -551,17 +591,17 @@ def test_a_failed_reload_leaves_none_of_its_limits_behind() -> None:
     assert world.state.timing.ready_timeout == 2
     incoming = world.state.incoming
     assert incoming is not None
-    world.step(m.GaveUp(incoming, "cannot import", False))
+    world.step(GaveUp(incoming, "cannot import", False))
     assert world.state.timing == world.state.good_timing == TIMING
 
 
-FAULTS: dict[str, Callable[[int], m.Event]] = {
-    "gives up": lambda generation: m.GaveUp(generation, "cannot import", False),
-    "breaks": lambda generation: m.Broke(generation, "garbage"),
-    "exits": lambda generation: m.Exited(generation, "exited with status 1"),
-    "is not ready in time": lambda generation: m.Rang(Alarm.READY, generation),
-    "says no hello": lambda generation: m.Rang(Alarm.HELLO, generation),
-    "does not acknowledge": lambda generation: m.Rang(Alarm.ACK, generation),
+FAULTS: dict[str, Callable[[int], Event]] = {
+    "gives up": lambda generation: GaveUp(generation, "cannot import", False),
+    "breaks": lambda generation: Broke(generation, "garbage"),
+    "exits": lambda generation: Exited(generation, "exited with status 1"),
+    "is not ready in time": lambda generation: Rang(Alarm.READY, generation),
+    "says no hello": lambda generation: Rang(Alarm.HELLO, generation),
+    "does not acknowledge": lambda generation: Rang(Alarm.ACK, generation),
 }
 
 
@@ -586,9 +626,9 @@ def test_a_new_child_that_fails_leaves_the_old_one_serving_and_the_next_reload_w
     if 2 in world.alive:
         assert world.phase() is Phase.REVERTING
         assert Window(open=False) not in world.messages(1), "the window closes after the new one is gone"
-        world.step(m.Exited(2, "killed by SIGTERM"))
+        world.step(Exited(2, "killed by SIGTERM"))
     if phase is Phase.ACTIVATING:  # it may have handled events, so claims are needed for a while
-        world.step(m.Rang(Alarm.SETTLE, 1))
+        world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1)[-1] == Window(open=False)
     command = world.reload()
     world.cooperate()
@@ -597,14 +637,14 @@ def test_a_new_child_that_fails_leaves_the_old_one_serving_and_the_next_reload_w
 
 def test_a_child_that_gave_up_has_a_moment_to_exit_then_sigterm_then_sigkill() -> None:
     world = reloading_until(Phase.CONNECTING)
-    assert m.Signal(2, "SIGTERM") not in world.step(m.GaveUp(2, "no", False))
-    assert m.Signal(2, "SIGTERM") in world.step(m.Rang(Alarm.END, 2))
-    assert m.Signal(2, "SIGKILL") in world.step(m.Rang(Alarm.END, 2))
+    assert Signal(2, "SIGTERM") not in world.step(GaveUp(2, "no", False))
+    assert Signal(2, "SIGTERM") in world.step(Rang(Alarm.END, 2))
+    assert Signal(2, "SIGKILL") in world.step(Rang(Alarm.END, 2))
 
 
 def test_an_old_child_that_cannot_claim_fails_the_reload_and_serves_on() -> None:
     world = reloading_until(Phase.OPENING)
-    world.step(m.WindowAnswered(1, False))
+    world.step(WindowAnswered(1, False))
     assert world.answers[1].result == "failed"
     assert world.phase() is Phase.SERVING
     assert list(world.alive) == [1]
@@ -612,7 +652,7 @@ def test_an_old_child_that_cannot_claim_fails_the_reload_and_serves_on() -> None
 
 def test_an_old_child_that_does_not_answer_about_its_window_fails_the_reload() -> None:
     world = reloading_until(Phase.OPENING)
-    world.step(m.Rang(Alarm.ACK, 1))
+    world.step(Rang(Alarm.ACK, 1))
     assert world.answers[1].result == "failed"
     assert world.messages(1)[-1] == Window(open=False)
     command = world.reload()
@@ -622,12 +662,12 @@ def test_an_old_child_that_does_not_answer_about_its_window_fails_the_reload() -
 
 def test_a_new_child_that_dies_while_the_old_one_drains_gives_the_role_back() -> None:
     world = reloading_until(Phase.DRAINING)
-    world.step(m.Exited(2, "killed by SIGSEGV"))
+    world.step(Exited(2, "killed by SIGSEGV"))
     assert world.messages(1)[-1] == Activate()
-    world.step(m.RoleTaken(1, "draining"))
+    world.step(RoleTaken(1, "draining"))
     assert world.phase() is Phase.ACTIVATING
-    world.step(m.RoleTaken(1, "active"))
-    assert world.answers[1] == m.Answer((1,), "rolled-back", "generation 2: killed by SIGSEGV")
+    world.step(RoleTaken(1, "active"))
+    assert world.answers[1] == Answer((1,), "rolled-back", "generation 2: killed by SIGSEGV")
     assert world.closed[-1].result == "rolled-back"
     assert (world.state.active, world.state.good, world.state.phase) == (1, FIRST, Phase.SERVING)
     assert (Alarm.DRAIN, 1) not in world.timers
@@ -641,37 +681,37 @@ def test_a_new_child_that_fails_while_the_old_one_drains_is_ended_too(fault: str
     world.activated()
     assert world.answers[1].result == "rolled-back"
     assert world.phase() is Phase.REVERTING
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert world.phase() is Phase.SERVING
     assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
 
 
 def test_a_new_child_that_dies_when_the_old_one_has_drained_is_followed_by_the_old_release() -> None:
     world = reloading_until(Phase.DRAINING)
-    world.step(m.HasDrained(1))
-    world.step(m.Exited(2, "killed by SIGSEGV"))
+    world.step(HasDrained(1))
+    world.step(Exited(2, "killed by SIGSEGV"))
     assert world.answers[1].result == "failed"
     assert world.phase() is Phase.WAITING
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(Rang(Alarm.BACKOFF))
     assert list(world.alive) == [1], "nobody is spawned active while the old one lives"
-    world.step(m.Exited(1, "exited with status 0"))
-    assert world.alive == {3: m.Spawn(3, FIRST, True)}
+    world.step(Exited(1, "exited with status 0"))
+    assert world.alive == {3: Spawn(3, FIRST, True)}
     assert world.messages(3) == [Recover(generation=2)], "the last that was active, not the one that drained"
 
 
 def test_an_old_child_that_does_not_leave_is_ended_and_the_handoff_has_succeeded() -> None:
     world = reloading_until(Phase.DRAINING)
     assert world.timers[Alarm.DRAIN, 1] == TIMING.drain_timeout + m.DRAIN_GRACE
-    assert m.Signal(1, "SIGTERM") in world.step(m.Rang(Alarm.DRAIN, 1))
-    assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    assert Signal(1, "SIGTERM") in world.step(Rang(Alarm.DRAIN, 1))
+    assert Signal(1, "SIGKILL") in world.step(Rang(Alarm.END, 1))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.answers[1].result == "succeeded"
 
 
 def test_a_pipe_that_a_drained_child_closes_is_in_order() -> None:
     world = reloading_until(Phase.DRAINING)
-    world.step(m.HasDrained(1))
-    assert world.step(m.Broke(1, "closed its pipe")) == ()
+    world.step(HasDrained(1))
+    assert world.step(Broke(1, "closed its pipe")) == ()
 
 
 # --- the active child dies --------------------------------------------------------------------------------------
@@ -679,15 +719,15 @@ def test_a_pipe_that_a_drained_child_closes_is_in_order() -> None:
 
 def test_a_dead_child_is_restarted_from_its_own_release_with_a_backoff_that_doubles() -> None:
     world = serving()
-    world.step(m.Exited(1, "killed by SIGSEGV"))
+    world.step(Exited(1, "killed by SIGSEGV"))
     delays = []
     for _ in range(6):
         assert world.shown() == "restarting"
         delays.append(world.timers[Alarm.BACKOFF, 0])
-        world.step(m.Rang(Alarm.BACKOFF))
-        assert world.alive[world.new] == m.Spawn(world.new, FIRST, True)
+        world.step(Rang(Alarm.BACKOFF))
+        assert world.alive[world.new] == Spawn(world.new, FIRST, True)
         assert world.messages(world.new) == [Recover(generation=1)], "also the second, if the first one died over it"
-        world.step(m.Exited(world.new, "exited with status 1"))
+        world.step(Exited(world.new, "exited with status 1"))
     assert delays == [1, 2, 4, 8, 8, 8]
     world.cooperate()
     assert len(world.closed) == 1
@@ -697,26 +737,26 @@ def test_a_dead_child_is_restarted_from_its_own_release_with_a_backoff_that_doub
 
 def test_a_successor_is_relieved_of_its_window_like_any_new_child() -> None:
     world = serving()
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     world.cooperate()
     assert world.state.active == 2
     assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
-    world.step(m.Rang(Alarm.SETTLE, 2))
+    world.step(Rang(Alarm.SETTLE, 2))
     assert world.messages(2)[-1] == Window(open=False)
 
 
 def test_a_first_start_has_nobody_to_recover() -> None:
     world = World.begun()
-    world.step(m.Exited(1, "killed by SIGKILL"))
-    world.step(m.Rang(Alarm.BACKOFF))
-    assert world.alive == {2: m.Spawn(2, FIRST, False)}
+    world.step(Exited(1, "killed by SIGKILL"))
+    world.step(Rang(Alarm.BACKOFF))
+    assert world.alive == {2: Spawn(2, FIRST, False)}
     assert world.messages(2) == []
 
 
 @pytest.mark.parametrize("phase", [Phase.SPAWNING, Phase.CONNECTING])
 def test_a_new_child_that_connects_still_recovers_the_old_one_that_dies(phase: Phase) -> None:
     world = reloading_until(phase)
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Recover(generation=1)]
 
 
@@ -724,42 +764,42 @@ def test_a_new_child_that_is_ready_has_heard_everything_itself() -> None:
     world = reloading_until(Phase.CONNECTING)
     world.hang(1)
     world.ready()
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Activate()]
 
 
 def test_the_backoff_begins_anew_after_a_stable_time() -> None:
     world = serving()
     for _ in range(3):
-        world.step(m.Exited(world.state.active or 0, "killed"))
+        world.step(Exited(world.state.active or 0, "killed"))
         world.cooperate()
-    world.step(m.Rang(Alarm.STABLE, world.state.active or 0))
-    world.step(m.Exited(world.state.active or 0, "killed"))
+    world.step(Rang(Alarm.STABLE, world.state.active or 0))
+    world.step(Exited(world.state.active or 0, "killed"))
     assert world.timers[Alarm.BACKOFF, 0] == 1
 
 
 @pytest.mark.parametrize("phase", HANDOFF[:5])
 def test_a_handoff_whose_old_child_dies_goes_on_with_the_new_one(phase: Phase) -> None:
     world = reloading_until(phase)
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     world.cooperate()
     kind: HandoffKind = "recovery" if phase in HANDOFF[:2] else "failover"
-    assert world.closed == [m.CloseHandoff(kind, 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
-    assert world.answers[1] == m.Answer((1,), "succeeded")
+    assert world.closed == [CloseHandoff(kind, 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
+    assert world.answers[1] == Answer((1,), "succeeded")
     assert world.state.good == release("2")
 
 
 def test_an_activation_under_way_goes_on_when_the_old_child_dies() -> None:
     world = reloading_until(Phase.ACTIVATING)
-    world.step(m.Exited(1, "killed by SIGKILL"))
-    assert world.step(m.RoleTaken(2, "active"))[-1:] == (m.StartTimer(Alarm.SETTLE, 2, TIMING.settle),)
+    world.step(Exited(1, "killed by SIGKILL"))
+    assert world.step(RoleTaken(2, "active"))[-1:] == (StartTimer(Alarm.SETTLE, 2, TIMING.settle),)
 
 
 @pytest.mark.parametrize("phase", HANDOFF[2:5])
 def test_when_both_die_the_release_that_was_good_comes_back(phase: Phase) -> None:
     world = reloading_until(phase)
-    world.step(m.Exited(1, "killed by SIGKILL"))
-    world.step(m.Exited(2, "exited with status 1"))
+    world.step(Exited(1, "killed by SIGKILL"))
+    world.step(Exited(2, "exited with status 1"))
     assert world.answers[1].result == "failed"
     world.cooperate()
     assert world.state.good == FIRST
@@ -769,18 +809,18 @@ def test_when_both_die_the_release_that_was_good_comes_back(phase: Phase) -> Non
 
 def test_an_active_child_that_breaks_is_killed_before_anybody_follows() -> None:
     world = serving()
-    assert m.Signal(1, "SIGKILL") in world.step(m.Broke(1, "garbage"))
+    assert Signal(1, "SIGKILL") in world.step(Broke(1, "garbage"))
     assert world.phase() is Phase.SERVING
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.phase() is Phase.WAITING
 
 
 def test_a_start_that_comes_on_slowly_is_let_go_on_but_a_handoff_is_not() -> None:
     world = World.begun()
     world.greeted()
-    assert m.StartTimer(Alarm.READY, 1, 100) in world.step(m.Progressed(1))
+    assert StartTimer(Alarm.READY, 1, 100) in world.step(Progressed(1))
     world = reloading_until(Phase.CONNECTING)
-    assert world.step(m.Progressed(2)) == ()
+    assert world.step(Progressed(2)) == ()
 
 
 # --- children that hang -----------------------------------------------------------------------------------------
@@ -788,15 +828,15 @@ def test_a_start_that_comes_on_slowly_is_let_go_on_but_a_handoff_is_not() -> Non
 
 def test_a_child_that_beats_does_not_hang() -> None:
     world = serving()
-    world.step(m.Beaten(1))
-    assert world.step(m.Beaten(1)) == (m.StartTimer(Alarm.HANG, 1, TIMING.hang_timeout),)
+    world.step(Beaten(1))
+    assert world.step(Beaten(1)) == (StartTimer(Alarm.HANG, 1, TIMING.hang_timeout),)
 
 
 def test_a_child_that_beats_again_while_its_stacks_are_printed_goes_on() -> None:
     world = serving()
-    world.step(m.Beaten(1))
-    world.step(m.Rang(Alarm.HANG, 1))
-    world.step(m.Beaten(1))
+    world.step(Beaten(1))
+    world.step(Rang(Alarm.HANG, 1))
+    world.step(Beaten(1))
     assert (Alarm.DUMP, 1) not in world.timers
     assert (Alarm.HANG, 1) in world.timers
     assert world.active_lives()
@@ -813,10 +853,10 @@ def test_a_child_that_has_not_beaten_yet_has_the_limits_of_its_start() -> None:
 
 def test_an_active_child_that_hangs_gets_sigterm_then_sigkill_and_is_followed_when_it_is_dead() -> None:
     world = serving()
-    assert m.Signal(1, "SIGTERM") in world.hang(1)
-    assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
+    assert Signal(1, "SIGTERM") in world.hang(1)
+    assert Signal(1, "SIGKILL") in world.step(Rang(Alarm.END, 1))
     assert world.phase() is Phase.SERVING
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     world.cooperate()
     assert world.closed[-1].kind == "recovery"
     assert world.closed[-1].reason == (
@@ -830,7 +870,7 @@ def test_a_new_child_waits_for_the_death_of_an_active_one_that_hangs() -> None:
     world.ready()
     assert world.phase() is Phase.CONNECTING
     assert world.messages(2) == []
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Activate()]
     world.activated()
     assert world.closed[-1].kind == "failover"
@@ -840,7 +880,7 @@ def test_a_new_child_waits_for_the_death_of_an_active_one_that_hangs() -> None:
 @pytest.mark.parametrize("phase", [Phase.CONNECTING, Phase.ACTIVATING])
 def test_a_new_child_that_hangs_is_ended_and_the_old_one_serves_on(phase: Phase) -> None:
     world = reloading_until(phase)
-    assert m.Signal(2, "SIGTERM") in world.hang(2)
+    assert Signal(2, "SIGTERM") in world.hang(2)
     assert world.answers[1].result == "failed"
     assert "hangs" in (world.answers[1].reason or "")
     assert world.phase() is Phase.REVERTING
@@ -848,22 +888,22 @@ def test_a_new_child_that_hangs_is_ended_and_the_old_one_serves_on(phase: Phase)
     assert world.state.active == 1
 
 
-@pytest.mark.parametrize("phase", m.SWITCHED)
+@pytest.mark.parametrize("phase", SWITCHED)
 def test_a_new_child_that_hangs_after_the_switch_is_killed_and_then_the_old_one_is_active_again(phase: Phase) -> None:
     world = reloading_until(phase)
-    assert m.Signal(2, "SIGKILL") in world.hang(2)
+    assert Signal(2, "SIGKILL") in world.hang(2)
     assert world.messages(1)[-1] != Activate()
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert world.messages(1)[-1] == Activate()
     world.activated()
     assert world.answers[1].result == "rolled-back"
     assert "hangs" in (world.answers[1].reason or "")
 
 
-@pytest.mark.parametrize("phase", m.SWITCHED)
+@pytest.mark.parametrize("phase", SWITCHED)
 def test_an_old_child_that_hangs_after_the_switch_is_ended_and_the_handoff_has_succeeded(phase: Phase) -> None:
     world = reloading_until(phase)
-    assert m.Signal(1, "SIGTERM") in world.hang(1)
+    assert Signal(1, "SIGTERM") in world.hang(1)
     assert world.phase() is Phase.DRAINING
     world.cooperate()
     assert world.answers[1].result == "succeeded"
@@ -872,7 +912,7 @@ def test_an_old_child_that_hangs_after_the_switch_is_ended_and_the_handoff_has_s
 def test_a_child_that_hangs_while_the_supervisor_stops_is_ended() -> None:
     world = serving()
     world.stop()
-    assert m.Signal(1, "SIGTERM") in world.hang(1)
+    assert Signal(1, "SIGTERM") in world.hang(1)
 
 
 # --- a newer release while the old child drains ------------------------------------------------------------------
@@ -901,7 +941,7 @@ def test_a_child_that_has_little_time_is_not_given_more_by_a_hurry() -> None:
 def test_a_child_that_has_drained_or_is_being_ended_is_not_hurried() -> None:
     for world in (reloading_until(Phase.DRAINING), draining_while_cut()):
         if (Alarm.END, 1) not in world.timers:
-            world.step(m.HasDrained(1))
+            world.step(HasDrained(1))
         world.reload()
         assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
 
@@ -911,13 +951,13 @@ def test_a_child_that_has_drained_or_is_being_ended_is_not_hurried() -> None:
 
 def test_an_active_child_that_beats_but_never_answers_is_ended_and_replaced() -> None:
     world = reloading_until(Phase.OPENING)
-    world.step(m.Beaten(1))
-    world.step(m.Rang(Alarm.ACK, 1))
+    world.step(Beaten(1))
+    world.step(Rang(Alarm.ACK, 1))
     assert world.answers[1].result == "failed"
-    world.step(m.Beaten(1))
+    world.step(Beaten(1))
     assert world.timers[Alarm.ANSWER, 1] == TIMING.hang_timeout
-    assert m.Signal(1, "SIGTERM") in world.step(m.Rang(Alarm.ANSWER, 1))
-    world.step(m.Exited(1, "exited with status 0"))
+    assert Signal(1, "SIGTERM") in world.step(Rang(Alarm.ANSWER, 1))
+    world.step(Exited(1, "exited with status 0"))
     assert world.phase() is Phase.WAITING
     assert world.state.handoff is not None
     assert "has not read its pipe" in (world.state.handoff.reason or "")
@@ -927,17 +967,17 @@ def test_an_active_child_that_beats_but_never_answers_is_ended_and_replaced() ->
 
 def test_further_reloads_do_not_put_off_the_end_of_a_child_that_never_answers() -> None:
     world = reloading_until(Phase.OPENING)
-    world.step(m.Rang(Alarm.ACK, 1))
+    world.step(Rang(Alarm.ACK, 1))
     del world.timers[Alarm.ANSWER, 1]
     world.reload()
     world.prepared()
-    world.step(m.Rang(Alarm.ACK, 1))
+    world.step(Rang(Alarm.ACK, 1))
     assert (Alarm.ANSWER, 1) not in world.timers, "it runs since the first question"
 
 
 def test_a_late_answer_saves_a_child() -> None:
     world = reloading_until(Phase.OPENING)
-    world.step(m.Rang(Alarm.ACK, 1))
+    world.step(Rang(Alarm.ACK, 1))
     world.answer_window()
     assert (Alarm.ANSWER, 1) not in world.timers
 
@@ -953,10 +993,10 @@ def test_on_probation_the_old_child_stands_by_and_drains_when_it_is_over() -> No
     world.stand_by()
     assert (Alarm.ACK, 1) not in world.timers
     assert 1 in world.unanswered, "the reload ends with its own result"
-    world.step(m.Rang(Alarm.PROBATION, 1))
+    world.step(Rang(Alarm.PROBATION, 1))
     assert world.messages(1)[-1] == Drain(limit=30)
     world.drained()
-    assert world.answers[1] == m.Answer((1,), "succeeded")
+    assert world.answers[1] == Answer((1,), "succeeded")
 
 
 @pytest.mark.parametrize("fault", ["gives up", "breaks", "exits"])
@@ -968,7 +1008,7 @@ def test_a_new_child_that_fails_on_probation_gives_the_role_back_at_once(fault: 
     assert (Alarm.PROBATION, 1) not in world.timers
     world.activated()
     assert world.answers[1].result == "rolled-back"
-    assert world.closed == [m.CloseHandoff("reload", 1, 2, "rolled-back", world.answers[1].reason)]
+    assert world.closed == [CloseHandoff("reload", 1, 2, "rolled-back", world.answers[1].reason)]
     world.cooperate()
     assert (world.state.active, world.state.good) == (1, FIRST)
     command = world.reload()
@@ -984,7 +1024,7 @@ def test_a_rollback_on_probation_makes_the_old_child_active_at_once() -> None:
     world.activated()
     assert world.messages(2)[-1] == Drain(limit=30), "without a probation of its own"
     world.drained()
-    assert world.answers[command] == m.Answer((command,), "succeeded")
+    assert world.answers[command] == Answer((command,), "succeeded")
     assert [(closed.kind, closed.origin, closed.target, closed.result) for closed in world.closed] == [
         ("reload", 1, 2, "rolled-back"),
         ("rollback", 2, 1, "succeeded"),
@@ -995,7 +1035,7 @@ def test_a_rollback_on_probation_makes_the_old_child_active_at_once() -> None:
 def test_a_rollback_on_probation_whose_old_child_does_not_come_leaves_the_new_one_serving() -> None:
     world = reloading_until(Phase.PROBATION)
     command = world.rollback()
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.answers[command].result == "failed"
     assert world.state.active == 2
     assert world.phase() is Phase.SERVING
@@ -1005,7 +1045,7 @@ def test_a_rollback_while_the_new_child_is_killed_is_refused_for_the_role_comes_
     world = reloading_until(Phase.PROBATION)
     world.hang(2)
     assert world.answers[world.rollback()].result == "refused"
-    world.step(m.Rang(Alarm.PROBATION, 1))
+    world.step(Rang(Alarm.PROBATION, 1))
     assert world.phase() is Phase.PROBATION, "the old one is needed"
     world.cooperate()
     assert world.state.active == 1
@@ -1031,7 +1071,7 @@ def test_a_reload_that_waits_already_leaves_no_probation() -> None:
 
 def test_an_old_child_that_does_not_stand_by_drains() -> None:
     world = reloading_until(Phase.PROBATION)
-    world.step(m.Rang(Alarm.ACK, 1))
+    world.step(Rang(Alarm.ACK, 1))
     assert world.messages(1)[-1] == Drain(limit=30)
     world.cooperate()
     assert world.answers[1].result == "succeeded"
@@ -1049,8 +1089,8 @@ def test_an_old_child_that_is_lost_on_probation_ends_it(fault: str) -> None:
 
 def test_a_restart_and_a_failover_have_no_probation() -> None:
     world = serving(ON_PROBATION)
-    world.step(m.Exited(1, "killed"))
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(Exited(1, "killed"))
+    world.step(Rang(Alarm.BACKOFF))
     world.greeted()
     world.ready()
     world.activated()
@@ -1063,7 +1103,7 @@ def test_a_restart_and_a_failover_have_no_probation() -> None:
 def test_a_handoff_says_that_the_new_session_has_ended_the_active_childs() -> None:
     world = reloading_until(Phase.CONNECTING)
     for shard in (3, 4):
-        world.step(m.Kicked(1, shard))
+        world.step(Kicked(1, shard))
     world.cooperate()
     assert world.answers[1].result == "succeeded"
     assert world.closed[-1].result == "succeeded"
@@ -1101,8 +1141,8 @@ def test_a_handoff_succeeds_when_the_old_child_only_lingers() -> None:
     assert world.messages(1)[-1] == Drain(limit=30, linger=180)
     assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + m.DRAIN_GRACE
     world.lingers()
-    assert world.answers[1] == m.Answer((1,), "succeeded")
-    assert world.closed == [m.CloseHandoff("reload", 1, 2, "succeeded", None)]
+    assert world.answers[1] == Answer((1,), "succeeded")
+    assert world.closed == [CloseHandoff("reload", 1, 2, "succeeded", None)]
     assert (world.shown(), world.state.part(1)) == ("serving", Part.LINGERER)
     assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + m.DRAIN_GRACE
 
@@ -1110,8 +1150,8 @@ def test_a_handoff_succeeds_when_the_old_child_only_lingers() -> None:
 def test_the_window_settles_only_when_the_lingerer_has_left() -> None:
     world = lingering()
     assert (Alarm.SETTLE, 2) not in world.timers
-    world.step(m.HasDrained(1))
-    world.step(m.Exited(1, "exited with status 0"))
+    world.step(HasDrained(1))
+    world.step(Exited(1, "exited with status 0"))
     assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
 
 
@@ -1127,7 +1167,7 @@ def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child
     assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
     assert world.timers[Alarm.DRAIN, 1] == m.HURRY_LIMIT + m.DRAIN_GRACE
     assert world.messages(3) == [], "never two old children beside an active one"
-    world.step(m.Exited(1, "exited with status 0"))
+    world.step(Exited(1, "exited with status 0"))
     assert world.messages(3) == [Activate()]
     world.activated()
     assert world.lingers() == 2
@@ -1136,8 +1176,8 @@ def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child
 
 def test_a_reload_that_fails_cuts_nobody_short() -> None:
     world = reloading_beside_a_lingerer(Phase.CONNECTING)
-    world.step(m.GaveUp(3, "cannot import", False))
-    world.step(m.Exited(3, "exited with status 1"))
+    world.step(GaveUp(3, "cannot import", False))
+    world.step(Exited(3, "exited with status 1"))
     assert (world.phase(), world.state.lingering) == (Phase.SERVING, 1)
     assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
     assert (Alarm.SETTLE, 2) not in world.timers
@@ -1146,10 +1186,10 @@ def test_a_reload_that_fails_cuts_nobody_short() -> None:
 def test_a_lingerer_leaves_before_the_spawn_where_memory_does_not_suffice_for_three() -> None:
     world = lingering()
     world.reload()
-    world.step(m.Prepared(release("2"), LINGERING, crowded=True))
+    world.step(Prepared(release("2"), LINGERING, crowded=True))
     assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
     assert (world.phase(), list(world.alive)) == (Phase.OPENING, [1, 2])
-    world.step(m.Exited(1, "exited with status 0"))
+    world.step(Exited(1, "exited with status 0"))
     assert (world.phase(), list(world.alive)) == (Phase.SPAWNING, [2, 3])
 
 
@@ -1167,10 +1207,10 @@ def test_a_reload_during_the_drain_leaves_open_views_alone_until_its_child_is_re
 
 def test_a_lingerer_takes_over_when_the_active_child_dies() -> None:
     world = lingering()
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert world.messages(1)[-1] == Activate()
     world.activated()
-    assert world.closed[-1] == m.CloseHandoff("failover", 2, 1, "succeeded", "generation 2 died: killed by SIGKILL")
+    assert world.closed[-1] == CloseHandoff("failover", 2, 1, "succeeded", "generation 2 died: killed by SIGKILL")
     assert (world.state.active, world.state.good, world.state.lingering) == (1, FIRST, None)
     assert (Alarm.DRAIN, 1) not in world.timers
 
@@ -1179,7 +1219,7 @@ def test_a_lingerer_takes_over_when_the_active_child_dies() -> None:
 def test_a_lingerer_takes_over_also_while_a_reload_is_under_way_which_begins_anew(phase: Phase) -> None:
     world = reloading_beside_a_lingerer(phase)
     command = max(world.unanswered)
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert world.messages(1)[-1] == Activate()
     world.activated()
     assert world.closed[-1].kind == "failover"
@@ -1192,7 +1232,7 @@ def test_a_rollback_under_way_when_the_lingerer_takes_over_has_failed() -> None:
     world = lingering()
     command = world.rollback()
     world.prepared()
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert world.answers[command].result == "failed"
     world.cooperate()
     assert (world.state.active, world.state.timing) == (1, LINGERING)
@@ -1201,7 +1241,7 @@ def test_a_rollback_under_way_when_the_lingerer_takes_over_has_failed() -> None:
 def test_a_new_child_that_is_ready_follows_at_once_though_an_older_one_is_still_leaving() -> None:
     world = reloading_beside_a_lingerer(Phase.CONNECTING)
     world.ready()
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert world.messages(3) == [Activate()]
     assert Activate() not in world.messages(1)[1:]
 
@@ -1210,19 +1250,19 @@ def test_a_new_child_that_is_ready_follows_at_once_though_an_older_one_is_still_
 def test_a_lingerer_that_is_about_to_leave_does_not_take_over_and_recovery_waits_for_it(why: str) -> None:
     world = lingering()
     if why == "drained":
-        world.step(m.HasDrained(1))
+        world.step(HasDrained(1))
     elif why == "hangs":
-        world.step(m.Rang(Alarm.HANG, 1))
+        world.step(Rang(Alarm.HANG, 1))
     else:
-        world.step(m.Broke(1, "garbage"))
-    world.step(m.Exited(2, "killed by SIGKILL"))
+        world.step(Broke(1, "garbage"))
+    world.step(Exited(2, "killed by SIGKILL"))
     assert Activate() not in world.messages(1)[1:]
     if why == "hangs":
         assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT), "it may wake up, and nobody serves"
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(Rang(Alarm.BACKOFF))
     assert list(world.alive) == [1]
-    world.step(m.Exited(1, "killed by SIGKILL"))
-    assert world.alive == {3: m.Spawn(3, release("2"), True)}
+    world.step(Exited(1, "killed by SIGKILL"))
+    assert world.alive == {3: Spawn(3, release("2"), True)}
 
 
 @pytest.mark.parametrize("fault", ["gives up", "breaks", "exits", "hangs", "stays too long"])
@@ -1231,12 +1271,12 @@ def test_what_goes_wrong_with_a_lingerer_concerns_nobody_else(fault: str) -> Non
     if fault == "hangs":
         world.hang(1)
     elif fault == "stays too long":
-        world.step(m.Rang(Alarm.DRAIN, 1))
+        world.step(Rang(Alarm.DRAIN, 1))
     else:
         world.step(FAULTS[fault](1))
     if 1 in world.alive:
         assert world.ends(1)
-        world.step(m.Exited(1, "killed by SIGTERM"))
+        world.step(Exited(1, "killed by SIGTERM"))
     assert (world.phase(), world.state.active) == (Phase.SERVING, 2)
     assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
     assert len(world.closed) == 1
@@ -1254,7 +1294,7 @@ def test_a_stop_while_the_old_child_drains_leaves_no_linger() -> None:
     world = reloading_until(Phase.DRAINING, LINGERING)
     world.stop()
     assert world.messages(1)[-1] == Drain(limit=30)
-    world.step(m.Lingers(1, 2, 1))
+    world.step(Lingers(1, 2, 1))
     assert world.phase() is Phase.STOPPING
 
 
@@ -1263,7 +1303,7 @@ def test_a_new_child_that_is_being_killed_when_the_old_one_lingers_is_rolled_bac
     world.hang(2)
     world.lingers()
     assert 1 in world.unanswered
-    world.step(m.Exited(2, "killed by SIGKILL"))
+    world.step(Exited(2, "killed by SIGKILL"))
     world.activated()
     assert world.answers[1].result == "rolled-back"
 
@@ -1272,8 +1312,8 @@ def test_a_spare_comes_when_the_lingerer_which_can_take_over_itself_has_left() -
     world = lingering(replace(LINGERING, spare=True))
     assert list(world.alive) == [1, 2]
     assert (Alarm.SPARE, 0) not in world.timers
-    world.step(m.HasDrained(1))
-    world.step(m.Exited(1, "exited with status 0"))
+    world.step(HasDrained(1))
+    world.step(Exited(1, "exited with status 0"))
     assert world.state.spare == 3
 
 
@@ -1284,11 +1324,11 @@ def test_a_spare_comes_once_the_active_child_claims_every_event() -> None:
     world = serving(WITH_SPARE)
     assert world.messages(1)[-1] == Window(open=True)
     assert list(world.alive) == [1]
-    world.step(m.WindowAnswered(1, True))
-    assert world.alive[2] == m.Spawn(2, FIRST, True)
+    world.step(WindowAnswered(1, True))
+    assert world.alive[2] == Spawn(2, FIRST, True)
     assert world.shown() == "serving"
-    world.step(m.Greeted(2))
-    world.step(m.BecameReady(2))
+    world.step(Greeted(2))
+    world.step(BecameReady(2))
     assert world.messages(2) == []
     assert (Alarm.READY, 2) not in world.timers
     assert world.closed == [], "nobody has handed anything over"
@@ -1296,10 +1336,10 @@ def test_a_spare_comes_once_the_active_child_claims_every_event() -> None:
 
 def test_a_spare_takes_over_at_once_and_another_comes() -> None:
     world = with_spare()
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Activate()]
     world.activated()
-    assert world.closed == [m.CloseHandoff("failover", 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
+    assert world.closed == [CloseHandoff("failover", 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
     assert world.state.restarts == 1
     assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_first, "not at once: what just crashed may do so again"
     assert world.bring_spare() == 3
@@ -1308,7 +1348,7 @@ def test_a_spare_takes_over_at_once_and_another_comes() -> None:
 def test_a_spare_that_connects_still_goes_on_when_the_active_child_dies() -> None:
     world = serving(WITH_SPARE)
     world.answer_window()
-    world.step(m.Exited(1, "killed"))
+    world.step(Exited(1, "killed"))
     assert world.phase() is Phase.SPAWNING
     world.greeted()
     world.ready()
@@ -1320,7 +1360,7 @@ def test_an_active_child_that_hangs_is_dead_before_the_spare_takes_over() -> Non
     world = with_spare()
     world.hang(1)
     assert world.messages(2) == []
-    world.step(m.Exited(1, "killed by SIGKILL"))
+    world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Activate()]
 
 
@@ -1328,9 +1368,9 @@ def test_a_reload_drops_the_spare_before_it_spawns_and_another_comes_after() -> 
     world = with_spare()
     world.reload()
     assert list(world.alive) == [1, 2], "a refused reload keeps it"
-    assert m.Signal(2, "SIGTERM") in world.step(m.Prepared(release("2"), WITH_SPARE))
+    assert Signal(2, "SIGTERM") in world.step(Prepared(release("2"), WITH_SPARE))
     assert world.phase() is Phase.OPENING
-    world.step(m.Exited(2, "exited with status 0"))
+    world.step(Exited(2, "exited with status 0"))
     assert list(world.alive) == [1, 3]
     world.cooperate()
     assert world.answers[1].result == "succeeded"
@@ -1349,12 +1389,12 @@ def test_a_reload_that_no_longer_wants_a_spare_leaves_none() -> None:
 def test_a_spare_takes_over_while_a_reload_is_prepared_and_the_reload_waits() -> None:
     world = with_spare()
     command = world.reload(force=True)
-    world.step(m.Exited(1, "killed"))
+    world.step(Exited(1, "killed"))
     assert world.messages(2) == [Activate()]
     assert world.state.waiting == (command,)
     world.activated()
     assert world.closed[-1].kind == "failover"
-    assert world.preparing == [m.Prepare(None, True)]
+    assert world.preparing == [Prepare(None, True)]
     world.cooperate()
     assert world.answers[command].result == "succeeded"
     assert world.state.active == 3
@@ -1366,7 +1406,7 @@ def test_a_rollback_that_is_prepared_when_the_spare_takes_over_has_failed() -> N
     world.cooperate()
     world.bring_spare()
     command = world.rollback()
-    world.step(m.Exited(world.state.active or 0, "killed"))
+    world.step(Exited(world.state.active or 0, "killed"))
     assert world.answers[command].result == "failed"
     world.cooperate()
     assert world.closed[-1].kind == "failover"
@@ -1378,7 +1418,7 @@ def test_a_spare_that_fails_concerns_nobody_and_is_followed_after_a_while(fault:
     delays = []
     for _ in range(3):
         if (Alarm.SPARE, 0) in world.timers:
-            world.step(m.Rang(Alarm.SPARE))
+            world.step(Rang(Alarm.SPARE))
         else:
             world.answer_window()
         world.step(FAULTS[fault](world.state.spare or 0))
@@ -1388,17 +1428,17 @@ def test_a_spare_that_fails_concerns_nobody_and_is_followed_after_a_while(fault:
     assert delays == [1, 2, 4]
     spare = world.bring_spare()
     assert world.state.spare_failures == 3, "one that is ready may still die again and again"
-    world.step(m.Rang(Alarm.STABLE, spare))
+    world.step(Rang(Alarm.STABLE, spare))
     assert world.state.spare_failures == 0
     assert world.state.active == 1
 
 
 def test_an_active_child_that_cannot_claim_has_no_spare_for_a_while() -> None:
     world = serving(WITH_SPARE)
-    world.step(m.WindowAnswered(1, False))
+    world.step(WindowAnswered(1, False))
     assert list(world.alive) == [1]
     assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_max
-    world.step(m.Rang(Alarm.SPARE))
+    world.step(Rang(Alarm.SPARE))
     assert world.messages(1)[-1] == Window(open=True)
 
 
@@ -1413,20 +1453,20 @@ def weighing() -> World:
 def test_a_spare_is_weighed_before_it_is_spawned_and_refused_with_one_line_of_the_log() -> None:
     world = weighing()
     assert list(world.alive) == [1]
-    effects = world.step(m.Weighed("too little memory: 1 of 2"))
-    assert m.Note("no spare for now: too little memory: 1 of 2", True) in effects
+    effects = world.step(Weighed("too little memory: 1 of 2"))
+    assert Note("no spare for now: too little memory: 1 of 2", True) in effects
     assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_max
-    world.step(m.Rang(Alarm.SPARE))
-    assert not any(isinstance(effect, m.Note) for effect in world.step(m.Weighed("too little memory: 1 of 2")))
-    world.step(m.Rang(Alarm.SPARE))
-    world.step(m.Weighed(None))
+    world.step(Rang(Alarm.SPARE))
+    assert not any(isinstance(effect, Note) for effect in world.step(Weighed("too little memory: 1 of 2")))
+    world.step(Rang(Alarm.SPARE))
+    world.step(Weighed(None))
     assert world.state.spare == 2
 
 
 def test_a_reload_that_comes_while_the_spare_is_weighed_goes_first() -> None:
     world = weighing()
     world.reload()
-    world.step(m.Weighed(None))
+    world.step(Weighed(None))
     assert world.state.spare is None
     world.cooperate()
     assert world.weighing
@@ -1434,8 +1474,8 @@ def test_a_reload_that_comes_while_the_spare_is_weighed_goes_first() -> None:
 
 def test_an_active_child_that_dies_while_the_spare_is_weighed_is_restarted() -> None:
     world = weighing()
-    world.step(m.Exited(1, "killed"))
-    world.step(m.Weighed(None))
+    world.step(Exited(1, "killed"))
+    world.step(Weighed(None))
     assert list(world.alive) == []
     world.cooperate()
     assert world.state.active == 2
@@ -1443,9 +1483,9 @@ def test_an_active_child_that_dies_while_the_spare_is_weighed_is_restarted() -> 
 
 def test_a_stop_ends_the_spare_and_drains_the_active_child() -> None:
     world = with_spare()
-    effects = world.step(m.Stop(7))
-    assert m.Signal(2, "SIGTERM") in effects
-    assert m.Send(1, Drain(limit=30)) in effects
+    effects = world.step(Stop(7))
+    assert Signal(2, "SIGTERM") in effects
+    assert Send(1, Drain(limit=30)) in effects
 
 
 # --- the first start --------------------------------------------------------------------------------------------
@@ -1457,30 +1497,30 @@ def test_a_first_child_that_can_never_work_ends_the_supervisor(phase: Phase) -> 
     while world.state.phase is not phase:
         world.one_good_step()
     command = world.reload()
-    world.step(m.GaveUp(1, "the token was refused", False))
+    world.step(GaveUp(1, "the token was refused", False))
     assert world.answers[command].result == "refused"
     assert world.exit is None
-    world.step(m.Exited(1, "exited with status 1"))
-    assert world.exit == m.Exit(m.EXIT_CONFIG, "generation 1: the token was refused")
+    world.step(Exited(1, "exited with status 1"))
+    assert world.exit == Exit(m.EXIT_CONFIG, "generation 1: the token was refused")
 
 
 def test_a_first_child_that_may_work_later_is_tried_again() -> None:
     world = World.begun()
-    world.step(m.GaveUp(1, "Discord is unreachable", True))
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(GaveUp(1, "Discord is unreachable", True))
+    world.step(Rang(Alarm.BACKOFF))
     assert list(world.alive) == [1], "not before the first is dead"
-    world.step(m.Exited(1, "exited with status 1"))
+    world.step(Exited(1, "exited with status 1"))
     assert list(world.alive) == [2]
     assert world.state.restarts == 0
 
 
 def test_what_has_served_once_is_restarted_whatever_it_reports() -> None:
     world = serving()
-    world.step(m.GaveUp(1, "the token was refused", False))
-    world.step(m.Exited(1, "exited with status 1"))
-    world.step(m.Rang(Alarm.BACKOFF))
-    world.step(m.GaveUp(2, "the token was refused", False))
-    world.step(m.Exited(2, "exited with status 1"))
+    world.step(GaveUp(1, "the token was refused", False))
+    world.step(Exited(1, "exited with status 1"))
+    world.step(Rang(Alarm.BACKOFF))
+    world.step(GaveUp(2, "the token was refused", False))
+    world.step(Exited(2, "exited with status 1"))
     assert world.phase() is Phase.WAITING
     assert world.exit is None
 
@@ -1498,19 +1538,19 @@ def test_a_stop_in_every_phase_answers_all_drains_the_active_and_ends_the_rest(p
     assert world.answers[world.reload()].result == "refused"
     assert world.answers[world.rollback()].result == "refused"
     for generation in list(world.alive):
-        may_handle = generation == world.state.active or phase in (Phase.ACTIVATING, *m.SWITCHED)
+        may_handle = generation == world.state.active or phase in (Phase.ACTIVATING, *SWITCHED)
         drained = any(isinstance(message, Drain) for message in world.messages(generation))
         assert drained == may_handle
     world.cooperate()
     assert world.answers[stop].result == "succeeded"
-    assert world.exit == m.Exit(0, None)
+    assert world.exit == Exit(0, None)
 
 
 def test_a_stop_while_nobody_lives_ends_at_once() -> None:
     world = restarting_until(Phase.WAITING)
     stop = world.stop()
     assert world.answers[stop].result == "succeeded"
-    assert world.exit == m.Exit(0, None)
+    assert world.exit == Exit(0, None)
 
 
 @pytest.mark.parametrize("phase", [*HANDOFF, Phase.PROBATION])
@@ -1527,8 +1567,8 @@ def test_a_second_stop_kills_at_once(phase: Phase) -> None:
 def test_a_child_that_does_not_leave_on_a_stop_is_ended() -> None:
     world = serving()
     world.stop()
-    assert m.Signal(1, "SIGTERM") in world.step(m.Rang(Alarm.DRAIN, 1))
-    assert m.Signal(1, "SIGKILL") in world.step(m.Rang(Alarm.END, 1))
+    assert Signal(1, "SIGTERM") in world.step(Rang(Alarm.DRAIN, 1))
+    assert Signal(1, "SIGKILL") in world.step(Rang(Alarm.END, 1))
 
 
 # --- other supervisors ------------------------------------------------------------------------------------------
@@ -1551,7 +1591,7 @@ def waiting_to_be_called() -> World:
 
 def waiting_to_try_again() -> World:
     world = waiting_to_be_called()
-    world.step(m.Exited(1, "killed"))
+    world.step(Exited(1, "killed"))
     return world
 
 
@@ -1575,13 +1615,13 @@ def yielding() -> World:
 
 def yielding_without_a_bot() -> World:
     world = yielding()
-    world.step(m.Exited(1, "killed"))
+    world.step(Exited(1, "killed"))
     return world
 
 
 def claims_by_hand() -> World:
     world = serving()
-    world.step(m.ByHand(True))
+    world.step(ByHand(True))
     world.answer_window()
     return world
 
@@ -1590,7 +1630,7 @@ def test_a_bot_beside_another_supervisors_is_born_a_standby_and_waits_until_it_i
     world = waiting_to_be_called()
     assert world.alive[1].standby
     assert world.messages(1) == []
-    assert m.Send(1, Activate()) in world.step(AFTER_US)
+    assert Send(1, Activate()) in world.step(AFTER_US)
     world.activated()
     assert world.phase() is Phase.SERVING
 
@@ -1605,7 +1645,7 @@ def test_one_that_is_called_before_it_is_ready_takes_over_as_soon_as_it_is() -> 
 
 def test_one_that_dies_while_it_waits_is_followed_by_one_that_waits() -> None:
     world = waiting_to_try_again()
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(Rang(Alarm.BACKOFF))
     assert world.alive[2].standby
     world.greeted()
     world.ready()
@@ -1619,7 +1659,7 @@ def test_a_bot_claims_as_long_as_there_are_others_and_for_settle_seconds_more() 
     world.answer_window()
     world.step(ALONE)
     assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
-    world.step(m.Rang(Alarm.SETTLE, 1))
+    world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1)[-1] == Window(open=False)
 
 
@@ -1628,7 +1668,7 @@ def test_others_that_come_while_claims_end_keep_them_on() -> None:
     world.answer_window()
     world.step(ALONE)
     world.step(AFTER_US)
-    world.step(m.Rang(Alarm.SETTLE, 1))
+    world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1) == [Activate(), Window(open=True)]
 
 
@@ -1645,7 +1685,7 @@ def test_a_reload_beside_others_leaves_the_window_open() -> None:
     world.cooperate()
     assert world.state.active == 2
     assert (Alarm.SETTLE, 2) in world.timers
-    world.step(m.Rang(Alarm.SETTLE, 2))
+    world.step(Rang(Alarm.SETTLE, 2))
     assert Window(open=False) not in world.messages(2)
 
 
@@ -1656,18 +1696,18 @@ def test_who_is_told_to_stop_drains_when_another_one_is_active() -> None:
     world.step(BEFORE_US)
     assert world.messages(1)[-1] == Drain(limit=30)
     world.cooperate()
-    assert world.exit == m.Exit(0, None)
+    assert world.exit == Exit(0, None)
 
 
-@pytest.mark.parametrize("event", [ALONE, m.Rang(Alarm.YIELD)])
-def test_who_is_told_to_stop_waits_no_longer_than_somebody_may_come(event: m.Event) -> None:
+@pytest.mark.parametrize("event", [ALONE, Rang(Alarm.YIELD)])
+def test_who_is_told_to_stop_waits_no_longer_than_somebody_may_come(event: Event) -> None:
     world = yielding()
     world.step(event)
     assert world.messages(1)[-1] == Drain(limit=30)
 
 
 @pytest.mark.parametrize("found", [None, ALONE, BEFORE_US])
-def test_a_stop_drains_at_once_where_nobody_is_waited_for(found: m.Neighbours | None) -> None:
+def test_a_stop_drains_at_once_where_nobody_is_waited_for(found: Neighbours | None) -> None:
     world = serving()
     if found is not None:
         world.step(found)
@@ -1689,7 +1729,7 @@ def test_who_yields_takes_no_reload() -> None:
 
 def test_a_bot_that_dies_while_its_supervisor_yields_is_followed_by_a_standby() -> None:
     world = yielding_without_a_bot()
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(Rang(Alarm.BACKOFF))
     assert world.alive[2].standby
     assert world.state.yielding
 
@@ -1698,19 +1738,19 @@ def test_claims_by_hand_end_by_hand_at_once_or_by_their_time() -> None:
     world = claims_by_hand()
     assert world.messages(1) == [Activate(), Window(open=True)]
     assert world.timers[Alarm.BY_HAND, 0] == TIMING.window_timeout
-    world.step(m.ByHand(False))
+    world.step(ByHand(False))
     assert world.messages(1)[-1] == Window(open=False)
     assert (Alarm.BY_HAND, 0) not in world.timers
     world = claims_by_hand()
-    world.step(m.Rang(Alarm.BY_HAND))
+    world.step(Rang(Alarm.BY_HAND))
     assert (Alarm.SETTLE, 1) in world.timers
-    world.step(m.Rang(Alarm.SETTLE, 1))
+    world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1)[-1] == Window(open=False)
 
 
 def test_the_time_of_claims_by_hand_counts_from_when_all_shards_are_ready() -> None:
     world = World.begun()
-    world.step(m.ByHand(True))
+    world.step(ByHand(True))
     assert world.messages(1) == [Window(open=True)]
     assert (Alarm.BY_HAND, 0) not in world.timers
     world.greeted()
@@ -1722,31 +1762,31 @@ def test_the_time_of_claims_by_hand_counts_from_when_all_shards_are_ready() -> N
 def test_claims_that_others_need_are_not_switched_off_by_hand() -> None:
     world = joined_by_another()
     world.answer_window()
-    world.step(m.ByHand(False))
+    world.step(ByHand(False))
     assert world.messages(1) == [Activate(), Window(open=True)]
 
 
 # --- the whole table --------------------------------------------------------------------------------------------
 
 
-def every_event(generation: int) -> Iterator[m.Event]:
-    yield from (m.Reload(900), m.Rollback(901), m.Stop(902))
-    yield from (m.Prepared(release("x"), TIMING), m.Prepared(release("x"), TIMING, crowded=True), m.Refused("no"))
-    yield from (m.Weighed(None), m.Weighed("too little memory"))
-    yield from (ALONE, BEFORE_US, AFTER_US, m.ByHand(True), m.ByHand(False))
-    yield from (m.Greeted(generation), m.Progressed(generation), m.BecameReady(generation))
-    yield from (m.RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
-    yield from (m.WindowAnswered(generation, True), m.WindowAnswered(generation, False), m.HasDrained(generation))
-    yield from (m.Beaten(generation), m.Lingers(generation, 2, 1), m.Kicked(generation, 0))
-    yield from (m.GaveUp(generation, "no", retryable) for retryable in (True, False))
-    yield from (m.Broke(generation, "no", retryable) for retryable in (True, False))
-    yield from (m.Exited(generation, "no", retryable) for retryable in (True, False))
-    yield from (m.Rang(alarm, generation) for alarm in Alarm)
+def every_event(generation: int) -> Iterator[Event]:
+    yield from (Reload(900), Rollback(901), Stop(902))
+    yield from (Prepared(release("x"), TIMING), Prepared(release("x"), TIMING, crowded=True), Refused("no"))
+    yield from (Weighed(None), Weighed("too little memory"))
+    yield from (ALONE, BEFORE_US, AFTER_US, ByHand(True), ByHand(False))
+    yield from (Greeted(generation), Progressed(generation), BecameReady(generation))
+    yield from (RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
+    yield from (WindowAnswered(generation, True), WindowAnswered(generation, False), HasDrained(generation))
+    yield from (Beaten(generation), Lingers(generation, 2, 1), Kicked(generation, 0))
+    yield from (GaveUp(generation, "no", retryable) for retryable in (True, False))
+    yield from (Broke(generation, "no", retryable) for retryable in (True, False))
+    yield from (Exited(generation, "no", retryable) for retryable in (True, False))
+    yield from (Rang(alarm, generation) for alarm in Alarm)
 
 
 def reverting() -> World:
     world = reloading_until(Phase.CONNECTING)
-    world.step(m.Broke(2, "garbage"))
+    world.step(Broke(2, "garbage"))
     return world
 
 
@@ -1764,20 +1804,20 @@ def stopped() -> World:
 
 def draining_while_cut() -> World:
     world = reloading_until(Phase.DRAINING)
-    world.step(m.Rang(Alarm.DRAIN, 1))
+    world.step(Rang(Alarm.DRAIN, 1))
     return world
 
 
 def taking_back() -> World:
     world = reloading_until(Phase.DRAINING)
-    world.step(m.Broke(2, "garbage"))
+    world.step(Broke(2, "garbage"))
     return world
 
 
 def waiting_for_the_last_to_die() -> World:
     world = reloading_until(Phase.DRAINING)
-    world.step(m.HasDrained(1))
-    world.step(m.Exited(2, "killed"))
+    world.step(HasDrained(1))
+    world.step(Exited(2, "killed"))
     world.reload()
     world.prepared()
     return world
@@ -1785,7 +1825,7 @@ def waiting_for_the_last_to_die() -> World:
 
 def abandoned(phase: Phase) -> World:
     world = reloading_until(phase)
-    world.step(m.Exited(1, "killed"))
+    world.step(Exited(1, "killed"))
     return world
 
 
@@ -1797,7 +1837,7 @@ def hanging(phase: Phase, generation: int) -> World:
 
 def spare_takes_over() -> World:
     world = with_spare()
-    world.step(m.Exited(1, "killed"))
+    world.step(Exited(1, "killed"))
     return world
 
 
@@ -1823,7 +1863,7 @@ def rolling_back() -> World:
 def crowded() -> World:
     world = lingering()
     world.reload()
-    world.step(m.Prepared(release("2"), LINGERING, crowded=True))
+    world.step(Prepared(release("2"), LINGERING, crowded=True))
     return world
 
 
@@ -1835,21 +1875,21 @@ def lingerer_hurried() -> World:
 
 def reverting_beside_a_lingerer() -> World:
     world = reloading_beside_a_lingerer(Phase.CONNECTING)
-    world.step(m.Broke(3, "garbage"))
+    world.step(Broke(3, "garbage"))
     return world
 
 
 def activating_beside_a_lingerer() -> World:
     world = lingerer_hurried()
-    world.step(m.Exited(2, "killed"))
+    world.step(Exited(2, "killed"))
     return world
 
 
 def waiting_for_a_lingerer() -> World:
     world = lingering()
-    world.step(m.HasDrained(1))
-    world.step(m.Exited(2, "killed"))
-    world.step(m.Rang(Alarm.BACKOFF))
+    world.step(HasDrained(1))
+    world.step(Exited(2, "killed"))
+    world.step(Rang(Alarm.BACKOFF))
     return world
 
 
@@ -1861,7 +1901,7 @@ def stopping_beside_a_lingerer() -> World:
 
 def lingerer_takes_over() -> World:
     world = lingering()
-    world.step(m.Exited(2, "killed"))
+    world.step(Exited(2, "killed"))
     return world
 
 
@@ -1886,7 +1926,7 @@ SITUATIONS: dict[str, Callable[[], World]] = {
         )
         for phase in [*HANDOFF, Phase.PROBATION]
         for generation in (1, 2)
-        if generation == 1 or phase in (Phase.CONNECTING, Phase.ACTIVATING, *m.SWITCHED)
+        if generation == 1 or phase in (Phase.CONNECTING, Phase.ACTIVATING, *SWITCHED)
     },
     "spare is weighed": weighing,
     "spare awaits the window": lambda: serving(WITH_SPARE),
@@ -1934,19 +1974,19 @@ def test_every_row_of_the_table_has_a_cell_for_every_phase() -> None:
 def test_every_event_has_an_answer_in_every_situation_and_leaves_a_way_back(situation: str, generation: int) -> None:
     for event in every_event(generation):
         world = SITUATIONS[situation]()
-        if isinstance(event, m.Exited) and generation not in world.alive:
+        if isinstance(event, Exited) and generation not in world.alive:
             assert m.step(world.state, event) == (world.state, ())
             continue
-        if isinstance(event, m.Prepared | m.Refused) and not world.preparing:
+        if isinstance(event, Prepared | Refused) and not world.preparing:
             assert m.step(world.state, event) == (world.state, ())
             continue
-        if isinstance(event, m.Weighed) and not world.weighing:
+        if isinstance(event, Weighed) and not world.weighing:
             continue
-        if isinstance(event, m.Rang) and (event.alarm, generation) not in world.timers:
+        if isinstance(event, Rang) and (event.alarm, generation) not in world.timers:
             continue  # a timer that does not run cannot ring
         world.step(event)
         if world.state.yielding:
-            world.step(m.Rang(Alarm.YIELD))
+            world.step(Rang(Alarm.YIELD))
         world.cooperate()
         assert world.unanswered == set()
 
@@ -1957,26 +1997,26 @@ def test_nothing_about_a_dead_child_changes_anything(part: Part) -> None:
         state = situation().state
         assert state.part(77) is part
         for event in every_event(77):
-            if not isinstance(event, m.SlotEvent):
+            if not isinstance(event, SlotEvent):
                 assert m.step(state, event) == (state, ())
 
 
 # --- at random --------------------------------------------------------------------------------------------------
 
 
-def possible_events(world: World) -> list[m.Event]:
+def possible_events(world: World) -> list[Event]:
     """What can happen next: commands, answers, timers that run, and anything at all from children that live."""
     world.commands += 1
-    events: list[m.Event] = [m.Reload(world.commands), m.Rollback(world.commands), m.Stop(world.commands)]
+    events: list[Event] = [Reload(world.commands), Rollback(world.commands), Stop(world.commands)]
     if world.preparing:
         wanted = release(str(world.commands))
-        events += [m.Prepared(wanted, world.timing, crowded) for crowded in (False, True)] + [m.Refused("no")] * 3
+        events += [Prepared(wanted, world.timing, crowded) for crowded in (False, True)] + [Refused("no")] * 3
     if world.weighing:
-        events += [m.Weighed(None), m.Weighed("too little memory")] * 3
-    events += [ALONE, BEFORE_US, AFTER_US, m.ByHand(True), m.ByHand(False)]
-    events += [m.Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
+        events += [Weighed(None), Weighed("too little memory")] * 3
+    events += [ALONE, BEFORE_US, AFTER_US, ByHand(True), ByHand(False)]
+    events += [Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
     for generation in sorted(world.alive):
-        events += [event for event in every_event(generation) if not isinstance(event, m.SlotEvent | m.Rang)]
+        events += [event for event in every_event(generation) if not isinstance(event, SlotEvent | Rang)]
     return events
 
 
@@ -1997,18 +2037,18 @@ def possible_events(world: World) -> list[m.Event]:
     ),
 )
 def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
-    choices: list[tuple[bool, int]], patient: bool, beside: bool, timing: m.Timing
+    choices: list[tuple[bool, int]], patient: bool, beside: bool, timing: Timing
 ) -> None:
     world = World.begun(timing, company=beside, waits=beside)
     world.roomy = False
     for good, choice in choices:
-        events = [event for event in possible_events(world) if not (patient and isinstance(event, m.Stop))]
+        events = [event for event in possible_events(world) if not (patient and isinstance(event, Stop))]
         if good and world.state.phase not in (Phase.SERVING, Phase.STOPPED) and world.alive:
             world.one_good_step()
         else:
             world.step(events[choice % len(events)])
     if world.state.yielding:
-        world.step(m.Rang(Alarm.YIELD))
+        world.step(Rang(Alarm.YIELD))
     world.cooperate()
     assert world.unanswered == set()
     if world.state.phase is Phase.SERVING and not world.state.yielding:
@@ -2020,7 +2060,7 @@ def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
         assert world.answers[command].result == "succeeded"
     world.stop()
     if world.state.yielding:
-        world.step(m.Rang(Alarm.YIELD))
+        world.step(Rang(Alarm.YIELD))
     world.cooperate()
     assert world.exit is not None
     assert world.unanswered == set()

@@ -24,7 +24,6 @@ from test_machine import (
 
 from supervisor import neighbours
 from supervisor.ledgerdir import Place, keep_sessions, ledger_place
-from supervisor.machine import Relief
 from supervisor.neighbours import (
     Neighbour,
     Register,
@@ -38,6 +37,7 @@ from supervisor.neighbours import (
     stage_of,
     verdict,
 )
+from supervisor.state import Relief
 from supervisor.wire import claimer, sessions_path, state_base, supervisor_of
 
 MEMBER = """

@@ -32,6 +32,7 @@ from supervisor import child, control, machine, reexec, wire
 from supervisor.child import CarriedChild
 from supervisor.control_client import fetch_status
 from supervisor.engine import CarriedEngine, Engine
+from supervisor.events import Broke
 from supervisor.hearing import Comparison
 from supervisor.identify import IdentifyQueue
 from supervisor.ledgerdir import Place
@@ -39,6 +40,7 @@ from supervisor.local_sandbox import CarriedSandbox
 from supervisor.observed import HandoffRecord, Observation
 from supervisor.reexec import CarryError, Envelope, Reexec, decode, encode
 from supervisor.slot import CarriedMember, CarriedSlot
+from supervisor.state import Alarm, Phase, State, Timing
 from supervisor.wire import Beat, Limits
 
 WIDE = pytest.mark.wide
@@ -50,8 +52,8 @@ MOMENTS = [0.0, *(pytest.param(delay, marks=WIDE) for delay in (0.05, 0.1, 0.2, 
 
 def a_record() -> HandoffRecord:
     record = HandoffRecord(began=10.5, kind="reload", origin=1, target=2)
-    record.enter(machine.Phase.SPAWNING, now=11.0)
-    record.enter(machine.Phase.DRAINING, now=12.0)
+    record.enter(Phase.SPAWNING, now=11.0)
+    record.enter(Phase.DRAINING, now=12.0)
     record.close("succeeded", None, now=14.0)
     record.cut = {1: ["app: on_message"]}
     return record
@@ -67,7 +69,7 @@ def a_queue() -> IdentifyQueue:
     return queue
 
 
-def an_envelope(tmp_path: Path, state: machine.State) -> Envelope:
+def an_envelope(tmp_path: Path, state: State) -> Envelope:
     found = release(tmp_path / "\udcff", "one", "--two")
     carried = CarriedChild(
         generation=1,
@@ -91,7 +93,7 @@ def an_envelope(tmp_path: Path, state: machine.State) -> Envelope:
     hearing.active_heard(7)
     slot = CarriedSlot(
         state=state,
-        timers=((machine.Alarm.HANG, 1, 12.5),),
+        timers=((Alarm.HANG, 1, 12.5),),
         members=(CarriedMember(child=carried, seen=seen),),
         handoff=a_record(),
         hearing=hearing,
@@ -127,7 +129,7 @@ def test_what_is_carried_over_comes_out_as_it_went_in(tmp_path: Path, situation:
     choices=st.lists(st.integers(0, 10_000), max_size=40),
     timing=st.sampled_from([TIMING, ON_PROBATION, WITH_SPARE, replace(ON_PROBATION, spare=True)]),
 )
-def test_every_state_that_can_be_reached_survives_and_decides_alike(choices: list[int], timing: machine.Timing) -> None:
+def test_every_state_that_can_be_reached_survives_and_decides_alike(choices: list[int], timing: Timing) -> None:
     world = World.begun(timing)
     for choice in choices:
         events = possible_events(world)
@@ -186,10 +188,8 @@ def test_the_token_is_in_no_repr(tmp_path: Path) -> None:
 
 def test_other_limits_hold_at_once_and_a_spare_is_left_to_the_next_handoff() -> None:
     state = SITUATIONS["serving"]().state
-    found = machine.retimed(state, machine.Timing(drain_timeout=7.0, spare=True))
-    assert found == replace(
-        state, timing=machine.Timing(drain_timeout=7.0), good_timing=machine.Timing(drain_timeout=7.0)
-    )
+    found = machine.retimed(state, Timing(drain_timeout=7.0, spare=True))
+    assert found == replace(state, timing=Timing(drain_timeout=7.0), good_timing=Timing(drain_timeout=7.0))
 
 
 def test_only_a_state_in_which_nothing_is_under_way_is_at_rest() -> None:
@@ -197,11 +197,11 @@ def test_only_a_state_in_which_nothing_is_under_way_is_at_rest() -> None:
     assert at_rest >= {"serving", "spare awaits the window", "with spare"}
     for name in at_rest:
         state = SITUATIONS[name]().state
-        assert state.phase is machine.Phase.SERVING
+        assert state.phase is Phase.SERVING
         assert (state.asked, state.waiting, state.stops, state.leavers) == ((), (), (), ())
     failing = SITUATIONS["serving"]()
-    failing.step(machine.Broke(1, "garbage"))
-    assert failing.state.phase is machine.Phase.SERVING
+    failing.step(Broke(1, "garbage"))
+    assert failing.state.phase is Phase.SERVING
     assert not failing.state.at_rest
 
 

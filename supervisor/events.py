@@ -1,0 +1,208 @@
+"""What can happen to the machine: commands, answers, what children say and do, timers that run out.
+
+Only data: what was observed or asked for. Knows nothing of where it comes from (`slot` and `engine` do), and nothing of
+what is done about it (the table of `machine` has a row for each and each part).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from supervisor.release import Release
+from supervisor.state import Alarm, Relief, Timing
+from supervisor.wire import RoleName
+
+
+@dataclass(frozen=True, slots=True)
+class Reload:
+    """Command: hand over to a new child of the release that the settings name now.
+
+    ``force``: though memory or today's IDENTIFYs may not suffice.
+    """
+
+    command: int
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rollback:
+    """Command: hand over to a new child of the release before. ``force`` as for `Reload`."""
+
+    command: int
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Command: drain and stop; the second one ends everything at once."""
+
+    command: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Answer to `Prepare`: this is to be spawned, with these limits.
+
+    ``crowded``: memory suffices only once the child that lingers has left.
+    """
+
+    release: Release
+    timing: Timing
+    crowded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Answer to `Prepare`: there is nothing to spawn."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Answer to `Weigh`: why there is no room for a spare, None if there is."""
+
+    shortage: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """How things are with the other supervisors that share the ledger.
+
+    ``company``: there are some. ``relief``: what a supervisor that is told to stop may wait for. ``free``: a bot that
+    waits may take over.
+    """
+
+    company: bool
+    relief: Relief
+    free: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ByHand:
+    """Command: claim every event from now on, or no more than is needed."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Greeted:
+    """The child said `Hello`, in our protocol."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """One more shard of the child is ready."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class BecameReady:
+    """All shards of the child are ready."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTaken:
+    """The child says which role it holds."""
+
+    generation: int
+    role: RoleName
+
+
+@dataclass(frozen=True, slots=True)
+class WindowAnswered:
+    """The child says whether it claims every event."""
+
+    generation: int
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beaten:
+    """A sign of life from the child's event loop."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lingers:
+    """A draining child runs nothing any more but what people are in the middle of."""
+
+    generation: int
+    views: int
+    conversations: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kicked:
+    """Discord has ended a session of the child when another child's session of the same shard began."""
+
+    generation: int
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class HasDrained:
+    """The child has finished what it began."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp:
+    """The child reported that it cannot go on; it exits on its own."""
+
+    generation: int
+    reason: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Broke:
+    """The child lives but cannot be talked to: garbage, another protocol, a closed pipe, one that it does not read."""
+
+    generation: int
+    reason: str
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process is gone (or could not be spawned), and everything it wrote has been read."""
+
+    generation: int
+    reason: str
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Rang:
+    """A timer has run out. ``generation`` is 0 for one that belongs to no child."""
+
+    alarm: Alarm
+    generation: int = 0
+
+
+ChildEvent: TypeAlias = (
+    Greeted
+    | Progressed
+    | BecameReady
+    | RoleTaken
+    | WindowAnswered
+    | Beaten
+    | Lingers
+    | Kicked
+    | HasDrained
+    | GaveUp
+    | Broke
+    | Exited
+)
+SlotEvent: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | Weighed | Neighbours | ByHand
+"""What concerns no child in particular."""
+Event: TypeAlias = SlotEvent | ChildEvent | Rang
