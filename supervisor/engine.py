@@ -28,8 +28,9 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from supervisor import __version__, headroom, machine, neighbours, orphans
+from supervisor import __version__, headroom, neighbours, orphans
 from supervisor.child import CommandFactory, Launch, python_module
+from supervisor.effects import EXIT_CONFIG
 from supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from supervisor.identify import CarriedPermits, IdentifyQueue
 from supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
@@ -339,7 +340,7 @@ class Engine:
             self.log(f"reaped orphan {pid}", level=logging.DEBUG)
 
     def _fail(self, reason: str) -> None:
-        self.failure, self._code = reason, machine.EXIT_CONFIG
+        self.failure, self._code = reason, EXIT_CONFIG
 
     # Commands.
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import anyio
 
 from supervisor import __version__, control, logs, machine, reexec
+from supervisor.effects import EXIT_CONFIG
 from supervisor.engine import Engine, timing_of
 from supervisor.events import Beaten
 from supervisor.local_sandbox import CarriedSandbox, LocalSandbox
@@ -117,7 +118,7 @@ async def _serve(
                         tell(line)
                 code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
         except SettingsError as error:
-            return machine.EXIT_CONFIG, str(error)
+            return EXIT_CONFIG, str(error)
     return code, engine.failure
 
 

@@ -130,6 +130,11 @@ class Timing:
     window_timeout: float = 600.0
     """Of claims that were switched on by hand, from when all shards are ready."""
 
+    def backoff(self, failures: int) -> float:
+        """Return the seconds to wait after so many failures in a row."""
+        # The exponent is bounded so that a number of failures without end stays a number.
+        return min(self.backoff_first * 2.0 ** min(max(failures - 1, 0), 60), self.backoff_max)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
@@ -153,6 +158,11 @@ class Child:
     """Its stacks have been asked for; if it does not beat meanwhile it is ended."""
     fault: str | None = None
     """Why it is being ended, if its exit alone does not tell."""
+
+    @property
+    def stays(self) -> bool:
+        """Say whether a lingering child will be there for more than a moment."""
+        return self.standing is Standing.DRAINING and not self.drained and not self.hurried
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +258,20 @@ class State:
     def leavers(self) -> tuple[Child, ...]:
         """Return the children that are being ended and play no other part."""
         return tuple(child for child in self.children if self.part(child.generation) is Part.LEAVER)
+
+    @property
+    def has_room(self) -> bool:
+        """Say whether nobody leaves who is to have left before another one comes."""
+        lingerer = self.child(self.lingering)
+        return not self.leavers and (lingerer is None or lingerer.stays)
+
+    @property
+    def heir(self) -> int | None:
+        """Return who can take the place of an active child that is dead: the spare, or the one that lingers."""
+        if self.spare is not None:
+            return self.spare
+        lingerer = self.child(self.lingering)
+        return lingerer.generation if lingerer is not None and lingerer.stays and not lingerer.hung else None
 
     @property
     def at_rest(self) -> bool:

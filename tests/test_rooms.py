@@ -14,8 +14,12 @@ STRANGERS = {"supervisor": ("discord", "bot"), "bot": ("supervisor",), "sandbox"
 """What a room never imports, but for what is `KNOWN`."""
 KNOWN = {"bot": ("supervisor.wire",)}
 SHAPES = ("supervisor.release.Release", "supervisor.status", "supervisor.wire")
+WORDS = (*SHAPES, "supervisor.state", "supervisor.effects", "supervisor.limits")
 PURE: dict[str, tuple[str, ...]] = {
-    "supervisor/machine.py": (*SHAPES, "supervisor.state", "supervisor.events", "supervisor.effects"),
+    "supervisor/machine.py": (*WORDS, "supervisor.events", "supervisor.turn", "supervisor.moves"),
+    "supervisor/moves.py": (*WORDS, "supervisor.turn"),
+    "supervisor/turn.py": WORDS,
+    "supervisor/limits.py": (),
     "supervisor/effects.py": (*SHAPES, "supervisor.state"),
     "supervisor/events.py": (*SHAPES, "supervisor.state"),
     "supervisor/state.py": SHAPES,

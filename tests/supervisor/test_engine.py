@@ -31,7 +31,7 @@ from supervising import (
     with_window,
 )
 
-from supervisor import machine
+from supervisor import limits, machine
 from supervisor.engine import Engine
 from supervisor.outcome import Outcome, Progress
 from supervisor.release import Release
@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> Settings:
 def short_graces(monkeypatch: pytest.MonkeyPatch) -> None:
     graces = {"ACK_TIMEOUT": 1.0, "DRAIN_GRACE": 0.2, "TERM_GRACE": 0.3, "FATAL_GRACE": 0.5, "DUMP_GRACE": 0.2}
     for name, seconds in graces.items():
-        monkeypatch.setattr(machine, name, seconds)
+        monkeypatch.setattr(limits, name, seconds)
 
 
 # --- a good day -------------------------------------------------------------------------------------------------
@@ -664,7 +664,7 @@ async def test_a_reload_while_the_old_child_drains_hurries_it(tmp_path: Path) ->
             await it.until(lambda roles: roles == {1: "draining", 2: "active"})
             outcomes.append(await it.engine.reload())
         assert [(outcome.result, outcome.generation) for outcome in outcomes] == [("succeeded", 2), ("succeeded", 3)]
-        assert f"drained within {machine.HURRY_LIMIT}" in it.text
+        assert f"drained within {limits.HURRY_LIMIT}" in it.text
         await it.serving(3)
 
 

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor import limits
 from supervisor import machine as m
 from supervisor.effects import (
+    EXIT_CONFIG,
     Answer,
     CancelTimer,
     CloseHandoff,
@@ -701,7 +703,7 @@ def test_a_new_child_that_dies_when_the_old_one_has_drained_is_followed_by_the_o
 
 def test_an_old_child_that_does_not_leave_is_ended_and_the_handoff_has_succeeded() -> None:
     world = reloading_until(Phase.DRAINING)
-    assert world.timers[Alarm.DRAIN, 1] == TIMING.drain_timeout + m.DRAIN_GRACE
+    assert world.timers[Alarm.DRAIN, 1] == TIMING.drain_timeout + limits.DRAIN_GRACE
     assert Signal(1, "SIGTERM") in world.step(Rang(Alarm.DRAIN, 1))
     assert Signal(1, "SIGKILL") in world.step(Rang(Alarm.END, 1))
     world.step(Exited(1, "killed by SIGKILL"))
@@ -921,10 +923,10 @@ def test_a_child_that_hangs_while_the_supervisor_stops_is_ended() -> None:
 def test_a_reload_while_the_old_child_drains_hurries_it_once() -> None:
     world = reloading_until(Phase.DRAINING)
     second = world.reload()
-    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
-    assert world.timers[Alarm.DRAIN, 1] == m.HURRY_LIMIT + m.DRAIN_GRACE
+    assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
+    assert world.timers[Alarm.DRAIN, 1] == limits.HURRY_LIMIT + limits.DRAIN_GRACE
     third = world.reload()
-    assert world.messages(1).count(Drain(limit=m.HURRY_LIMIT)) == 1
+    assert world.messages(1).count(Drain(limit=limits.HURRY_LIMIT)) == 1
     world.drained()
     assert world.answers[1].result == "succeeded"
     world.cooperate()
@@ -943,7 +945,7 @@ def test_a_child_that_has_drained_or_is_being_ended_is_not_hurried() -> None:
         if (Alarm.END, 1) not in world.timers:
             world.step(HasDrained(1))
         world.reload()
-        assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
+        assert Drain(limit=limits.HURRY_LIMIT) not in world.messages(1)
 
 
 # --- children that do not read their pipe -----------------------------------------------------------------------
@@ -1054,7 +1056,7 @@ def test_a_rollback_while_the_new_child_is_killed_is_refused_for_the_role_comes_
 def test_a_reload_ends_the_probation() -> None:
     world = reloading_until(Phase.PROBATION)
     world.reload()
-    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
     world.cooperate()
     assert world.state.active is not None
     assert world.answers[1].result == "succeeded"
@@ -1139,12 +1141,12 @@ def test_an_active_child_that_a_spare_has_kicked_takes_its_shard_back() -> None:
 def test_a_handoff_succeeds_when_the_old_child_only_lingers() -> None:
     world = reloading_until(Phase.DRAINING, LINGERING)
     assert world.messages(1)[-1] == Drain(limit=30, linger=180)
-    assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + m.DRAIN_GRACE
+    assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + limits.DRAIN_GRACE
     world.lingers()
     assert world.answers[1] == Answer((1,), "succeeded")
     assert world.closed == [CloseHandoff("reload", 1, 2, "succeeded", None)]
     assert (world.shown(), world.state.part(1)) == ("serving", Part.LINGERER)
-    assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + m.DRAIN_GRACE
+    assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + limits.DRAIN_GRACE
 
 
 def test_the_window_settles_only_when_the_lingerer_has_left() -> None:
@@ -1164,8 +1166,8 @@ def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child
     world.greeted()
     assert world.messages(1)[-1] == Drain(limit=30, linger=180)
     world.ready()
-    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
-    assert world.timers[Alarm.DRAIN, 1] == m.HURRY_LIMIT + m.DRAIN_GRACE
+    assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
+    assert world.timers[Alarm.DRAIN, 1] == limits.HURRY_LIMIT + limits.DRAIN_GRACE
     assert world.messages(3) == [], "never two old children beside an active one"
     world.step(Exited(1, "exited with status 0"))
     assert world.messages(3) == [Activate()]
@@ -1179,7 +1181,7 @@ def test_a_reload_that_fails_cuts_nobody_short() -> None:
     world.step(GaveUp(3, "cannot import", False))
     world.step(Exited(3, "exited with status 1"))
     assert (world.phase(), world.state.lingering) == (Phase.SERVING, 1)
-    assert Drain(limit=m.HURRY_LIMIT) not in world.messages(1)
+    assert Drain(limit=limits.HURRY_LIMIT) not in world.messages(1)
     assert (Alarm.SETTLE, 2) not in world.timers
 
 
@@ -1187,7 +1189,7 @@ def test_a_lingerer_leaves_before_the_spawn_where_memory_does_not_suffice_for_th
     world = lingering()
     world.reload()
     world.step(Prepared(release("2"), LINGERING, crowded=True))
-    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
     assert (world.phase(), list(world.alive)) == (Phase.OPENING, [1, 2])
     world.step(Exited(1, "exited with status 0"))
     assert (world.phase(), list(world.alive)) == (Phase.SPAWNING, [2, 3])
@@ -1196,13 +1198,13 @@ def test_a_lingerer_leaves_before_the_spawn_where_memory_does_not_suffice_for_th
 def test_a_reload_during_the_drain_leaves_open_views_alone_until_its_child_is_ready() -> None:
     world = reloading_until(Phase.DRAINING, LINGERING)
     world.reload()
-    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT, linger=180)
+    assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT, linger=180)
     world.lingers()
     assert world.phase() is Phase.PREPARING
     world.prepared()
     world.greeted()
     world.ready()
-    assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT)
+    assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
 
 
 def test_a_lingerer_takes_over_when_the_active_child_dies() -> None:
@@ -1258,7 +1260,7 @@ def test_a_lingerer_that_is_about_to_leave_does_not_take_over_and_recovery_waits
     world.step(Exited(2, "killed by SIGKILL"))
     assert Activate() not in world.messages(1)[1:]
     if why == "hangs":
-        assert world.messages(1)[-1] == Drain(limit=m.HURRY_LIMIT), "it may wake up, and nobody serves"
+        assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT), "it may wake up, and nobody serves"
     world.step(Rang(Alarm.BACKOFF))
     assert list(world.alive) == [1]
     world.step(Exited(1, "killed by SIGKILL"))
@@ -1287,7 +1289,7 @@ def test_a_stop_ends_what_lingers_but_leaves_its_handlers_their_time() -> None:
     world.stop()
     assert world.messages(1)[-1] == Drain(limit=30)
     assert world.messages(2)[-1] == Drain(limit=30)
-    assert world.timers[Alarm.DRAIN, 1] == 30 + m.DRAIN_GRACE
+    assert world.timers[Alarm.DRAIN, 1] == 30 + limits.DRAIN_GRACE
 
 
 def test_a_stop_while_the_old_child_drains_leaves_no_linger() -> None:
@@ -1501,7 +1503,7 @@ def test_a_first_child_that_can_never_work_ends_the_supervisor(phase: Phase) -> 
     assert world.answers[command].result == "refused"
     assert world.exit is None
     world.step(Exited(1, "exited with status 1"))
-    assert world.exit == Exit(m.EXIT_CONFIG, "generation 1: the token was refused")
+    assert world.exit == Exit(EXIT_CONFIG, "generation 1: the token was refused")
 
 
 def test_a_first_child_that_may_work_later_is_tried_again() -> None:

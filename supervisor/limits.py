@@ -1,0 +1,23 @@
+"""How long children are given where no setting says so.
+
+Knows these times and why they are what they are, nothing else; those that come from the settings are `state.Timing`.
+They are read as attributes of this module, so that a test has one place to shorten them.
+"""
+
+from __future__ import annotations
+
+ACK_TIMEOUT = 5.0
+"""Seconds within which a child answers `Window` or `Activate`: its loop has one small thing to do."""
+HELLO_TIMEOUT = 30.0
+"""Seconds from spawn to `Hello`: an interpreter and its imports; the app is loaded later."""
+DRAIN_GRACE = 5.0
+"""Seconds that a drained child has, past its limit, to close its sessions and exit."""
+TERM_GRACE = 3.0
+"""Seconds from SIGTERM to SIGKILL."""
+FATAL_GRACE = 1.0
+"""Seconds in which a child that reported `Fatal` exits on its own before SIGTERM."""
+DUMP_GRACE = 1.0
+"""Seconds in which the stacks of a child that hangs reach the log."""
+HURRY_LIMIT = 5.0
+"""Seconds that a draining or lingering child has left once a newer release needs its place: enough for an interaction's
+first answer (3 s)."""
