@@ -18,7 +18,8 @@ import discord
 
 from bot import apps, byhand, internals, survey
 from bot.carry import Limits
-from bot.runtime import EXIT_CONFIGURATION, Options, Runtime
+from bot.reasons import EXIT_CONFIGURATION
+from bot.runtime import Options, Runtime
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -19,8 +19,8 @@ from bot import apps, internals
 from bot.ledger import SQLiteLedger
 from bot.lifecycle import PROCESS
 from bot.loops import Loops
+from bot.reasons import EXIT_CONFIGURATION, explain
 from bot.registration import Registration
-from bot.runtime import EXIT_CONFIGURATION, explain
 
 _API = "https://discord.com/api/v10"
 

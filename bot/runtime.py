@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import importlib
 import logging
 import os
 import platform
 import signal
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import aiohttp
@@ -33,10 +31,11 @@ from bot.ledger import SQLiteLedger
 from bot.link import Link, die_with_parent
 from bot.loops import Loops
 from bot.presence import Presence
+from bot.reasons import EXIT_CONFIGURATION, SetupError, explain, origin
 from bot.recovery import Recovery, left_running
 from bot.registration import Registration
 from bot.sessions import DeadSession, SessionFile, SessionFileError
-from bot.shards import Shards, ShardsError
+from bot.shards import Shards
 from bot.trail import Trail
 from supervisor import wire
 
@@ -69,29 +68,6 @@ _CUT_NAMED = 200
 _CUT_LENGTH = 200
 """Most names, and most characters of one, of what a drain cut: they must fit in one line of the pipe."""
 
-EXIT_CONFIGURATION = 78
-
-_CLOSE_CODES = {
-    4004: "Discord refused the token (close code 4004): it was reset or is not this bot's",
-    4010: "Discord refused the shard (close code 4010): shard id and count do not fit",
-    4011: "Discord requires more shards (close code 4011): set bot.shards higher, or to auto",
-    4012: "Discord refused the gateway version (close code 4012): update discord.py",
-    4013: "Discord refused the intents (close code 4013): the app asks for some that do not exist",
-}
-
-_EXPLAINED = (
-    ShardsError,
-    discord.ConnectionClosed,
-    discord.GatewayNotFound,
-    discord.HTTPException,
-    discord.LoginFailure,
-    discord.PrivilegedIntentsRequired,
-    aiohttp.ClientConnectionError,
-)
-"""Errors of which `explain` says all: a traceback through discord.py would tell an operator nothing more."""
-
-_NOT_THE_APPS = {Path(__file__).parent, Path(importlib.__file__).parent}
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -115,10 +91,6 @@ class Options:
     def claimer(self, generation: int) -> int:
         """Return under which number a generation of this supervisor claims."""
         return wire.claimer(self.supervisor, generation)
-
-
-class SetupError(Exception):
-    """The app's setup_hook raised."""
 
 
 @dataclass(slots=True, eq=False)
@@ -650,46 +622,3 @@ def _end_within(seconds: int) -> None:
     """Set the alarm that nobody handles, once: a later cause must not put it off."""
     left = signal.alarm(0)
     signal.alarm(left or seconds)
-
-
-def origin(error: BaseException) -> BaseException | None:
-    """Return the exception whose traceback tells more than `explain` does; None if there is none.
-
-    What the app raised is returned without our own frames, so that the traceback begins in the app.
-    """
-    if isinstance(error, (apps.AppError, SetupError)):
-        cause = error.__cause__
-        return cause and cause.with_traceback(_in_app(cause.__traceback__))
-    return None if isinstance(error, _EXPLAINED) else error
-
-
-def _in_app(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames that come before the app's: this runtime's and the import system's."""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if Path(file).parent not in _NOT_THE_APPS and not file.startswith("<frozen importlib"):
-            break
-        trace = trace.tb_next
-    return trace
-
-
-def explain(error: BaseException, api_url: str) -> tuple[str, bool]:
-    """Return why a child gives up, in one line, and whether the same release could succeed on another try."""
-    if isinstance(error, (apps.AppError, ShardsError, SetupError)):
-        return str(error), False
-    if isinstance(error, discord.LoginFailure):
-        return "Discord refused the token (401): check DISCORD_TOKEN or discord.token_file", False
-    if isinstance(error, discord.PrivilegedIntentsRequired):
-        return (
-            "Discord refused the intents (close code 4014): the app asks for privileged ones that are not enabled on "
-            "the Bot page of the Developer Portal",
-            False,
-        )
-    if isinstance(error, discord.ConnectionClosed):
-        reason = _CLOSE_CODES.get(error.code, f"Discord closed the gateway (close code {error.code})")
-        return reason, error.code not in _CLOSE_CODES
-    if isinstance(error, (aiohttp.ClientConnectionError, discord.GatewayNotFound)):
-        return f"Discord cannot be reached at {api_url}: {apps.one_line(error)}", True
-    if isinstance(error, discord.HTTPException):
-        return f"Discord refused a request while the app started: {apps.one_line(error)}", error.status >= 429
-    return f"the app ended with {apps.one_line(error)}", True
