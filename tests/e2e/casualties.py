@@ -7,12 +7,15 @@ import sys
 from itertools import pairwise
 from typing import Any
 
+from named import Named
 from rig import Rig
 
 from sandbox import Entry, Sandbox
 
 CUT_SECONDS = 0.5
 """Longest time from an event's arrival to its report with handlers of 50 ms: what is younger at a kill may be cut."""
+SKEW = 0.3
+"""Seconds between an event's arrivals in two sessions, at most."""
 INTERACTIONS = ("slash", "autocomplete", "button", "select", "modal")
 UNTOLD = ("member_update",)
 """What cannot be told without the cache as it was before: a successor that has to recover counts it as missed."""
@@ -65,22 +68,43 @@ def tellable(entry: Entry, sandbox: Sandbox) -> bool:
     return any(sent.get((session, guild), entry.at) < entry.at for session, _ in entry.delivered)
 
 
-def unexplained(installation: Rig, deaf: set[int], killed_at: float, served_at: float) -> list[Entry]:
-    """Expected events that some session received and nobody handled, but for those a killed handler may have had.
+def unexplained(installation: Rig, killed: int, killed_at: float, served_at: float) -> list[Entry]:
+    """Expected events that some session received and nobody handled, but for those that a named handler had.
 
-    ``deaf`` are the killed child's sessions: what reached them later was read by nobody. Interactions that came while
+    What reached the sessions of the ``killed`` generation later was read by nobody. Interactions that came to it while
     nobody served are not counted either: Discord takes no answer to them after 3 s.
     """
-    journal = installation.sandbox.journal
-    return [
+    journal, named = installation.sandbox.journal, Named(installation, killed)
+    deaf = sessions_of(installation, killed)
+    missing = [
         entry
         for entry in journal.entries
         if installation.expected(entry)
         and any(session not in deaf or at < killed_at for session, at in entry.delivered)
         and not journal.handlings(entry.kind, entry.key)
-        and not any(killed_at - CUT_SECONDS < at < killed_at + 0.1 for _, at in entry.delivered)
-        and not (entry.kind in INTERACTIONS and all(killed_at < at < served_at for _, at in entry.delivered))
+        and not (entry.kind in INTERACTIONS and unserved(entry, deaf, killed_at, served_at))
     ]
+    received = {
+        id(entry): max((at for session, at in entry.delivered if session in deaf and at < killed_at), default=0.0)
+        for entry in missing
+    }
+    return [
+        entry
+        for entry in missing
+        if killed_at - received[id(entry)] > CUT_SECONDS
+        or not named.excuses(entry, before=killed_at - received[id(entry)])
+    ]
+
+
+def sessions_of(installation: Rig, generation: int) -> set[int]:
+    """Return the numbers of a child's sessions, also of those that have ended: they are counted as they identify."""
+    identified = [one.generation for one in installation.sandbox.gateway.identifies if not one.reason]
+    return {number for number, whose in enumerate(identified, start=1) if whose == generation}
+
+
+def unserved(entry: Entry, deaf: set[int], killed_at: float, served_at: float) -> bool:
+    """Say whether an event came to the killed child after its death, and to all others before one of them served."""
+    return all((killed_at if session in deaf else killed_at - SKEW) < at < served_at for session, at in entry.delivered)
 
 
 def longest_silence(installation: Rig, since: float, until: float) -> float:

@@ -16,10 +16,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import psutil
+from named import Named
 from rig import ALL_KINDS, Rig, rig
 
 from bot.components import OWNER_FIRST
@@ -177,7 +179,8 @@ class Judgement:
 
     - that no session of a responsible child received. Responsible is a child that was or became active, from its
       session's beginning until another one became active or it was killed: afterwards it hears, but for nobody;
-    - that a child received so shortly before it was killed in its active time that the handler may have been running;
+    - that a child received so shortly before it was killed in its active time that the handler may have been running,
+      and that is named as cut; where the supervisor ended everything at once nobody was left to name it;
     - that is an interaction and came when nobody served: Discord takes no answer after 3 s.
     """
 
@@ -202,6 +205,7 @@ class Judgement:
             self.lives[generation].signalled = at
         if not self.lives[1].activations:  # it handles events from its first moment
             self.lives[1].activations.append(0.0)
+        self.named = {generation: Named(self.installation, generation) for generation in self.lives}
         self.generations = [one.generation for one in self.installation.sandbox.gateway.identifies if not one.reason]
 
     def generation(self, session: int) -> int:
@@ -249,8 +253,10 @@ class Judgement:
                 [at, *(one for one in life.activations if one <= died)]
             )  # what it held began when it was active
             left_to_owner = OWNER_FIRST if entry.kind in INTERACTIONS else 0.0
-            if died - CUT_SECONDS - left_to_owner < begun and at < life.left + MOMENT:
-                return f"its handler may have been running in generation {generation}"
+            if not died - CUT_SECONDS - left_to_owner < begun or at > life.left + MOMENT:
+                continue
+            if self.stopped_at < float("inf") or self.named[generation].excuses(entry, before=died - begun):
+                return f"its handler was running in generation {generation}"
         if entry.kind in INTERACTIONS and any(all(start < at < end for _, at in due) for start, end in self.unserved()):
             return "nobody served"
         return None
@@ -265,7 +271,7 @@ class Judgement:
         found: dict[str, list[str]] = {"messages": [], "interactions": [], "reactions": [], "others": []}
         for (kind, key), entries in by_key.items():
             short = len(entries) - len(journal.handlings(kind, key))
-            if short > 0 and short > sum(self.excuse(entry) is not None for entry in entries):
+            if short > 0 and short > sum(1 for _ in islice(filter(self.excuse, entries), short)):
                 heard = [(self.generation(session), round(at, 2)) for one in entries for session, at in one.delivered]
                 found[_class(kind)].append(f"{kind} {key} emitted at {entries[0].at:.2f}, delivered to {heard}")
         return found

@@ -130,7 +130,7 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
         if after["last_handoff"]["recovered"] is not None:
 
             def counted(status: dict[str, Any]) -> bool:
-                found = unexplained(installation, deaf, killed_at, served_at)
+                found = unexplained(installation, victim, killed_at, served_at)
                 untold.clear()
                 untold.update(entry.key for entry in found if entry.kind in UNTOLD and entry.at < served_at)
                 return len(untold) <= int(status["last_handoff"]["recovered"]["missed"])
@@ -144,7 +144,7 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
         assert found.duplicated == 0, f"{found}\n{installation.tail()}"
         missing = [
             (entry.kind, entry.key, [(session in deaf, at - killed_at) for session, at in entry.delivered])
-            for entry in unexplained(installation, deaf, killed_at, served_at)
+            for entry in unexplained(installation, victim, killed_at, served_at)
             if not (entry.kind in UNTOLD and entry.key in untold)
         ]
         assert not missing, f"{missing}\n{found}\n{installation.tail()}"
