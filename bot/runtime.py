@@ -128,6 +128,8 @@ class Runtime:
     _orders: int = 0
     """How many roles this child was told to take: an older order ends where a newer one begins."""
     _was_active: bool = False
+    _told_active: bool = False
+    """Whether the app has heard last that it is active."""
     _early: asyncio.Task[None] | None = None
     _checkpoints: asyncio.Task[None] | None = None
     _exporting: asyncio.Task[None] | None = None
@@ -317,7 +319,7 @@ class Runtime:
             self._orders += 1
             self.gate.standby()
             self._rest("standby")
-            self.gate.announce("deactivate")
+            self._announce(self.gate, active=False)
             self.link.send(wire.Role(role="standby"))
             if message.export:
                 self._export()
@@ -350,7 +352,7 @@ class Runtime:
             return
         gate.role = "active"
         self._work()
-        gate.announce("activate")
+        self._announce(gate, active=True)
         self._spawn(self.presence.activated())
         self._spawn(self.registration.catch_up())
         self._checkpoints = self._spawn(self.carry.keep_checkpoints())
@@ -458,6 +460,12 @@ class Runtime:
         lifecycle.PROCESS.enter("active")
         self.loops.resume()
 
+    def _announce(self, gate: Gate, *, active: bool) -> None:
+        """Tell the app of its role, if it has not heard so: what it began in `on_activate` is ended once, and not before."""
+        if active is not self._told_active:
+            self._told_active = active
+            gate.announce("activate" if active else "deactivate")
+
     async def _take_state(self, *, wait: bool) -> None:
         self._report(await self.carry.take_over() if wait else await self.carry.take_checkpoint())
 
@@ -500,7 +508,7 @@ class Runtime:
             self.gate.drain()
             self._rest("draining")
             self.link.send(wire.Role(role="draining"))
-            self.gate.announce("deactivate")
+            self._announce(self.gate, active=False)
             result = await self._drain.run()
             cut = _shortened(result.cut + await self.loops.finish())
             self._send_beat()

@@ -265,6 +265,9 @@ def serving(start: Start) -> Child:
     """An active child with one handler under way."""
     child = start()
     assert child.said() == "started"
+    child.order(wire.Activate())
+    assert child.told(wire.Role).role == "active"
+    assert child.said() == "activated"
     child.discord("message 1")
     assert child.said() == "began 1"
     return child
@@ -310,6 +313,23 @@ def test_it_tells_what_another_child_ran_when_it_died(start: Start, tmp_path: Pa
     assert child.told(wire.Cut) == wire.Cut(generation=7, names=["discord.py: on_message (MESSAGE_CREATE 1)"])
     assert child.told(wire.Cut) == wire.Cut(generation=8, names=[]), "one that has left nothing ran nothing"
     dead.close()
+
+
+def test_an_app_is_told_once_that_it_is_active_no_longer(serving: Child) -> None:
+    serving.order(wire.Standby())
+    assert serving.said() == "deactivated"
+    serving.order(wire.Drain(limit=600.0))
+    serving.discord("finish")
+    assert (serving.said(), serving.said()) == ("ended 1", "left"), "on probation it has heard so already"
+    assert serving.ended() == 0
+
+
+def test_an_app_that_was_never_active_is_not_told_that_it_is_no_longer(start: Start) -> None:
+    child = start(role="standby")
+    assert child.said() == "started"
+    child.order(wire.Drain(limit=600.0))
+    assert child.said() == "left"
+    assert child.ended() == 0
 
 
 def test_a_drain_lets_handlers_finish_then_closes_and_exits_0(serving: Child) -> None:
@@ -380,6 +400,8 @@ def in_the_middle(start: Start) -> Child:
     """An active child with a live view and a conversation."""
     child = start()
     assert child.said() == "started"
+    child.order(wire.Activate())
+    assert child.said() == "activated"
     child.discord("show 600")
     child.discord("message 7")
     assert child.said() == "began 7"
