@@ -461,7 +461,7 @@ class Runtime:
         self.loops.resume()
 
     def _announce(self, gate: Gate, *, active: bool) -> None:
-        """Tell the app of its role, if it has not heard so: what it began in `on_activate` is ended once, and not before."""
+        """Tell the app of its role, if it has not heard so: what it began in `on_activate` it ends once."""
         if active is not self._told_active:
             self._told_active = active
             gate.announce("activate" if active else "deactivate")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -19,7 +19,7 @@ from supervisor.location import SettingsError, locate_socket
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; "
-    "3 no supervisor answers at that socket; 78 configuration: file, token, app."
+    "3 no supervisor answers at that socket; 78 configuration: file, token, app; 130 Ctrl-C: what was asked goes on."
 )
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -57,7 +57,7 @@ class _Interrupted(_Failure):
 def _with_config(command: _F) -> _F:
     return click.option(
         "--config",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         metavar="FILE",
         help="Settings file. Default: $BASTION_CONFIG, ./bastion.toml, /etc/bastion/bastion.toml.",
     )(command)
@@ -133,8 +133,46 @@ def _timestamp(text: str | None) -> float | None:
     return seconds
 
 
-def _nothing() -> None:
-    """Take nothing back."""
+class _Unswitched:
+    """A reload to what the settings name already: there is no symlink to move back."""
+
+    def undo(self) -> None:
+        """Move the symlink back."""
+
+    def left(self) -> None:
+        """Say what the symlink names, for nobody knows yet what becomes of the reload."""
+
+
+class _Switched(_Unswitched):
+    """bot.directory names the release that was asked for."""
+
+    def __init__(self, config: Path | None, release: Path) -> None:
+        from supervisor.release import ReleaseError, switch
+        from supervisor.settings import load
+
+        with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
+            self._link = load(config, environ=os.environ, need_token=False).bot.directory
+        try:
+            self._switch = switch(self._link, release)
+        except ReleaseError as error:
+            raise _Failure(f"{error}. No supervisor was asked; a bot that runs is not affected.") from None
+
+    def undo(self) -> None:
+        from supervisor.release import ReleaseError
+
+        try:
+            again = self._switch.undo()
+        except ReleaseError as error:
+            raise _Failure(f"{error}. It still names the release that did not make it.") from None
+        end = f"names {self._switch.before} again" if again else "is left: somebody has moved it meanwhile"
+        click.echo(f"supervisor: {self._link} {end}", err=True)
+
+    def left(self) -> None:
+        click.echo(
+            f"supervisor: {self._link} names {self._switch.after}. If the reload does not succeed, move it back: "
+            f"ln -sfn {self._switch.before} {self._link}",
+            err=True,
+        )
 
 
 def _with_force(command: _F) -> _F:
@@ -169,31 +207,9 @@ def reload(config: Path | None, force: bool, release: Path | None, no_wait: bool
                 click.echo('{"accepted": true}' if as_json else "reload accepted: `supervisor status` shows its result")
                 return
             raise connection.lost()
-        undo = _nothing if release is None else _switched(config, release)
-        _wait_for_outcome(connection, "reload", as_json=as_json, force=force, on_failure=undo)
-
-
-def _switched(config: Path | None, release: Path) -> Callable[[], None]:
-    """Have bot.directory name ``release``; return what takes that back."""
-    from supervisor.release import ReleaseError, switch
-    from supervisor.settings import load
-
-    with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
-        link = load(config, environ=os.environ, need_token=False).bot.directory
-    try:
-        switched = switch(link, release)
-    except ReleaseError as error:
-        raise _Failure(f"{error}. No supervisor was asked; a bot that runs is not affected.") from None
-
-    def undo() -> None:
-        try:
-            again = switched.undo()
-        except ReleaseError as error:
-            raise _Failure(f"{error}. It still names the release that did not make it.") from None
-        end = f"names {switched.before} again" if again else "is left: somebody has moved it meanwhile"
-        click.echo(f"supervisor: {link} {end}", err=True)
-
-    return undo
+        link = _Unswitched() if release is None else _Switched(config, release)
+        with _hangup_interrupts():
+            _wait_for_outcome(connection, "reload", as_json=as_json, force=force, link=link)
 
 
 @cli.command(epilog=_EPILOG, short_help="Go back to the release that served before this one.")
@@ -210,38 +226,70 @@ def rollback(config: Path | None, force: bool) -> None:
         _wait_for_outcome(connection, "rollback", as_json=False, force=force)
 
 
+@contextmanager
+def _hangup_interrupts() -> Iterator[None]:
+    """Take the end of a terminal or of a CI job as Ctrl-C: who waits says what is left, as far as anybody reads it."""
+    import signal
+
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _wait_for_outcome(
-    connection: Any, command: str, *, as_json: bool, force: bool, on_failure: Callable[[], None] = _nothing
+    connection: Any, command: str, *, as_json: bool, force: bool, link: _Unswitched | None = None
 ) -> None:
-    """Show a handoff until it ends; exit with 1 unless it succeeded."""
+    """Show a handoff until it ends; exit with 1 unless it succeeded, whether or not anybody reads what is shown."""
     import json
     import time
 
-    from supervisor.console import SilentView, outcome_text, reload_view
+    from supervisor.console import outcome_text
+    from supervisor.control_client import NoSupervisorError, RefusedError
 
+    link = link or _Unswitched()
     began = time.monotonic()
-    outcome: dict[str, Any] | None = None
     try:
-        with SilentView() if as_json else reload_view(sys.stdout) as view:
-            for answer in connection.ask(command, force=force):
-                if answer.get("type") == "progress":
-                    view.show(answer["progress"])
-                elif answer.get("type") == "outcome":
-                    outcome = answer["outcome"]
+        outcome = _outcome(connection, command, as_json=as_json, force=force)
     except KeyboardInterrupt:
+        link.left()
         raise _Interrupted(
             f"interrupted: the {command} goes on without you; `supervisor status` shows its result"
         ) from None
+    except NoSupervisorError:
+        link.left()
+        raise
+    except RefusedError:
+        link.undo()
+        raise
+    succeeded = outcome.get("result") == "succeeded"
+    text = outcome_text(outcome, command=command, seconds=time.monotonic() - began)
+    with suppress(OSError):
+        click.echo(json.dumps(outcome) if as_json else text, err=not (as_json or succeeded))
+    if not succeeded:
+        link.undo()
+    sys.exit(0 if succeeded else _Failure.exit_code)
+
+
+def _outcome(connection: Any, command: str, *, as_json: bool, force: bool) -> dict[str, Any]:
+    """Ask for a handoff, show its progress and return what became of it. Raises what the connection raises."""
+    from supervisor.console import SilentView, reload_view
+
+    outcome: dict[str, Any] | None = None
+    with SilentView() if as_json else reload_view(sys.stdout) as view:
+        for answer in connection.ask(command, force=force):
+            if answer.get("type") == "progress":
+                try:
+                    view.show(answer["progress"])
+                except OSError:
+                    view = SilentView()
+            elif answer.get("type") == "outcome":
+                outcome = answer["outcome"]
     if outcome is None:
         raise connection.lost()
-    succeeded = outcome.get("result") == "succeeded"
-    if as_json:
-        click.echo(json.dumps(outcome))
-    else:
-        click.echo(outcome_text(outcome, command=command, seconds=time.monotonic() - began), err=not succeeded)
-    if not succeeded:
-        on_failure()
-    sys.exit(0 if succeeded else _Failure.exit_code)
+    return outcome
 
 
 @cli.command(epilog=_EPILOG)
@@ -367,18 +415,36 @@ def _client_errors(config: Path | None) -> Iterator[Path]:
     """Give the control socket's path; turn what can go wrong there into messages and exit codes."""
     from supervisor.control_client import NoSupervisorError, RefusedError
 
-    with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
+    meaning = (
+        "No supervisor was asked; a bot that runs is not affected. To ask one whose file is broken, name with --config "
+        "a file that has its [control] alone."
+    )
+    with _settings_errors(meaning):
         path = locate_socket(config, environ=os.environ)
     try:
         yield path
     except NoSupervisorError as error:
-        raise _NoSupervisor(
-            f"{error}. Start one with `supervisor run`, or name its settings file with --config."
-        ) from None
+        raise _NoSupervisor(f"{error}. {error.advice}.") from None
     except RefusedError as error:
         raise _Failure(f"{error}. The bot goes on as before.") from None
 
 
 def main() -> None:
     """Run the command line; the console script and ``python -m supervisor`` call this."""
-    cli(prog_name="supervisor")
+    try:
+        cli(prog_name="supervisor")
+    except OSError as error:  # of our own output: whatever else can fail has its own message
+        _give_up_output()
+        with suppress(OSError):
+            print(f"supervisor: the output cannot be written: {error.strerror or error}", file=sys.stderr)
+        sys.exit(_Failure.exit_code)
+    finally:
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _give_up_output()
+
+
+def _give_up_output() -> None:
+    """Keep the interpreter's end from trying again what cannot be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

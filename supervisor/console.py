@@ -252,9 +252,11 @@ class _LineView(SilentView):
         self._last = ""
 
     def show(self, progress: Mapping[str, Any]) -> None:
-        line = f"{plain(progress.get('phase'))}: {_progress_text(progress)}"
-        if line != self._last:
-            self._last = line
+        phase = plain(progress.get("phase"))
+        line = f"{phase}: {_progress_text(progress)}"
+        said = phase if phase == "probation" else line  # which counts down second by second
+        if said != self._last:
+            self._last = said
             print(line, file=self._stream, flush=True)
 
 

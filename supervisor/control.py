@@ -410,12 +410,12 @@ def directory_problem(directory: Path) -> str | None:
     if stat.S_ISLNK(found.st_mode) and not around.st_mode & stat.S_IWOTH:
         found = directory.stat()  # a link that only we or root can have made
     if not stat.S_ISDIR(found.st_mode):
-        return "is not a directory: remove it or choose another control.socket"
+        return "is not a directory: remove it or choose another control.socket."
     if found.st_uid != os.getuid():
-        return f"belongs to uid {found.st_uid}: choose another control.socket"
+        return f"belongs to uid {found.st_uid}: choose another control.socket."
     if found.st_mode & (0o077 if around.st_mode & stat.S_IWOTH else 0o022):
         mode = stat.S_IMODE(found.st_mode)
-        return f"is open to other users (mode {mode:04o}): chmod 700 it or choose another control.socket"
+        return f"is open to other users (mode {mode:04o}): chmod 700 it or choose another control.socket."
     return None
 
 
@@ -470,7 +470,7 @@ def _left_behind_removed(path: Path) -> Iterator[None]:
         found = None
     if found is not None:
         if not stat.S_ISSOCK(found.st_mode):
-            raise ControlError(f"{path} exists and is not a socket: remove it or choose another control.socket")
+            raise ControlError(f"{path} exists and is not a socket: remove it or choose another control.socket.")
         if _listener_pid(path) is not None:
             raise ControlError(_taken(path))
         path.unlink(missing_ok=True)

@@ -22,6 +22,9 @@ CONNECT_TIMEOUT = 5.0
 class NoSupervisorError(Exception):
     """Nobody answers at the control socket, or no longer. The message says what was seen there."""
 
+    advice = "Start one with `supervisor run`, or name its settings file with --config"
+    """What can be done about it."""
+
 
 class RefusedError(Exception):
     """A supervisor answered that it cannot do what was asked."""
@@ -41,7 +44,10 @@ class Connection:
             self._socket.connect(os.fsencode(path))
         except OSError as error:
             self._socket.close()
-            raise NoSupervisorError(_absence(path, error)) from None
+            absent = NoSupervisorError(_absence(path, error))
+            if isinstance(error, PermissionError):
+                absent.advice = "One may be running: ask it as the user that it runs as, or as root"
+            raise absent from None
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid: int = struct.unpack("3i", credentials)[0]
         """The supervisor's pid; 0 when it lives in another pid namespace."""

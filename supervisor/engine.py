@@ -619,7 +619,7 @@ class Engine:
         outcome = Outcome(
             result=result,
             reason=reason,
-            generation=slot.state.active,
+            generation=None if slot.state.phase in (Phase.STOPPING, Phase.STOPPED) else slot.state.active,
             lingering=slot.lingering() if result == "succeeded" else 0,
             handoff=record.status(now=now) if record is not None and ours else None,
         )

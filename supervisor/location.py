@@ -70,7 +70,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if len(content) > MAX_CONFIG_BYTES:
         raise SettingsError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, so not a settings file")
     try:
-        return tomllib.loads(content.decode())
+        return tomllib.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of 5,000 digits

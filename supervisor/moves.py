@@ -92,10 +92,10 @@ def activate_in_turn(turn: Turn) -> None:
 def begin_probation(turn: Turn, old: int) -> None:
     """The old child keeps its sessions and holds events; what it has begun goes on."""
     turn.change(old, standing=Standing.STANDBY)
-    turn.enter(Phase.PROBATION)
     turn.do(Send(old, Standby()))
     turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=old)
     turn.start(Alarm.PROBATION, turn.state.timing.probation, generation=old)
+    turn.enter(Phase.PROBATION)
 
 
 def end_probation(turn: Turn, *, hurried: bool = False) -> None:
@@ -125,7 +125,7 @@ def drain(turn: Turn, generation: int, *, hurried: bool = False, linger: float =
 def hurry(turn: Turn, generation: int, *, linger: float = 0.0) -> None:
     """Have a child that drains or is about to be quick about it; ``linger`` as for `drain`."""
     limit = min(turn.state.timing.drain_timeout, limits.HURRY_LIMIT)
-    turn.note(f"a newer release waits: generation {generation} has {limit:g} s to finish")
+    turn.note(f"a newer release waits: generation {generation} has {limit:g} s to finish its handlers")
     drain(turn, generation, hurried=True, linger=linger)
 
 

@@ -576,6 +576,8 @@ class Slot:
                 return f"{name} is active, on probation, {left}; generation {state.outgoing} stands by"
             case Phase.WAITING:
                 return "nobody serves; the next start waits"
+            case Phase.REVERTING:
+                return f"generation {state.active} serves; waiting for a failed one to leave"
             case _:
                 return str(state.phase.value)
 

@@ -20,6 +20,7 @@ import pytest
 
 TIMEOUT = 20.0
 HERE = Path(__file__).parent
+FULL = Path("/dev/full")
 
 
 class Shell:
@@ -217,6 +218,28 @@ class TestReload:
         assert done.stderr.endswith(f"supervisor: {current} names releases/1 again\n")
         assert str(current.readlink()) == "releases/1"
 
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+    def test_to_a_release_interrupted_it_says_what_the_symlink_names_and_how_to_move_it_back(
+        self, shell: Shell, current: Path, number: signal.Signals
+    ) -> None:
+        with shell.supervisor("held"), shell.start("reload", "--release", "releases/2") as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.send_signal(number)
+            assert process.wait(TIMEOUT) == 130
+            assert process.stderr is not None
+            lines = process.stderr.read().splitlines()
+        assert lines[0] == (
+            f"supervisor: {current} names releases/2. If the reload does not succeed, move it back: "
+            f"ln -sfn releases/1 {current}"
+        )
+        assert lines[1].startswith("supervisor: interrupted: the reload goes on without you")
+        assert str(current.readlink()) == "releases/2"
+
+    def test_to_a_release_without_a_supervisor_the_symlink_stays(self, shell: Shell, current: Path) -> None:
+        assert shell.run("reload", "--release", "releases/2").returncode == 3
+        assert str(current.readlink()) == "releases/1"
+
     def test_to_a_release_that_is_not_there_nothing_is_asked(self, shell: Shell, current: Path) -> None:
         with shell.supervisor():
             done = shell.run("reload", "--release", "releases/3")
@@ -259,6 +282,13 @@ class TestReload:
         assert b"\x1b[" in shown
         assert b"reload succeeded" in shown
 
+    @pytest.mark.parametrize(("result", "code"), [("succeeded", 0), ("failed", 1)])
+    def test_its_exit_code_is_the_results_though_nobody_reads_it(self, shell: Shell, result: str, code: int) -> None:
+        with shell.supervisor(result), FULL.open("w") as full, shell.start("reload", stdout=full.fileno()) as process:
+            assert process.wait(TIMEOUT) == code
+            assert process.stderr is not None
+            assert "Traceback" not in process.stderr.read()
+
     def test_interrupting_it_leaves_the_reload_alone_and_says_so(self, shell: Shell) -> None:
         with shell.supervisor("held"), shell.start("reload") as process:
             assert process.stdout is not None
@@ -295,6 +325,13 @@ def test_stop_returns_when_the_supervisor_has_gone(shell: Shell) -> None:
 
 
 class TestWhenSomethingIsWrong:
+    @pytest.mark.parametrize("command", [("status",), ("status", "--help"), ("check",), ("reload", "--no-wait")])
+    def test_output_that_cannot_be_written_is_said_in_one_line(self, shell: Shell, command: tuple[str, ...]) -> None:
+        with shell.supervisor(), FULL.open("w") as full, shell.start(*command, stdout=full.fileno()) as process:
+            assert process.wait(TIMEOUT) == 1
+            assert process.stderr is not None
+            assert process.stderr.read() == "supervisor: the output cannot be written: No space left on device\n"
+
     @pytest.mark.parametrize("command", ["status", "reload", "rollback", "stop"])
     def test_no_supervisor_is_exit_3_with_the_path_and_what_to_do(self, shell: Shell, command: str) -> None:
         done = shell.run(command)
