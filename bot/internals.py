@@ -71,7 +71,14 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
     "route": ("BASE",),
     "member": ("_copy",),
     "guild": ("_members", "_member_count"),
-    "loop": ("_call_loop_function", "_last_iteration", "_last_iteration_failed"),
+    "loop": (
+        "_call_loop_function",
+        "_last_iteration",
+        "_last_iteration_failed",
+        "_next_iteration",
+        "_try_sleep_until",
+        "_handle",
+    ),
 }
 
 
@@ -571,6 +578,20 @@ def wrap_loops(
 def turn_due(loop: tasks.Loop[Any]) -> datetime.datetime:
     """Return when the turn that runs now was due."""
     return loop._last_iteration
+
+
+async def sleep_until_turn(loop: tasks.Loop[Any], *, last: datetime.datetime, due: datetime.datetime) -> None:
+    """Sleep before a first turn as discord.py does before any other, which came ``last``.
+
+    So `change_interval` moves it, and `next_iteration` tells it.
+    """
+    sleeper: Any = loop
+    sleeper._last_iteration, sleeper._next_iteration = last, due
+    sleeping = sleeper._try_sleep_until(due)
+    try:
+        await sleeping
+    finally:
+        sleeper._handle.cancel()
 
 
 def tries_again(loop: tasks.Loop[Any]) -> bool:

@@ -5,6 +5,12 @@
     if lifecycle.role() == "active": ...
     await lifecycle.wait_until_active()
 
+And a mark for loops that must not have an extra turn in each new process:
+
+    @in_step
+    @tasks.loop(hours=1)
+    async def remind() -> None: ...
+
 A role belongs to the process, so there is one `Lifecycle` in it; without a supervisor nobody changes it, and it is
 active. Knows nothing of discord.py, of events or of the supervisor.
 """
@@ -12,9 +18,10 @@ active. Knows nothing of discord.py, of events or of the supervisor.
 from __future__ import annotations
 
 import asyncio
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
+Marked = TypeVar("Marked")
 
 
 class Lifecycle:
@@ -60,3 +67,16 @@ def role() -> Role:
 async def wait_until_active() -> None:
     """Return when this process handles events. It may be put into standby, or drained, later."""
     await PROCESS.wait_until_active()
+
+
+def in_step(loop: Marked) -> Marked:
+    """Mark a loop of `discord.ext.tasks`: its first turn in a process comes an interval after the last one of any.
+
+    A decorator above or below ``@tasks.loop(...)``, or a call. It sets ``in_step`` of the loop's coroutine function,
+    which an app may do itself. Without a supervisor it changes nothing.
+    """
+    function: Any = getattr(loop, "coro", loop)
+    if not callable(function):
+        raise TypeError(f"in_step marks a loop of discord.ext.tasks, not {type(loop).__name__}")
+    getattr(function, "__func__", function).in_step = True  # A method has no attributes of its own.
+    return loop

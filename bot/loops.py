@@ -7,6 +7,8 @@ may be active for some milliseconds, so each turn is taken from the ledger:
 - a turn at a time of day is claimed by that time;
 - a turn at an interval follows a turn: the ledger holds each loop's last one, and who replaces it has the next. A new
   child's first turn comes when the old one's next would have come, if that is soon; else at once, as at any start.
+  Where the app has marked a loop (`bot.lifecycle.in_step`), however late that is; each turn of such a loop is noted, so
+  that the successor of a child that died knows it too.
 
 Knows loops, the ledger and the role; knows nothing of events or pipes. `await loop()` by hand is the app's own affair.
 """
@@ -16,12 +18,12 @@ from __future__ import annotations
 import asyncio
 import datetime
 import functools
+import itertools
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from discord.ext import tasks
 
@@ -29,7 +31,9 @@ from bot import internals
 from bot.lifecycle import Lifecycle
 
 PACE = 5.0
-"""Seconds that a new child's first turn may wait to be due. Apps fill caches in it: a long wait would break them."""
+"""Seconds that a new child's first turn may wait to be due. Apps fill caches in it: a long wait would break them.
+
+A loop that the app has marked has no such limit."""
 
 _CANCEL_SECONDS = 1.0
 _TASK_PREFIX = "discord-ext-tasks: "
@@ -51,6 +55,12 @@ class Turns(Protocol):
     def last_turn(self, name: str) -> float | None:
         """Return a loop's last turn, None if none is written down."""
 
+    def note(self, key: str, value: str) -> None:
+        """Write something down that is kept without a window, and after a death."""
+
+    def noted(self, key: str) -> str | None:
+        """Return what was written down last."""
+
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class _Watched:
@@ -64,6 +74,8 @@ class _Watched:
     began: bool = False
     """Whether it has had a turn since its start."""
     in_turn: bool = False
+    follows: bool = True
+    """Whether its next start goes on with what another child, or this one in an earlier time, has begun."""
     last: float | None = None
     """When its last turn at an interval began, in whichever child."""
     due: str | None = None
@@ -88,7 +100,8 @@ class Loops:
         self._window_open = window_open
         self._clock = clock
         self._watched: WeakKeyDictionary[tasks.Loop[Any], _Watched] = WeakKeyDictionary()
-        self._names: Counter[str] = Counter()
+        self._named: WeakValueDictionary[str, tasks.Loop[Any]] = WeakValueDictionary()
+        """Which loop has, or had last, each name."""
         self._own: WeakKeyDictionary[Callable[..., Any], Callable[..., Any]] = WeakKeyDictionary()
         """The app's coroutine functions by ours around them."""
         self._limits: list[asyncio.TimerHandle] = []
@@ -111,7 +124,7 @@ class Loops:
         for loop, watched in list(self._watched.items()):
             if not loop.is_running():
                 continue
-            watched.paused = True
+            watched.paused = watched.follows = True
             if watched.in_turn or _is_due(loop):
                 loop.stop()
             else:
@@ -168,17 +181,32 @@ class Loops:
         watched = self._watched.get(loop)
         if watched is None:
             watched = self._watched[loop] = _Watched(name=self._name(loop), options=options)
+        elif self._named.get(watched.name) is not loop:
+            watched.name = self._name(loop)
         watched.args, watched.options, watched.began = args, options, False
         if watched.turn is None or watched.turn is not loop.coro:
             self._put_around(loop, watched)
 
     def _name(self, loop: tasks.Loop[Any]) -> str:
-        """Name a loop alike in all children: several of one name are counted in the order of their first starts."""
+        """Name a loop alike in all children: several of one name are counted in the order of their first starts.
+
+        One that has ended leaves its name to the next: an app that reloads a cog makes its loops anew.
+        """
         task = loop.get_task()
         assert task is not None
-        name = f"{loop.coro.__module__}.{task.get_name().removeprefix(_TASK_PREFIX)}"
-        self._names[name] += 1
-        return name if self._names[name] == 1 else f"{name}#{self._names[name]}"
+        first = f"{loop.coro.__module__}.{task.get_name().removeprefix(_TASK_PREFIX)}"
+        names = itertools.chain([first], (f"{first}#{number}" for number in itertools.count(2)))
+        name = next(name for name in names if self._is_free(name))
+        self._named[name] = loop
+        return name
+
+    def _is_free(self, name: str) -> bool:
+        holder = self._named.get(name)
+        if holder is None:
+            return True
+        task = holder.get_task()
+        assert task is not None
+        return (task.done() or task.cancelling() > 0) and not self._watched[holder].paused
 
     def _put_around(self, loop: tasks.Loop[Any], watched: _Watched) -> None:
         # A loop made of another one (discord.py does for each instance of a class) has that one's function.
@@ -191,6 +219,7 @@ class Loops:
             if not self._takes(loop, watched):
                 return None
             watched.began = watched.in_turn = True
+            watched.follows = False
             try:
                 return await own(*args, **options)
             finally:
@@ -205,14 +234,25 @@ class Loops:
         await self._fall_in(loop, self._watched[loop])
 
     async def _fall_in(self, loop: tasks.Loop[Any], watched: _Watched) -> None:
-        """Wait for a first turn at an interval until it is due after the last one of the child before, if soon."""
-        interval = _interval(loop)
-        while interval is not None and self._window_open():
+        """Wait for a first turn at an interval until it is due after the last one of the child before.
+
+        A marked loop waits for as long as that takes, another one only if it is soon.
+        """
+        marked = _is_marked(loop)
+        while (interval := _interval(loop)) is not None and (watched.follows if marked else self._window_open()):
+            if marked and (noted := self._ledger.noted(_note_of(watched))) is not None:
+                self._ledger.note_turn(watched.name, float(noted))  # What outlives a child does not outlive a window.
             watched.last = self._ledger.last_turn(watched.name)
-            wait = 0.0 if watched.last is None else watched.last + interval - self._clock()
-            if not 0 < wait <= PACE:
+            now = self._clock()
+            wait = 0.0 if watched.last is None else watched.last + interval - now
+            if watched.last is None or wait <= 0 or (wait > PACE and not marked):
                 return
-            await asyncio.sleep(wait)  # The other child may take that turn, in the moment in which both are active.
+            today = datetime.datetime.now(datetime.UTC)
+            await internals.sleep_until_turn(
+                loop,
+                last=today - datetime.timedelta(seconds=now - watched.last),
+                due=today + datetime.timedelta(seconds=wait),
+            )  # The other child may take that turn, in the moment in which both are active.
 
     def _takes(self, loop: tasks.Loop[Any], watched: _Watched) -> bool:
         """Whether the turn that is due now is this child's."""
@@ -221,15 +261,16 @@ class Loops:
             return self._takes_at(internals.turn_due(loop).isoformat(), watched, now)
         if internals.tries_again(loop):
             return True
-        if not self._window_open() or self._ledger.take_turn(watched.name, watched.last, now):
-            watched.last = now
-            return True
-        if not watched.began and interval > PACE:
+        marked = _is_marked(loop)
+        if self._window_open() and not self._ledger.take_turn(watched.name, watched.last, now):
+            if marked or watched.began or interval <= PACE:
+                watched.last = self._ledger.last_turn(watched.name)
+                return False
             self._ledger.note_turn(watched.name, now)  # It is no repetition of the other child's: it fills caches.
-            watched.last = now
-            return True
-        watched.last = self._ledger.last_turn(watched.name)
-        return False
+        watched.last = now
+        if marked:
+            self._ledger.note(_note_of(watched), repr(now))
+        return True
 
     def _takes_at(self, due: str, watched: _Watched, now: float) -> bool:
         if due != watched.due:  # else discord.py tries a turn again that failed
@@ -237,6 +278,15 @@ class Loops:
                 return False
             watched.due = due
         return True
+
+
+def _is_marked(loop: tasks.Loop[Any]) -> bool:
+    """Whether the app wants this loop in step with its predecessor; see `bot.lifecycle.in_step`."""
+    return getattr(loop.coro, "in_step", False) is True
+
+
+def _note_of(watched: _Watched) -> str:
+    return f"loop:{watched.name}"
 
 
 def _interval(loop: tasks.Loop[Any]) -> float | None:

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from discord.ext import tasks
 
-from bot.lifecycle import Lifecycle
+from bot.lifecycle import Lifecycle, in_step
 
 pytestmark = pytest.mark.anyio
 
@@ -63,3 +64,33 @@ async def test_a_role_that_was_lost_again_meanwhile_is_waited_for_anew() -> None
     assert not waiting.done()
     lifecycle.enter("active")
     await waiting
+
+
+async def test_a_mark_is_seen_on_each_loop_of_a_cog_and_changes_nothing_without_a_supervisor() -> None:
+    ran = asyncio.Event()
+
+    class Cog:
+        @in_step
+        @tasks.loop(hours=1)
+        async def above(self) -> None:
+            ran.set()
+
+        @tasks.loop(hours=1)
+        @in_step
+        async def below(self) -> None: ...
+
+        async def bound(self) -> None: ...
+
+    cog = Cog()
+    called = in_step(tasks.loop(hours=1)(cog.bound))
+    for loop in (cog.above, cog.below, called):
+        assert isinstance(loop, tasks.Loop)
+        assert loop.coro.in_step
+    cog.above.start()
+    await asyncio.wait_for(ran.wait(), 5)
+    cog.above.cancel()
+
+
+def test_what_is_no_loop_cannot_be_marked() -> None:
+    with pytest.raises(TypeError, match="not int"):
+        in_step(1)

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from discord.ext import tasks
 
+from bot import loops
 from bot.ledger import SQLiteLedger
-from bot.lifecycle import Lifecycle
+from bot.lifecycle import Lifecycle, in_step
 from bot.loops import PACE, Loops
 
 pytestmark = pytest.mark.anyio
@@ -338,6 +339,183 @@ async def test_a_turn_that_failed_is_tried_again_without_asking(child: Child) ->
     tick.start()
     await ticks.reach(2)
     tick.cancel()
+
+
+# --- marked loops ---------------------------------------------------------------------------------------------------
+
+
+SHORT = 0.1
+INTERVAL = 0.6
+
+
+@pytest.fixture
+def short_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that an interval of less than a second is a long one."""
+    monkeypatch.setattr(loops, "PACE", SHORT)
+
+
+def marked(ticks: Ticks, **pace: Any) -> tasks.Loop[Any]:
+    return in_step(ticking(ticks, **({"seconds": INTERVAL} | pace)))
+
+
+async def assert_in_step(ticks: Ticks, *, last: float, count: int = 1) -> None:
+    await ticks.reach(count)
+    assert INTERVAL <= time.monotonic() - last < INTERVAL + 0.5
+
+
+@pytest.mark.usefixtures("short_pace")
+async def test_a_loop_without_a_mark_has_a_turn_at_once_where_a_marked_one_waits(child: Child) -> None:
+    child.window = True
+    child.enter("standby")
+    last = time.monotonic() - 0.2
+    child.other.note_turn(NAME, last)
+    ticks = Ticks()
+    loop = ticking(ticks, seconds=INTERVAL)
+    loop.start()
+    child.enter("active")
+    await ticks.reach(1)
+    assert time.monotonic() - last < INTERVAL, "this test cannot tell"
+    loop.cancel()
+
+
+@pytest.mark.usefixtures("short_pace")
+@pytest.mark.parametrize("window", [pytest.param(True, id="at a switch"), pytest.param(False, id="after a death")])
+async def test_a_marked_loop_keeps_its_predecessors_step(child: Child, window: bool) -> None:
+    child.window = window
+    child.enter("standby")
+    last = time.monotonic() - 0.2
+    child.other.note(f"loop:{NAME}", repr(last))
+    ticks = Ticks()
+    loop = marked(ticks)
+    loop.start()
+    child.enter("active")
+    await assert_in_step(ticks, last=last)
+    await ticks.reach(2)
+    loop.cancel()
+
+
+@pytest.mark.usefixtures("short_pace")
+async def test_each_turn_of_a_marked_loop_is_noted_and_that_is_kept_over_the_end_of_a_window(child: Child) -> None:
+    ticks = Ticks()
+    loop = marked(ticks, seconds=60)
+    before = time.monotonic()
+    loop.start()
+    await ticks.reach(1)
+    child.ledger.clear()
+    assert before <= float(child.other.noted(f"loop:{NAME}") or 0) <= time.monotonic()
+    loop.cancel()
+
+
+@pytest.mark.usefixtures("short_pace")
+async def test_a_marked_loop_whose_turn_is_overdue_or_that_had_none_begins_at_once(child: Child) -> None:
+    child.other.note(f"loop:{NAME}", repr(time.monotonic() - 61))
+    for name in (None, "had none"):
+        ticks = Ticks()
+        loop = marked(ticks, seconds=60, name=name)
+        loop.start()
+        await ticks.reach(1)
+        loop.cancel()
+
+
+@pytest.mark.usefixtures("short_pace")
+async def test_a_marked_turn_that_the_other_child_takes_meanwhile_is_left_to_it(child: Child) -> None:
+    child.window = True
+    child.enter("standby")
+    last = time.monotonic() - INTERVAL + 0.2
+    child.other.note_turn(NAME, last)
+    ticks = Ticks()
+    loop = marked(ticks)
+    loop.start()
+    child.enter("active")
+    await asyncio.sleep(0.05)
+    taken = last + INTERVAL
+    assert child.other.take_turn(NAME, last, taken)
+    await assert_in_step(ticks, last=taken)
+    loop.cancel()
+
+
+@pytest.mark.usefixtures("short_pace")
+async def test_a_marked_loop_of_a_child_that_is_active_again_keeps_the_step(child: Child) -> None:
+    ticks = Ticks()
+    loop = marked(ticks)
+    loop.start()
+    await ticks.reach(1)
+    last = time.monotonic()
+    child.window = True
+    child.loops.window_opened()
+    child.enter("standby")
+    await turns_of_the_event_loop()
+    assert not loop.is_running()
+    child.enter("active")
+    await assert_in_step(ticks, last=last - 0.05, count=2)
+    loop.cancel()
+
+
+async def test_a_marked_loop_that_waits_for_its_turn_ends_at_once_when_it_is_drained(child: Child) -> None:
+    child.other.note(f"loop:{NAME}", repr(time.monotonic()))
+    ticks = Ticks()
+    loop = marked(ticks, hours=1)
+    loop.start()
+    await turns_of_the_event_loop()
+    child.enter("draining")
+    child.loops.order(60)
+    assert await child.loops.finish() == []
+    assert not loop.is_running()
+    assert ticks.seen == []
+
+
+async def test_a_marked_loop_that_waits_tells_when_its_turn_comes_and_a_new_interval_moves_it(child: Child) -> None:
+    child.other.note(f"loop:{NAME}", repr(time.monotonic() - 600))
+    ticks = Ticks()
+    loop = marked(ticks, seconds=0, hours=1)
+    loop.start()
+    await turns_of_the_event_loop()
+    assert loop.next_iteration is not None
+    left = loop.next_iteration - datetime.datetime.now(datetime.UTC)
+    assert datetime.timedelta(minutes=49) < left <= datetime.timedelta(minutes=50)
+    loop.change_interval(seconds=600.2)
+    await ticks.reach(1)
+    loop.cancel()
+
+
+async def test_a_marked_loop_that_the_app_itself_starts_again_begins_at_once(child: Child) -> None:
+    ticks = Ticks()
+    loop = marked(ticks, hours=1)
+    loop.start()
+    await ticks.reach(1)
+    loop.restart()
+    await ticks.reach(2)
+    loop.cancel()
+
+
+async def test_a_loop_made_anew_has_the_name_and_the_step_of_the_one_that_it_replaces(child: Child) -> None:
+    """As when an app reloads a cog."""
+    first, second = Ticks(), Ticks()
+    old, new = marked(first, hours=1), marked(second, hours=1)
+    old.start()
+    await first.reach(1)
+    old.cancel()
+    new.start()
+    await turns_of_the_event_loop(20)
+    assert second.seen == []
+    assert new.is_running()
+    old.start()  # beside the other, so by another name
+    await first.reach(2)
+    assert child.other.noted(f"loop:{NAME}#2") is not None
+    new.cancel()
+    old.cancel()
+
+
+@pytest.mark.usefixtures("short_pace")
+async def test_a_ledger_that_fails_leaves_out_no_turn_of_a_marked_loop(child: Child, tmp_path: Path) -> None:
+    child.window = True
+    child.ledger._path = str(tmp_path)  # a directory
+    ticks = Ticks()
+    loop = marked(ticks, seconds=0.2)
+    loop.start()
+    await ticks.reach(3)
+    assert child.ledger.errors
+    loop.cancel()
 
 
 # --- turns at times of day ------------------------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
+import signal
 import sqlite3
+import time
 from pathlib import Path
 
 import psutil
@@ -105,3 +109,35 @@ async def test_a_new_child_that_dies_on_probation_hands_the_loops_back(tmp_path:
         by = [generation for _, generation in written(database, "tick")]
         assert (by[0], by[-1]) == (1, 1)
         assert 2 in by
+
+
+LONG = 8.0
+"""As in the app: a loop of so many seconds must be marked to keep its step."""
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(180)
+async def test_a_marked_loop_of_a_long_interval_keeps_its_step_over_reloads_and_a_death(tmp_path: Path) -> None:
+    async with rig(
+        tmp_path, app="ticking:client", settings=settings(), discord__identify_window=WINDOW, restart__backoff_first=0.2
+    ) as installation:
+        database = tmp_path / "ticks.sqlite3"
+        installation.environ["TICKS"] = str(database)
+        await installation.start()
+        for number in range(3):
+            await asyncio.sleep(1.5 if number else 0)
+            assert (await installation.reload())["result"] == "succeeded"
+        count = len(written(database, "remind"))
+        status = await installation.until(lambda _: len(written(database, "remind")) > count)
+        serving = active(status)
+        assert serving is not None
+        os.kill(serving["pid"], signal.SIGKILL)
+        await installation.until(lambda status: (active(status) or {}).get("generation") == 5)
+        assert time.time() < written(database, "remind")[-1][0] + LONG, "it took too long to tell anything"
+        await installation.until(lambda _: sum(by == 5 for _, by in written(database, "remind")) >= 2)
+        reminders = written(database, "remind")
+        gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(reminders)]
+        assert min(gaps) > LONG - SWITCH, f"a reminder was doubled: {reminders}"
+        assert max(gaps) < LONG + SWITCH, f"a reminder is missing: {reminders}"
+        # One that is not marked has a turn in each of them at once, and would be seen here.
+        assert {by for _, by in written(database, "fill")} == {1, 2, 3, 4, 5}
