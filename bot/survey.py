@@ -19,6 +19,8 @@ _SKIPPED = frozenset({"venv", "env", "node_modules", "site-packages", "__pycache
 
 ADVICE: Mapping[str, str] = {
     "loops": "held until the bot is active, ended after their turn in the old one; nothing to do",
+    "loops of more than 5 s": "a turn at once in each new bot, so that caches are filled: where that is one too "
+    "many, as with a reminder, put @in_step of bot.lifecycle above it, or use time=",
     "timed views": "answered by the old bot for as long as it lingers; make them persistent if they matter for longer",
     "persistent views": "answered by either bot; nothing to do",
     "wait_for": "goes on in the old bot for as long as it lingers; nothing to do",
@@ -101,6 +103,7 @@ def _read(path: Path, directory: Path) -> list[Finding]:
 
 
 def _walk(tree: ast.Module) -> Iterator[tuple[str, int]]:
+    marked = {name for node in ast.walk(tree) for name in _marks(node)}
     for node in ast.walk(tree):
         match node:
             case ast.Import() | ast.ImportFrom():
@@ -109,6 +112,7 @@ def _walk(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield from ((what, node.lineno) for what in _class(node))
             case ast.FunctionDef() | ast.AsyncFunctionDef():
                 yield from _function(node)
+                yield from ((what, node.lineno) for what in _loops(node, marked))
             case ast.Call():
                 yield from ((what, node.lineno) for what in _called(node))
             case ast.Attribute(attr="export_state" | "import_state" as name, ctx=ast.Store()):
@@ -135,12 +139,42 @@ def _class(node: ast.ClassDef) -> Iterator[str]:
 def _function(node: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[tuple[str, int]]:
     if node.name in ("export_state", "import_state", "on_activate", "on_deactivate"):
         yield node.name, node.lineno
-    if any(_dotted(decorator).endswith("tasks.loop") for decorator in node.decorator_list):
-        yield "loops", node.lineno
     if node.name in _STARTS:
         for part in ast.walk(node):
             if isinstance(part, ast.Call) and _last(part.func) in ("create_task", "ensure_future"):
                 yield "tasks of its own", part.lineno
+
+
+def _marks(node: ast.AST) -> Iterator[str]:
+    """Return the names of loops that are marked other than above them: by a call, or by the attribute that it sets."""
+    match node:
+        case ast.Call(func=function, args=[loop]) if _last(function) == "in_step":
+            yield _last(loop)
+        case ast.Assign(targets=[ast.Attribute(attr="in_step", value=ast.Attribute(attr="coro", value=loop))]):
+            yield _last(loop)
+
+
+def _loops(node: ast.FunctionDef | ast.AsyncFunctionDef, marked: set[str]) -> Iterator[str]:
+    names = {_last(decorator) for decorator in node.decorator_list}
+    for decorator in node.decorator_list:
+        if _dotted(decorator).endswith("tasks.loop"):
+            in_step = "in_step" in names or node.name in marked
+            words = decorator.keywords if isinstance(decorator, ast.Call) else []
+            yield "loops" if in_step or not _is_slow(words) else "loops of more than 5 s"
+
+
+def _is_slow(words: Iterable[ast.keyword]) -> bool:
+    """Whether a loop has, or may have, an interval of more than 5 s: what is not a plain number may be any."""
+    factors = {"seconds": 1.0, "minutes": 60.0, "hours": 3600.0}
+    seconds = 0.0
+    for word in words:
+        if word.arg == "time":
+            return False
+        if word.arg is None or word.arg in factors:
+            if not isinstance(word.value, ast.Constant) or not isinstance(word.value.value, int | float):
+                return True
+            seconds += word.value.value * factors[word.arg or "seconds"]
+    return seconds > 5
 
 
 def _called(node: ast.Call) -> Iterator[str]:

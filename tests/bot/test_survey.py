@@ -11,6 +11,16 @@ from bot.survey import ADVICE, MAX_BYTES, by_kind, survey, survey_source
 SOURCES = [
     ("@tasks.loop(seconds=1)\nasync def tick(self): ...", "loops"),
     ("@discord.ext.tasks.loop(time=x)\nasync def tick(self): ...", "loops"),
+    ("@in_step\n@tasks.loop(hours=1)\nasync def tick(self): ...", "loops"),
+    ("@tasks.loop(hours=1)\n@lifecycle.in_step\nasync def tick(self): ...", "loops"),
+    ("@tasks.loop(hours=1)\nasync def tick(): ...\nin_step(tick)", "loops"),
+    ("@tasks.loop(hours=1)\nasync def tick(): ...\ntick.coro.in_step = True", "loops"),
+    ("@tasks.loop(seconds=5, count=9, name='x')\nasync def tick(self): ...", "loops"),
+    ("@tasks.loop()\nasync def tick(self): ...", "loops"),
+    ("@tasks.loop(seconds=5.5)\nasync def tick(self): ...", "loops of more than 5 s"),
+    ("@tasks.loop(minutes=1)\nasync def tick(self): ...\nin_step(other)", "loops of more than 5 s"),
+    ("@tasks.loop(hours=HOURS)\nasync def tick(self): ...", "loops of more than 5 s"),
+    ("@tasks.loop(**PACE)\nasync def tick(self): ...", "loops of more than 5 s"),
     ("class Panel(discord.ui.View):\n    pass", "timed views"),
     ("view = discord.ui.View()", "timed views"),
     (
