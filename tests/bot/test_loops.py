@@ -272,13 +272,13 @@ async def test_a_first_turn_that_the_other_child_takes_meanwhile_is_left_to_it(c
     """Both are active for a moment: the old one's turn falls into it."""
     child.window = True
     child.enter("standby")
-    last = time.monotonic() - 0.8
+    last = time.monotonic() - 0.5
     child.other.note_turn(NAME, last)
     ticks = Ticks()
     loop = ticking(ticks, seconds=1)
     loop.start()
     child.enter("active")
-    await asyncio.sleep(0.05)
+    await turns_of_the_event_loop()  # it waits for its turn by now
     taken = last + 1
     assert child.other.take_turn(NAME, last, taken)
     await ticks.reach(1)
@@ -421,13 +421,13 @@ async def test_a_marked_loop_whose_turn_is_overdue_or_that_had_none_begins_at_on
 async def test_a_marked_turn_that_the_other_child_takes_meanwhile_is_left_to_it(child: Child) -> None:
     child.window = True
     child.enter("standby")
-    last = time.monotonic() - INTERVAL + 0.2
+    last = time.monotonic() - 0.2
     child.other.note_turn(NAME, last)
     ticks = Ticks()
     loop = marked(ticks)
     loop.start()
     child.enter("active")
-    await asyncio.sleep(0.05)
+    await turns_of_the_event_loop()  # it waits for its turn by now
     taken = last + INTERVAL
     assert child.other.take_turn(NAME, last, taken)
     await assert_in_step(ticks, last=taken)
