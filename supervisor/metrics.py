@@ -126,7 +126,9 @@ def _counted(totals: Totals) -> Iterator[Metric]:
     yield _counter("bastion_events_replayed", "Held events that a bot handled when it became active", totals.replayed)
     yield _counter("bastion_events_expired", "Interactions that were too old to be answered", totals.expired)
     yield _counter("bastion_events_overflowed", "Events that a standby could not hold", totals.overflowed)
-    yield _counter("bastion_handlers_cut", "Handlers that a drain ended at its limit", totals.cut)
+    yield _counter(
+        "bastion_handlers_cut", "Handlers, loops, views, modals and conversations that drains cut", totals.cut
+    )
     claims = CounterMetricFamily("bastion_claims", "Claims by what they came to", labels=["result"])
     counts = {"won": totals.claims_won, "lost": totals.claims_lost, "error": totals.claim_errors}
     for result, count in counts.items():
