@@ -133,12 +133,6 @@ class _Side:
         return self.resumed and not self.connected and not self.over
 
 
-def left_running(file: SessionFile) -> list[str]:
-    """Return the names of the handlers that ran when a child died, and how many more there were."""
-    names, more = file.running()
-    return [*names, *([f"{more} more"] if more else [])]
-
-
 class Recovery:
     """The sessions of one dead child, from RESUME until this child's own sessions have taken over."""
 
@@ -164,7 +158,7 @@ class Recovery:
         self.generation = generation
         self.missed = 0
         self.lost = 0
-        self.cut = left_running(file)
+        self.cut, self.more_cut = file.running()
         self._client = client
         self._gate = gate
         self._ledger = ledger
@@ -522,3 +516,10 @@ class Recovery:
         self._untold.clear()
         self._ledger.close()
         self._changed()
+        _log.info(
+            "recovered what generation %s left: %s sessions, %s lost, %s events missed",
+            self.generation,
+            self.sessions,
+            self.lost,
+            self.missed,
+        )

@@ -32,7 +32,7 @@ from bot.link import Link, die_with_parent
 from bot.loops import Loops
 from bot.presence import Presence
 from bot.reasons import EXIT_CONFIGURATION, SetupError, explain, origin
-from bot.recovery import Recovery, left_running
+from bot.recovery import Recovery
 from bot.registration import Registration
 from bot.sessions import DeadSession, SessionFile, SessionFileError
 from bot.shards import Shards
@@ -297,8 +297,8 @@ class Runtime:
             if self.shards is not None:
                 self.shards.permits.grant(message.shard)
         elif isinstance(message, wire.Inquire):
-            names = _shortened(self._left_running(message.generation))
-            self.link.send(wire.Cut(generation=message.generation, names=names))
+            names, more = self._left_running(message.generation)
+            self.link.send(wire.Cut(generation=message.generation, names=_shortened(names, more)))
         elif self.gate is None:
             self._end(0.0)
         elif isinstance(message, wire.Window):
@@ -400,17 +400,17 @@ class Runtime:
         if self._logged_in:
             self.recovery.begin()
 
-    def _left_running(self, generation: int) -> list[str]:
-        """Return the names of what another child of this supervisor ran when it died."""
+    def _left_running(self, generation: int) -> tuple[list[str], int]:
+        """Return the names of what another child of this supervisor ran when it died, and how many more there were."""
         if self.recovery is not None and self.recovery.generation == generation:
-            return self.recovery.cut  # its file has names of what this child runs of its events, too
+            return self.recovery.cut, self.recovery.more_cut  # its file has names of what this child runs of its events, too
         try:
             file = self._file_of(generation)
         except SessionFileError:
-            return []  # It never came as far as to run anything, or has said itself that it could leave no file.
-        names = left_running(file)
+            return [], 0  # It never came as far as to run anything, or has said itself that it could leave no file.
+        left = file.running()
         file.close()
-        return names
+        return left
 
     def _file_of(self, generation: int) -> SessionFile:
         """Open what a dead child of this supervisor left. Raises `SessionFileError`."""
@@ -433,7 +433,7 @@ class Runtime:
                 sessions=recovery.sessions,
                 lost=recovery.lost,
                 missed=recovery.missed,
-                cut=_shortened(recovery.cut),
+                cut=_shortened(recovery.cut, recovery.more_cut),
             )
         )
         if recovery.hopeless and self.gate is not None:
@@ -616,10 +616,11 @@ class Runtime:
         return task
 
 
-def _shortened(names: list[str]) -> list[str]:
-    """Return as many names of what was cut as fit in one message, and how many more there are."""
+def _shortened(names: list[str], unnamed: int = 0) -> list[str]:
+    """Return as many names of what was cut as fit in one message, and how many more there are, named or not."""
     shown = [name if len(name) <= _CUT_LENGTH else name[: _CUT_LENGTH - 3] + "..." for name in names[:_CUT_NAMED]]
-    return [*shown, f"and {len(names) - _CUT_NAMED} more"] if len(names) > _CUT_NAMED else shown
+    more = len(names) - len(shown) + unnamed
+    return [*shown, f"and {more} more"] if more else shown
 
 
 def _supervisor() -> int:

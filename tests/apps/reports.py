@@ -54,7 +54,9 @@ class Reports:
     async def _post(self, body: dict[str, str | int]) -> str | None:
         """Return why it failed, or None."""
         if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5))
+            # A report that is given up may have been taken all the same, and be counted twice when it is made again.
+            # After a crash on a busy machine a thousand of them wait for each other.
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
         try:
             async with self._session.post(self._url, json=body) as answer:
                 return None if answer.status < 300 else f"HTTP {answer.status}: {await answer.text()}"

@@ -469,6 +469,8 @@ def test_more_names_than_fit_in_one_message_are_counted() -> None:
     assert shown[-1] == "and 800 more"
     assert len(wire.encode(wire.Drained(finished=0, cut=shown))) < wire.MAX_LINE
     assert runtime._shortened(["one"]) == ["one"]
+    assert runtime._shortened(["one"], 3) == ["one", "and 3 more"]
+    assert runtime._shortened(names, 3)[-1] == "and 803 more"
 
 
 @pytest.mark.parametrize("draining", [False, True])
