@@ -403,7 +403,8 @@ class Runtime:
     def _left_running(self, generation: int) -> tuple[list[str], int]:
         """Return the names of what another child of this supervisor ran when it died, and how many more there were."""
         if self.recovery is not None and self.recovery.generation == generation:
-            return self.recovery.cut, self.recovery.more_cut  # its file has names of what this child runs of its events, too
+            # Its file has names of what this child runs of its events, too.
+            return self.recovery.cut, self.recovery.more_cut
         try:
             file = self._file_of(generation)
         except SessionFileError:
