@@ -29,6 +29,7 @@ import anyio.to_thread
 import msgspec
 
 from supervisor import __version__, headroom, neighbours, orphans
+from supervisor.aside import aside
 from supervisor.child import CommandFactory, Launch, python_module
 from supervisor.effects import EXIT_CONFIG
 from supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
@@ -511,7 +512,7 @@ class Engine:
         keep_sessions(self._place, generations)
 
     def prepare(self, release: Release | None, *, force: bool) -> None:
-        """Read the settings and look at the release, in a thread: both may be on a slow disk."""
+        """Read the settings and look at the release, in a thread: both may be on a disk that never answers."""
         if self._preparing is not None:
             self._preparing.cancel()
         self._preparing = anyio.CancelScope()
@@ -528,7 +529,7 @@ class Engine:
 
     async def _prepared(self, release: Release | None, *, force: bool) -> tuple[Settings | None, Prepared | Refused]:
         try:
-            settings, found = await anyio.to_thread.run_sync(self._look, release, abandon_on_cancel=True)
+            settings, found = await aside(partial(self._look, release))
             if not force and (reason := self._too_few_identifies(found)):
                 return None, Refused(f"{reason}; --force does it now")
             # With force too: what lingers gives way sooner than the kernel has to choose.
