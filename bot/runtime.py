@@ -45,8 +45,8 @@ BEAT_SECONDS = 1.0
 HURRIED_SECONDS = 1.2
 """How long handlers may go on when the supervisor is gone or ends this child by SIGTERM: 2 s is the promise."""
 
-ALARM_SECONDS = 2
-"""After this the kernel ends a hurried child whose event loop does not."""
+ALARM_SECONDS = 1.8
+"""After this the kernel ends a hurried child whose event loop does not. A busy machine takes some tenths over it."""
 
 MEMBERS_PATIENCE = 35.0
 """How long readiness may wait for members that Discord put off: 30 s is Discord's limit for one guild."""
@@ -628,7 +628,7 @@ def _supervisor() -> int:
     return int(os.environ.get("BASTION_SUPERVISOR_PID") or os.getppid())
 
 
-def _end_within(seconds: int) -> None:
+def _end_within(seconds: float) -> None:
     """Set the alarm that nobody handles, once: a later cause must not put it off."""
-    left = signal.alarm(0)
-    signal.alarm(left or seconds)
+    left, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.setitimer(signal.ITIMER_REAL, left or seconds)
