@@ -54,9 +54,7 @@ class Street:
 
 
 @asynccontextmanager
-async def street(
-    tmp_path: Path, *, app: str = "sharded_bot", skew: float = 0.0, **options: object
-) -> AsyncIterator[Street]:
+async def street(tmp_path: Path, *, app: str = "sharded_bot", **options: object) -> AsyncIterator[Street]:
     (tmp_path / "ledger").mkdir()
     shared = {
         "ledger__path": str(tmp_path / "ledger" / "claims.sqlite3"),
@@ -178,13 +176,14 @@ async def test_one_that_finds_nobody_is_active_whatever_lies_in_the_ledgers_dire
         here.register.mkdir()
         for name in ("1", "2", "3.new", "counter"):
             (here.register / name).write_bytes(b"left by somebody who was killed")
-        (here.directory / "ledger" / "claims.sqlite3-sessions-1048577").write_bytes(b"old")
+        old = here.directory / "ledger" / "claims.sqlite3-sessions-1048577"
+        old.write_bytes(b"old")
         house = here.build()
         await house.start("--standby-since", "2999-01-01T00:00:00Z")
         await house.logged("nobody else is there")
-        assert sorted(file.name for file in (here.directory / "ledger").glob("*-sessions-*")) != [
-            "claims.sqlite3-sessions-1048577"
-        ]
+        assert not old.exists(), "whose it was is gone"
+        assert len(list(old.parent.glob("*-sessions-*"))) == 1, "its own"
+        assert sorted(path.name for path in here.register.iterdir()) == ["3", "counter"]
 
 
 @pytest.mark.wide
