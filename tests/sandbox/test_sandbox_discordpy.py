@@ -155,12 +155,17 @@ async def test_every_kind_of_event_is_dispatched_and_its_documented_key_can_be_c
         first = sandbox.emit_slash("ping")
         await sandbox.journal.wait_handled(first)
         await sandbox.traffic.run(rate=150, seconds=4)
-        for _ in range(3):
-            sandbox.emit_guild_leave()
+        while len(sandbox.world.guilds) < 4:
             sandbox.emit_guild_join()
-            sandbox.emit_member_join()
-            sandbox.emit_member_leave()
-            sandbox.emit_member_update()
+        home, *others = list(sandbox.world.guilds.values())[:4]
+        # Each another member's: handlers are given the cached member, which has the newest of several new names.
+        for guild, member in zip(others, home.people()[:3], strict=True):
+            sandbox.emit_guild_leave(guild=guild.id)
+            sandbox.emit_guild_join()
+            sandbox.emit_member_update(guild=home.id, user=member.user.id)
+            sandbox.emit_member_join(guild=home.id)
+        for member in home.people()[3:6]:
+            sandbox.emit_member_leave(guild=home.id, user=member.user.id)
         verdict = await sandbox.settled(timeout=10)
     assert verdict.clean, str(verdict)
     assert set(verdict.kinds) == set(KINDS), str(verdict)
