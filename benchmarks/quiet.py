@@ -87,11 +87,8 @@ class Side:
         self._websocket.gateway, self._websocket.shard_id, self._websocket.shard_count = yarl.URL(), 0, 1
         self._websocket._dispatch = client.dispatch
         self._websocket._discord_parsers = internals.parsers(client)
-        stock = DiscordWebSocket.received_message
         if trail is not None:
-            internals.around_messages(trail.before, trail.after)
-        self._received = DiscordWebSocket.received_message
-        DiscordWebSocket.received_message = stock  # type: ignore[method-assign]
+            internals.note_receipt(self._websocket, trail.gate.ears, trail.receiver)
 
     async def feed(self, messages: Sequence[str]) -> float:
         """Give it messages one after the other, each handled before the next; return CPU seconds per message.
@@ -104,7 +101,7 @@ class Side:
             self._inflight.install(loop)
         began = time.thread_time()
         for message in messages:
-            await self._received(self._websocket, message)
+            await self._websocket.received_message(message)
             await asyncio.sleep(0)
         seconds = time.thread_time() - began
         loop.set_task_factory(None)
@@ -125,8 +122,9 @@ async def side(name: str, start: Sequence[str], directory: Path) -> AsyncIterato
             gate.install()
             inflight = InFlight()
             file = SessionFile.create(directory / f"{name}.sessions", token="", supervisor=0)
-            trail = inflight.watcher = Trail(file, gate, inflight)
-            gate.place, gate.handed, gate.waiting = trail.place, trail.handed, trail.waits
+            trail = Trail(file, gate)
+            inflight.watcher = trail.unnamed.append
+            gate.taken, gate.place, gate.handed, gate.waiting = trail.taken, trail.place, trail.handed, trail.waits
             made = Side(client, inflight, trail)
             await made.feed(start)
             if name == "active, window":

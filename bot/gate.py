@@ -20,10 +20,11 @@ from functools import lru_cache
 from typing import Any, Literal, TypeAlias
 
 import discord
+import msgspec
 
 from bot import components, internals
 from bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
-from bot.inflight import current
+from bot.inflight import Origin, current
 from bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify
 from bot.ledger import Ledger, number_key
 
@@ -48,7 +49,10 @@ _SLICE_SECONDS = 0.005
 """Longest time a replay keeps the event loop to itself."""
 
 _BASE = frozenset({"connect", "disconnect", "ready", "resumed", "error", "guild_available", "guild_unavailable"})
+_JOINS = frozenset({"guild_join", "guild_available"})
 _UNGATED_PARSERS = frozenset({"READY", "RESUMED", "GUILD_MEMBERS_CHUNK", "VOICE_SERVER_UPDATE"})
+_PLAIN_COUNT = 1024
+"""Most names of dispatches that are remembered: an app may make up as many as it likes."""
 
 
 @lru_cache(maxsize=1024)
@@ -56,17 +60,16 @@ def _is_base(name: str) -> bool:
     return name in _BASE or name.startswith(("shard_", "socket_"))
 
 
-@dataclass(slots=True, weakref_slot=True, eq=False)
-class Event:
-    """One gateway event on its way to the app."""
+class Event(msgspec.Struct, weakref=True, eq=False):
+    """One gateway event on its way to the app. A struct, for these are made in one step, without a frame of Python."""
 
     name: str
     data: Any
     at: float
-    identity: Identity | None = None
-    occurrence: Occurrence | None = None
     decision: bool | None = None
     """Whether this child handles it; None while undecided. Everything that follows from one event shares it."""
+    identity: Identity | None = None
+    occurrence: Occurrence | None = None
     counted: bool = False
     interaction: discord.Interaction[Any] | None = None
     """What discord.py made of it, if it is one and was handled here."""
@@ -120,6 +123,8 @@ class Gate:
     clock: Callable[[], float] = time.monotonic
     place: Callable[[], Place | None] = lambda: None
     """Where in its session the event stands that is being received now."""
+    taken: Callable[[], None] = lambda: None
+    """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet."""
     handed: Callable[[Place], None] = lambda place: None
     """Told of each event that was held back, when it is held back no longer."""
     waiting: Callable[[Event], Callable[[], None]] = lambda event: lambda: None
@@ -134,18 +139,24 @@ class Gate:
     _own: internals.Dispatch = field(init=False)
     _parse_interaction: internals.Parser = field(init=False)
     _parsers: dict[str, internals.Parser] = field(default_factory=dict)
-    _heard: Callable[[str], bool] = field(init=False)
+    ears: internals.Ears = field(init=False)
+    """By what the app hears events."""
+    _plain: dict[str, str] = field(default_factory=dict)
+    """The method of each name of which a dispatch is neither a base event nor needs a second look."""
     _joins: dict[int, Event] = field(default_factory=dict)
     _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
 
     def install(self) -> None:
         """Put the gate into the client. A standby's window is open from here on."""
-        self._heard = internals.listener(self.client)
+        self.ears = internals.ears(self.client)
         self._own = internals.replace_dispatch(self.client, self._dispatch)
         parsers = internals.parsers(self.client)
-        for name in [name for name in parsers if name not in _UNGATED_PARSERS]:
-            self._parsers[name] = parsers[name]
-            parsers[name] = self._gated(name, parsers[name])
+        for name, parser in list(parsers.items()):
+            if name in _UNGATED_PARSERS:
+                parsers[name] = self._told(parser)
+            else:
+                self._parsers[name] = parser
+                parsers[name] = self._gated(name, parser)
         if self.role == "standby":
             self.holding = True
             self._numbering = Numbering(joined=True, clock=self.clock)
@@ -245,7 +256,7 @@ class Gate:
 
     def hears(self, names: Iterable[str]) -> bool:
         """Whether anything in the app hears one of these dispatches now."""
-        return any(self._heard(name) for name in names)
+        return any(self.ears.hear(name) for name in names)
 
     def announce(self, name: str, *args: Any) -> None:
         """Dispatch an event of the runtime itself to the app, as ``on_<name>``; its handlers count as under way."""
@@ -295,19 +306,27 @@ class Gate:
             parser = self._take_interaction
 
         def gated(data: Any) -> None:
-            event = Event(name, data, self.clock())
-            self.counters.received += 1
             if self._numbering is None and not self.holding:
-                event.decision = True
+                event = Event(name, data, self.clock(), True)
             else:
+                event = Event(name, data, self.clock())
                 self._consider(event)
+            self.counters.received += 1
             token = current.set(event)
             try:
                 parser(data)
             finally:
                 current.reset(token)
+            self.taken()
 
         return gated
+
+    def _told(self, parser: internals.Parser) -> internals.Parser:
+        def told(data: Any) -> None:
+            parser(data)
+            self.taken()
+
+        return told
 
     def _consider(self, event: Event) -> None:
         """Note of an event what its claim, and its being held back, will need."""
@@ -334,7 +353,7 @@ class Gate:
         found again by its guild.
         """
         if not self.holding:
-            if not self._heard("guild_join"):
+            if not self.ears.hear("guild_join"):
                 return
             event.decision = self._claim(event)
         self._joins[int(event.data["id"])] = event
@@ -353,18 +372,44 @@ class Gate:
         return self._joins.pop(guild, None)
 
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
-        if name == "socket_event_type":  # one for each event, whoever hears it: it must cost nothing
-            if self._heard(name):
+        """Let a dispatch pass, or not.
+
+        What comes of an event that was let through goes straight on, without a further frame of Python: this is what
+        every event of a quiet bot takes. If nothing hears it, it ends here, as discord.py's own dispatch would find out
+        at three times the cost.
+        """
+        event = current.get()
+        method = self._plain.get(name)
+        if method is None or not isinstance(event, Event) or not event.decision:
+            self._look(event, name, args, kwargs)
+            return
+        ears = self.ears
+        if hasattr(self.client, method) or name in ears.waiting or ears.cogs.get(method):  # as `Ears.hear`
+            if not event.counted:
+                event.counted = True
+                self.counters.handled += 1
+            self._own(name, *args, **kwargs)
+
+    def _look(self, event: Origin | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Do the same for any dispatch of any event, or of none."""
+        if name == "socket_event_type":
+            if self.ears.hear(name):
                 self._own(name, *args, **kwargs)
             return
-        event = current.get()
-        if name in ("guild_join", "guild_available") and args and not (isinstance(event, Event) and event.recovered):
+        if name in _JOINS and args and not (isinstance(event, Event) and event.recovered):
             join = self._join(event, args[0].id)
             name, event = ("guild_join", join) if join else (name, event)
         if _is_base(name):
             self.observer(name, args)
             self._own(name, *args, **kwargs)
             return
+        if (
+            name not in _JOINS
+            and name != "interaction"
+            and not self.ears.everything
+            and len(self._plain) < _PLAIN_COUNT
+        ):
+            self._plain[name] = internals.method_of(name)
         if not isinstance(event, Event):
             self._own(name, *args, **kwargs)
             return
@@ -381,17 +426,17 @@ class Gate:
             fed = self._finishing and internals.waits_for(self.client, name)
             if fed:
                 internals.feed_waiters(self.client, name, *args)
-            if self._heard(name):
+            if self.ears.hear(name):
                 self._hold(_Held(event, name, tuple(internals.snapshot(arg) for arg in args), fed))
             return False
-        if not self._heard(name):
+        if not self.ears.hear(name):
             return False
         event.decision = self._claim(event)
         return True
 
     def _pass(self, event: Event, name: str, /, *args: Any, **kwargs: Any) -> None:
-        if not self._heard(name):
-            return  # As discord.py's own dispatch would find out, at three times the cost.
+        if not self.ears.hear(name):
+            return
         if not event.counted:
             event.counted = True
             self.counters.handled += 1
@@ -411,7 +456,7 @@ class Gate:
             self._release_interaction(event)
             return
         if event.decision is None:
-            if not self._heard(held.dispatch):
+            if not self.ears.hear(held.dispatch):
                 return
             event.decision = self._claim(event)
             if not event.decision:

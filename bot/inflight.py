@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import discord
 
@@ -38,6 +38,8 @@ voice connections."""
 class Origin(Protocol):
     """What a task descends from."""
 
+    name: str
+    data: Any
     decision: bool | None
     """Whether the event was let through to handlers; None while nobody knows."""
 
@@ -75,33 +77,57 @@ class _Waits:
 _NO_WAITS = _Waits()
 
 
-class Watcher(Protocol):
-    """Who is told of tasks as they come and go. Must be quick."""
+class Begun(ref["asyncio.Task[Any]"]):
+    """A task that an event began, and what is to be done when it ends.
 
-    def began(self, task: asyncio.Task[Any]) -> None:
-        """Learn of a task; it has no name yet."""
+    It holds the task's coroutine, for that keeps the task alive as long as it is suspended (what it waits for holds the
+    task), and not when it has ended.
+    """
 
-    def ended(self, task: asyncio.Task[Any]) -> None:
-        """Learn that it has ended."""
+    __slots__ = ("coroutine", "origin", "over")
+    coroutine: object
+    origin: Origin
+    over: Callable[[], object] | None
+    """Called once, when the task has ended."""
+
+    def end(self) -> None:
+        """Do what is to be done at the end."""
+        if self.over is not None:
+            self.over()
+            self.over = None
 
 
 class InFlight:
-    """All unfinished tasks that descend from events. It costs every event, so it counts no more than is asked for."""
+    """All unfinished tasks that descend from events.
+
+    Every event pays for this, so a new task is only referred to weakly. Nearly all end with their first step and are
+    freed by that, which tells that they have ended: a callback of the loop's would cost more than all the rest. What is
+    there when somebody asks, or a second later, has its callback.
+    """
 
     def __init__(self) -> None:
         self.on_change: Callable[[], None] | None = None
         """Called, once somebody cares, when a task ends and when a wait does."""
         self.ended = 0
         """Handlers that came to their own end since somebody cares."""
-        self._tasks: dict[asyncio.Task[Any], Origin] = {}
+        self._new: dict[Begun, None] = {}
+        self._tasks: dict[asyncio.Task[Any], Begun] = {}
+        """Those that have outlasted a look."""
         self._waits: dict[asyncio.Task[Any], _Waits] = {}
         self._beside: WeakKeyDictionary[Origin, _Waits] = WeakKeyDictionary()
         """By event, the waits of its tasks that are no handlers themselves: all its handlers wait with them."""
-        self.watcher: Watcher | None = None
+        self.watcher: Callable[[Begun], object] | None = None
+        """Told of each task as it begins; it has no name yet. It may set what is to be done at the end."""
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the creation of tasks, keeping any task factory that is there already."""
         inner: Callable[..., Any] | None = loop.get_task_factory()
+        new = self._new
+
+        def freed(begun: Begun) -> None:
+            new.pop(begun, None)
+            if begun.over is not None:
+                begun.over()
 
         def factory(
             loop: asyncio.AbstractEventLoop, coro: Generator[Any, None, Any], **options: Any
@@ -112,18 +138,22 @@ class InFlight:
             context = options.get("context")
             origin = current.get() if context is None else context.get(current)
             if origin is not None and origin.decision:
-                self._tasks[task] = origin
-                loop.call_soon(self._took_a_step, task)
-                if self.on_change is not None:
+                begun = Begun(task, freed)
+                begun.coroutine, begun.origin, begun.over = coro, origin, None
+                if self.on_change is None:
+                    new[begun] = None
+                else:
+                    self._keep(task, begun)
                     self._waits[task] = _Waits(until=loop.time())
                 if self.watcher is not None:
-                    self.watcher.began(task)
+                    self.watcher(begun)
             return task
 
         loop.set_task_factory(factory)  # type: ignore[arg-type]
 
     def count(self) -> int:
         """Return how many handlers are running, not counting what they began beside themselves."""
+        self.look()
         return sum(1 for task in self._tasks if _is_direct(task))
 
     def handlers(self) -> list[Handler]:
@@ -132,12 +162,13 @@ class InFlight:
         These are handlers, what discord.py itself does for them (deleting after a delay), and tasks of the app beside
         them as long as they are in a conversation.
         """
+        self.look()
         here = asyncio.current_task()
         found = []
-        for task, origin in self._tasks.items():
+        for task, begun in self._tasks.items():
             direct = _is_direct(task)
             mine = self._waits.get(task, _NO_WAITS)
-            beside = self._beside.get(origin, _NO_WAITS) if direct else _NO_WAITS
+            beside = self._beside.get(begun.origin, _NO_WAITS) if direct else _NO_WAITS
             conversing = mine.now > 0 or beside.now > 0
             waited_for = direct or conversing or (_is_library(task) and not _is_endless(task))
             if waited_for and task is not here:  # one that is done just now counts as ended a turn later
@@ -148,18 +179,19 @@ class InFlight:
 
     def beside(self) -> list[asyncio.Task[Any]]:
         """Return all unfinished tasks that may end by themselves, without the task that asks."""
+        self.look()
         here = asyncio.current_task()
         return [task for task in self._tasks if task is not here and not task.done() and not _is_endless(task)]
 
     def of(self, origin: Origin) -> list[asyncio.Task[Any]]:
         """Return the unfinished tasks of one event that may end by themselves, without the task that asks."""
-        return [task for task in self.beside() if self._tasks[task] is origin]
+        return [task for task in self.beside() if self._tasks[task].origin is origin]
 
     def cut(self, task: asyncio.Task[Any]) -> str:
         """Cancel a task and forget it. Returns its name and its event's."""
-        origin = self._forget(task)
+        begun = self._forget(task)
         task.cancel()
-        return f"{task.get_name()} ({origin.describe() if origin else 'unknown event'})"
+        return f"{task.get_name()} ({begun.origin.describe() if begun else 'unknown event'})"
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -175,40 +207,41 @@ class InFlight:
         end = self._begin_wait()
         future.add_done_callback(lambda _: end())
 
-    def name(self, task: asyncio.Task[Any]) -> str | None:
-        """Return what a handler is called in logs; None for a task that is none, or has ended."""
-        origin, name = self._tasks.get(task), task.get_name()
-        return f"{name} ({origin.describe()})" if origin is not None and name.startswith(_DIRECT) else None
+    def look(self) -> None:
+        """Give their callback to the new tasks that have not ended. Call it about once a second."""
+        for begun in list(self._new):
+            del self._new[begun]
+            task = begun()
+            if task is None or task.done():
+                begun.end()
+            else:
+                self._keep(task, begun)
 
-    def _took_a_step(self, task: asyncio.Task[Any]) -> None:
-        """Look after a task that has just begun. Most end at once: a callback would cost one more turn of the loop."""
-        if task.done():
-            self._end(task)
-        else:
-            task.add_done_callback(self._end)
+    def _keep(self, task: asyncio.Task[Any], begun: Begun) -> None:
+        self._tasks[task] = begun
+        task.add_done_callback(self._end)
 
     def _end(self, task: asyncio.Task[Any]) -> None:
-        origin = self._forget(task)
+        begun = self._forget(task)
         if self.on_change is not None:
-            self.ended += origin is not None and _is_direct(task)
+            self.ended += begun is not None and _is_direct(task)
             self.on_change()
 
-    def _forget(self, task: asyncio.Task[Any]) -> Origin | None:
-        origin = self._tasks.pop(task, None)
-        if origin is not None:
-            if self._waits:
-                self._waits.pop(task, None)
-            if self.watcher is not None:
-                self.watcher.ended(task)
-        return origin
+    def _forget(self, task: asyncio.Task[Any]) -> Begun | None:
+        begun = self._tasks.pop(task, None)
+        if begun is not None:
+            self._waits.pop(task, None)
+            begun.end()
+        return begun
 
     def _begin_wait(self) -> Callable[[], None]:
+        self.look()
         task = asyncio.current_task()
-        origin = self._tasks.get(task) if task is not None else None
-        if task is None or origin is None:
+        begun = self._tasks.get(task) if task is not None else None
+        if task is None or begun is None:
             return lambda: None
         waits = self._waits.setdefault(task, _Waits())
-        counted = [waits] if _is_direct(task) else [waits, self._beside.setdefault(origin, _Waits())]
+        counted = [waits] if _is_direct(task) else [waits, self._beside.setdefault(begun.origin, _Waits())]
         for one in counted:
             one.now += 1
 
@@ -222,8 +255,13 @@ class InFlight:
         return end
 
 
+def is_handler(name: str) -> bool:
+    """Whether a task of this name runs a handler of the app."""
+    return name.startswith(_DIRECT)
+
+
 def _is_direct(task: asyncio.Task[Any]) -> bool:
-    return task.get_name().startswith(_DIRECT)
+    return is_handler(task.get_name())
 
 
 def _is_library(task: asyncio.Task[Any]) -> bool:

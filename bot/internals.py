@@ -54,7 +54,7 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
     ),
     "sharded state": ("_delay_ready", "_delay_shard_ready", "_ready_tasks"),
     "view store": ("_views", "_modals", "_dynamic_items", "_synced_message_views"),
-    "websocket": ("from_client", "DEFAULT_GATEWAY", "REQUEST_MEMBERS", "received_message", "poll_event", "close"),
+    "websocket": ("from_client", "DEFAULT_GATEWAY", "REQUEST_MEMBERS", "poll_event", "close"),
     "websocket's own": ("_discord_parsers", "_dispatch"),
     "sharded client": ("launch_shards", "launch_shard"),
     "shard": ("reidentify", "reconnect"),
@@ -89,9 +89,6 @@ class SessionGoneError(Exception):
 class SideSocket(DiscordWebSocket):
     """A connection beside the client's own, for a session of a process that is dead."""
 
-    received_message = DiscordWebSocket.received_message
-    """As it is before `around_messages`: what comes here was not received by this process's own sessions."""
-
 
 _from_client = DiscordWebSocket.from_client.__func__  # type: ignore[attr-defined]
 """As it is before `wrap_connections`: a RESUME needs no permit."""
@@ -119,30 +116,38 @@ def replace_dispatch(client: discord.Client, dispatch: Dispatch) -> Dispatch:
 
 
 @lru_cache(maxsize=1024)
-def _method(event: str) -> str:
+def method_of(event: str) -> str:
     """Return the name of an event's method: always the same object, for only those are found in a type's cache."""
     return sys.intern(f"on_{event}")
 
 
-def listener(client: discord.Client) -> Callable[[str], bool]:
-    """Return what says whether anything in the app listens to an event now: a method, a cog's listener, a `wait_for`.
+@dataclass(frozen=True, slots=True, eq=False)
+class Ears:
+    """By what an app hears events: a method of its client, a cog's listener, a `wait_for`. All of it may change."""
 
-    An app whose client has a ``dispatch`` of its own hears every event. To be asked before `replace_dispatch`.
-    """
-    if not getattr(client.dispatch, "__module__", "").startswith("discord."):
-        return lambda event: True
-    waiting, cogs = client._listeners, getattr(client, "extra_events", {})
+    client: discord.Client
+    waiting: Mapping[str, Any]
+    """The pending `wait_for`s, by event."""
+    cogs: Mapping[str, Any]
+    """The listeners of cogs, by method."""
+    everything: bool
+    """Whether its client has a ``dispatch`` of its own, which hears every event."""
 
-    def hears(event: str) -> bool:
-        method = _method(event)
-        return hasattr(client, method) or event in waiting or bool(cogs.get(method))
+    def hear(self, event: str) -> bool:
+        """Whether anything in the app listens to an event now."""
+        method = method_of(event)
+        return self.everything or hasattr(self.client, method) or event in self.waiting or bool(self.cogs.get(method))
 
-    return hears
+
+def ears(client: discord.Client) -> Ears:
+    """Return by what an app hears events. To be asked before `replace_dispatch`."""
+    everything = not getattr(client.dispatch, "__module__", "").startswith("discord.")
+    return Ears(client, client._listeners, getattr(client, "extra_events", {}), everything)
 
 
 def listens(client: discord.Client, event: str) -> bool:
     """Whether the app hears every event of this name: by a method or a cog's listener, not by a `wait_for` alone."""
-    method = _method(event)
+    method = method_of(event)
     return hasattr(client, method) or bool(getattr(client, "extra_events", {}).get(method))
 
 
@@ -674,16 +679,42 @@ def silence_identify_hook(client: discord.Client) -> None:
     client.before_identify_hook = nothing  # type: ignore[method-assign]
 
 
-def around_messages(before: Callable[[DiscordWebSocket], None], after: Callable[[DiscordWebSocket], None]) -> None:
-    """Call these before and after each message of a session of this process; after: its event has been dispatched."""
-    inner = DiscordWebSocket.received_message
+@dataclass(slots=True, eq=False)
+class Receiver:
+    """Which connection of this process's own sessions the event came from that was received last."""
 
-    async def received_message(self: DiscordWebSocket, msg: Any, /) -> None:
-        before(self)
-        await inner(self, msg)
-        after(self)
+    websocket: DiscordWebSocket | None = None
 
-    DiscordWebSocket.received_message = received_message  # type: ignore[method-assign]
+
+def note_receiver(ears: Ears, receiver: Receiver) -> None:
+    """Note for each event that comes from now on, before it is parsed, which connection it comes from."""
+
+    def around(inner: FromClient) -> FromClient:
+        async def from_client(*args: Any, **options: Any) -> DiscordWebSocket:
+            websocket = await inner(*args, **options)
+            note_receipt(websocket, ears, receiver)
+            return websocket
+
+        return from_client
+
+    wrap_connections(around)
+
+
+def note_receipt(websocket: DiscordWebSocket, ears: Ears, receiver: Receiver) -> None:
+    """Note it on one connection.
+
+    A connection dispatches a ``socket_event_type`` for each event, whoever hears it. To note it there costs nothing: a
+    dispatch that nothing hears is spared for it.
+    """
+    client, waiting, cogs, everything = ears.client, ears.waiting, ears.cogs, ears.everything
+
+    def dispatch(name: str, *args: Any) -> None:
+        receiver.websocket = websocket
+        method = method_of(name)
+        if everything or hasattr(client, method) or name in waiting or cogs.get(method):  # as `Ears.hear`
+            client.dispatch(name, *args)
+
+    websocket._dispatch = dispatch
 
 
 def keep_sessions() -> None:

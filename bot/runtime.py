@@ -12,6 +12,7 @@ import logging
 import os
 import platform
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -216,16 +217,11 @@ class Runtime:
         except (OSError, ValueError) as error:
             _log.error("%s: %s; should this process be killed, nothing that it misses can be recovered", path, error)
             return
-        trail = self.trail = Trail(file, self.gate, self.inflight)
+        trail = self.trail = Trail(file, self.gate)
+        self.gate.taken = trail.taken
         self.gate.place, self.gate.handed, self.gate.waiting = trail.place, trail.handed, trail.waits
-        self.inflight.watcher = trail
-        internals.around_messages(trail.before, self._received)
-
-    def _received(self, websocket: Any) -> None:
-        assert self.trail is not None
-        self.trail.after(websocket)
-        if self.recovery is not None:
-            self.recovery.advance()
+        self.inflight.watcher = trail.unnamed.append
+        internals.note_receiver(self.gate.ears, trail.receiver)
 
     def _window_open(self) -> bool:
         return self.gate is not None and self.gate.window_open
@@ -342,6 +338,7 @@ class Runtime:
             await self.recovery.finish()
         if self.trail is not None:
             self.trail.recovered = None
+            gate.taken = self.trail.taken
         if self._early is not None:
             await self._early
         takes_state = self.carry.imports and not self._was_active and self.options.standby
@@ -394,6 +391,7 @@ class Runtime:
         )
         if self.trail is not None:
             self.trail.recovered = file
+        gate.taken = self._taken_beside(self.recovery)
         for shard, (count, _) in self._own_sessions.items():
             self.recovery.session_began(shard, count)
         self._recovery_changed()
@@ -417,6 +415,17 @@ class Runtime:
         """Open what a dead child of this supervisor left. Raises `SessionFileError`."""
         path = Path(wire.sessions_path(self.options.ledger, self.options.claimer(generation)))
         return SessionFile.open(path, token=self._token, supervisor=_supervisor())
+
+    def _taken_beside(self, recovery: Recovery) -> Callable[[], None]:
+        """Return what is to be done for each event while a recovery goes on: one may have brought a guild."""
+        trail = self.trail
+
+        def taken() -> None:
+            if trail is not None:
+                trail.taken()
+            recovery.advance()
+
+        return taken
 
     def _covers(self, dead: DeadSession) -> bool:
         """Whether this child's own sessions have missed nothing of a dead one."""
@@ -580,6 +589,9 @@ class Runtime:
             if self.gate is not None:
                 self.gate.forget_claimed()
                 self.gate.trim()
+            if self.trail is not None:
+                self.trail.name_handlers()  # those that began beside any event
+            self.inflight.look()
             self._send_beat()
 
     def _send_beat(self) -> None:

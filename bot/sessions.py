@@ -5,7 +5,9 @@ the kernel keeps the pages; nothing is ever flushed. Two kinds of content, writt
 
 - what changes rarely (which session, where to resume it) is a body with length and checksum, so that one that was
   being written when its writer died is recognised;
-- what changes with every event (the sequence handed to the app) is one aligned eight-byte store.
+- what changes with every event (the sequence handed to the app, the handler that runs for it) is one aligned eight-byte
+  store, or two of which the second one counts. Such a handler is named by the number of its kind and the event's id:
+  whoever reads the file makes the name of them.
 
 Knows files and bytes. Knows nothing of discord.py, of roles, or of how a session is resumed.
 """
@@ -18,17 +20,22 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 MAX_SHARDS = 1024
 """Sessions that one file has room for: far more than one process can serve."""
 MAX_RUNNING = 256
-"""Handlers that can be named at the same time; further ones are counted."""
+"""Handlers that can be named in full at the same time; further ones are counted. As many more by kind and id."""
+MAX_KINDS = 128
+"""Kinds of handlers of which there is one name each."""
+ID = " {}"
+"""Where in the name of a kind the event's id belongs."""
 
-_MAGIC = b"BASTION1"
+_MAGIC = b"BASTION2"
 _HEADER = struct.Struct("<8s16sQ")
 _HEADER_SIZE = 64
 _ACTIVE_SINCE = struct.Struct("<d")
@@ -40,7 +47,11 @@ _RECORD = 512
 _BODY = struct.Struct("<IH")
 _BODY_AT = 8
 _BODY_MAX = _RECORD - _BODY_AT - _BODY.size
-_RECORDS_AT = _HEADER_SIZE + MAX_RUNNING * _NAME
+_KINDS_AT = _HEADER_SIZE + MAX_RUNNING * _NAME
+_BRIEF = 16
+"""Bytes of a handler that is named by kind and id: the id, then the kind, counted from 1."""
+_BRIEFS_AT = _KINDS_AT + MAX_KINDS * _NAME
+_RECORDS_AT = _BRIEFS_AT + MAX_RUNNING * _BRIEF
 _SIZE = _RECORDS_AT + MAX_SHARDS * _RECORD
 
 
@@ -69,6 +80,12 @@ class SessionFile:
         self._words = memoryview(self._map).cast("Q")
         self._slots: dict[int, int] = {}
         self._free = list(range(MAX_RUNNING - 1, -1, -1))
+        self._free_briefs: list[int] = []
+        """Where the kinds stand, in words, of those that were free at the last look."""
+        self._over = {
+            word: partial(self._words.__setitem__, word, 0)
+            for word in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
+        }
 
     @classmethod
     def create(cls, path: Path, *, token: str, supervisor: int) -> SessionFile:
@@ -145,9 +162,14 @@ class SessionFile:
 
     def handed(self, shard: int, sequence: int) -> None:
         """Note that everything up to this sequence was handed to the app."""
+        self.noting(shard)(sequence)
+
+    def noting(self, shard: int) -> Callable[[int], object]:
+        """Return what notes for one shard, as `handed` does, without a frame of Python. It outlives new sessions."""
         slot = self._slots.get(shard, MAX_SHARDS)
-        if slot < MAX_SHARDS:
-            self._words[_RECORDS_AT // 8 + slot * (_RECORD // 8)] = sequence
+        if slot >= MAX_SHARDS:
+            return lambda sequence: None
+        return partial(self._words.__setitem__, _RECORDS_AT // 8 + slot * (_RECORD // 8))
 
     def sessions(self) -> list[DeadSession]:
         """Return the sessions of which something was handed to the app."""
@@ -176,10 +198,7 @@ class SessionFile:
             self._words[_UNNAMED // 8] += 1
             return -1
         slot = self._free.pop()
-        text = name.encode()[: _NAME - 1]
-        at = _HEADER_SIZE + slot * _NAME
-        self._map[at + 1 : at + 1 + len(text)] = text
-        self._map[at] = len(text)
+        self._write(_HEADER_SIZE + slot * _NAME, name.encode()[: _NAME - 1])
         return slot
 
     def ended(self, slot: int) -> None:
@@ -190,14 +209,57 @@ class SessionFile:
         self._map[_HEADER_SIZE + slot * _NAME] = 0
         self._free.append(slot)
 
+    def kind(self, text: str) -> int:
+        """Return the number of a kind of handlers, for `began_as`; 0 if there is no room for one more, or for its name.
+
+        ``text`` is what a handler of this kind is called, with `ID` where the event's id belongs.
+        """
+        encoded = text.encode()
+        if len(encoded) >= _NAME:
+            return 0
+        for kind in range(1, MAX_KINDS + 1):
+            known = self._text(_KINDS_AT + (kind - 1) * _NAME)
+            if known is None:
+                self._write(_KINDS_AT + (kind - 1) * _NAME, encoded)
+            if known is None or known == text:
+                return kind
+        return 0
+
+    def began_as(self, kind: int, ident: int) -> Callable[[], object] | None:
+        """Note a handler that runs now, by kind and id, 0 for none. Call what is returned when it has ended.
+
+        None: there is no room. Raises `ValueError` for an id that has more than 64 bits.
+
+        A free place is one whose kind is 0, so nothing but that one store is needed at the end, which takes no frame of
+        Python. All places are looked through when those that were free at the last look are used up.
+        """
+        free = self._free_briefs
+        if not free:
+            free.extend(word for word in self._over if not self._words[word])
+            if not free:
+                return None
+        word = free.pop()
+        self._words[word - 1] = ident
+        self._words[word] = kind
+        return self._over[word]
+
     def running(self) -> tuple[list[str], int]:
         """Return the names of the handlers that were running, and how many more there were."""
         names = []
-        for slot in range(MAX_RUNNING):
-            at = _HEADER_SIZE + slot * _NAME
-            if length := self._map[at]:
-                names.append(self._map[at + 1 : at + 1 + min(length, _NAME - 1)].decode(errors="replace"))
-        return names, self._words[_UNNAMED // 8]
+        for word in self._over:
+            if kind := min(self._words[word], MAX_KINDS):
+                ident, text = self._words[word - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
+                names.append(text.replace(ID, f" {ident}" if ident else ""))
+        found = (self._text(_HEADER_SIZE + slot * _NAME) for slot in range(MAX_RUNNING))
+        return [*names, *(text for text in found if text is not None)], self._words[_UNNAMED // 8]
+
+    def _write(self, at: int, encoded: bytes) -> None:
+        self._map[at + 1 : at + 1 + len(encoded)] = encoded
+        self._map[at] = len(encoded)
+
+    def _text(self, at: int) -> str | None:
+        length = min(self._map[at], _NAME - 1)
+        return self._map[at + 1 : at + 1 + length].decode(errors="replace") if length else None
 
     def close(self) -> None:
         """Let go of the memory. The file stays."""

@@ -1,24 +1,36 @@
 """The trail that a living child leaves for its successor: what it has handed to the app, what is running.
 
-Called for every message of the gateway and for every handler, so it does as little as it can (`benchmarks.quiet`). A
-sequence counts as handed over when the gate has taken its event and holds nothing back; handlers begin only after that,
-as tasks. While the gate holds events back the sequence stands still, and follows the replay event by event.
+Called for every event of the gateway, so it does as little as it can (`benchmarks.quiet`). A sequence counts as handed
+over when the gate has taken its event and holds nothing back; handlers begin only after that, as tasks, and are named
+before. While the gate holds events back the sequence stands still, and follows the replay event by event.
 
 Knows the gate's places and `sessions`' file. Decides nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from discord.gateway import DiscordWebSocket
 
 from bot.gate import Gate, Place
-from bot.inflight import InFlight, Origin
-from bot.sessions import SessionFile
+from bot.inflight import Begun, Origin, is_handler
+from bot.internals import Receiver
+from bot.sessions import ID, MAX_KINDS, SessionFile
+
+_OF_ONE_KIND = ("discord.py: ", "CommandTree-invoker")
+"""How tasks are named that share their name with all others of their kind."""
+
+
+@dataclass(slots=True, eq=False)
+class _Session:
+    """A gateway session of this child."""
+
+    session: str
+    note: Callable[[int], object]
+    """Notes a sequence of it as handed over."""
+    received: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -27,90 +39,101 @@ class Trail:
 
     file: SessionFile
     gate: Gate
-    inflight: InFlight
     recovered: SessionFile | None = None
     """The dead child's file: handlers of its events are named there too, for the next successor."""
-    _receiving: DiscordWebSocket | None = None
-    _sessions: dict[int, str] = field(default_factory=dict)
-    _received: dict[int, int] = field(default_factory=dict)
-    _unnamed: list[asyncio.Task[Any]] = field(default_factory=list)
-    _running: dict[asyncio.Task[Any], tuple[tuple[SessionFile, int], ...]] = field(default_factory=dict)
+    receiver: Receiver = field(default_factory=Receiver)
+    unnamed: list[Begun] = field(default_factory=list)
+    """What has begun since handlers were named last; tasks get their names only after they have begun."""
+    _sessions: dict[int, _Session] = field(default_factory=dict)
+    _kinds: dict[tuple[str, str], int] = field(default_factory=dict)
+    """The number in the file of each kind of handler: task and event."""
 
-    def before(self, websocket: DiscordWebSocket) -> None:
-        """Note from which connection a message is being taken."""
-        self._receiving = websocket
-
-    def after(self, websocket: DiscordWebSocket) -> None:
-        """Note that a message has been dispatched."""
-        sequence = websocket.sequence
-        if sequence is None or websocket.session_id is None:
+    def taken(self) -> None:
+        """Note that the event that was received last has been taken."""
+        websocket = self.receiver.websocket
+        if websocket is None or websocket.sequence is None:
             return
-        shard = websocket.shard_id or 0
-        if self._sessions.get(shard) != websocket.session_id:
-            self._began(websocket, shard, websocket.session_id)
-        self._received[shard] = sequence
-        if not self.gate.holding:
-            self.file.handed(shard, sequence)
-        if self._unnamed:
+        session = self._sessions.get(websocket.shard_id or 0)
+        if session is None or session.session != websocket.session_id:
+            session = self._began(websocket)
+            if session is None:
+                return
+        session.received = websocket.sequence
+        if self.unnamed:
             self.name_handlers()
+        if not self.gate.holding:
+            session.note(websocket.sequence)
 
-    def _began(self, websocket: DiscordWebSocket, shard: int, session: str) -> None:
-        self._sessions[shard] = session
+    def _began(self, websocket: DiscordWebSocket) -> _Session | None:
+        shard, session = websocket.shard_id or 0, websocket.session_id
+        if session is None:
+            return None
         shards, gateway = websocket.shard_count or 1, str(websocket.gateway)
         self.file.session(shard=shard, shards=shards, session=session, gateway=gateway)
+        began = self._sessions[shard] = _Session(session, self.file.noting(shard))
+        return began
 
     def place(self) -> Place | None:
         """Return where the event stands that is being received now."""
-        websocket = self._receiving
+        websocket = self.receiver.websocket
         return None if websocket is None else (websocket.shard_id or 0, websocket.sequence or 0)
 
     def handed(self, place: Place) -> None:
         """Note that an event that was held back is held back no longer."""
+        self.name_handlers()
         self.file.handed(*place)
-        if self._unnamed:
-            self.name_handlers()
 
     def begin_replay(self) -> None:
         """Note that all but what is held back has been handled, here or by another child."""
         self.file.active_since = self.gate.clock()
         first = self.gate.first_held()
-        for shard, sequence in self._received.items():
-            self.file.handed(shard, first[shard] - 1 if shard in first else sequence)
+        for shard, session in self._sessions.items():
+            session.note(first[shard] - 1 if shard in first else session.received)
 
     def end_replay(self) -> None:
         """Note that nothing is held back any more."""
-        if not self.gate.holding:
-            for shard, sequence in self._received.items():
-                self.file.handed(shard, sequence)
         self.name_handlers()
+        if not self.gate.holding:
+            for session in self._sessions.values():
+                session.note(session.received)
 
     def waits(self, event: Origin) -> Callable[[], None]:
         """Name an event whose handler begins in a moment; call what is returned when it does, or when it need not."""
-        noted = self._note(event.describe())
+        return self._name(event.describe())
+
+    def name_handlers(self) -> None:
+        """Note which handlers have begun since."""
+        for begun in self.unnamed:
+            task, origin = begun(), begun.origin
+            if task is None or task.done():
+                continue
+            name = task.get_name()
+            kind = self._kinds.get((name, origin.name))
+            if kind is None:
+                if not is_handler(name):
+                    continue
+                kind = self._kind(name, origin.name)
+            if kind and self.recovered is None:
+                data = origin.data
+                try:
+                    begun.over = self.file.began_as(kind, int(data["id"]) if "id" in data else 0)
+                except (TypeError, ValueError):  # it has no data, or its id is no number
+                    begun.over = None
+            if begun.over is None:
+                begun.over = self._name(f"{name} ({origin.describe()})")
+        self.unnamed.clear()
+
+    def _kind(self, name: str, event: str) -> int:
+        if not name.startswith(_OF_ONE_KIND) or len(self._kinds) >= MAX_KINDS:
+            return 0
+        kind = self._kinds[name, event] = self.file.kind(f"{name} ({event}{ID})")
+        return kind
+
+    def _name(self, name: str) -> Callable[[], None]:
+        noted = [(file, file.began(name)) for file in (self.file, self.recovered) if file is not None]
 
         def over() -> None:
             for file, slot in noted:
                 file.ended(slot)
 
         return over
-
-    def began(self, task: asyncio.Task[Any]) -> None:
-        """Learn of a handler; it gets its name only after this."""
-        self._unnamed.append(task)
-
-    def ended(self, task: asyncio.Task[Any]) -> None:
-        """Learn that a handler has ended."""
-        for file, slot in self._running.pop(task, ()):
-            file.ended(slot)
-
-    def name_handlers(self) -> None:
-        """Note the names of the handlers that have begun since."""
-        for task in self._unnamed:
-            name = self.inflight.name(task)
-            if name is not None:
-                self._running[task] = self._note(name)
-        self._unnamed.clear()
-
-    def _note(self, name: str) -> tuple[tuple[SessionFile, int], ...]:
-        mine = (self.file, self.file.began(name))
-        return (mine,) if self.recovered is None else (mine, (self.recovered, self.recovered.began(name)))

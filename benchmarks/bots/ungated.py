@@ -8,11 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from discord.gateway import DiscordWebSocket
 from sharded import Sharded
-
-_STOCK = DiscordWebSocket.received_message
-"""As it is before the runtime puts itself around it: the app is loaded first."""
 
 
 class Ungated(Sharded):
@@ -26,7 +22,6 @@ class Ungated(Sharded):
         for shard in self.shards.values():
             websocket: Any = shard._parent.ws
             websocket._dispatch = gate._own
-        DiscordWebSocket.received_message = _STOCK  # type: ignore[method-assign]
         asyncio.get_running_loop().set_task_factory(None)
         await super().on_ready()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
@@ -17,7 +18,7 @@ from discord.ext import tasks
 from bot import drain, internals
 from bot.controls import Controls
 from bot.drain import GRACE, Drain, DrainResult
-from bot.inflight import InFlight, current
+from bot.inflight import Begun, InFlight, current
 
 pytestmark = pytest.mark.anyio
 
@@ -31,6 +32,7 @@ class Event:
 
     name: str = "MESSAGE_CREATE 1"
     decision: bool | None = True
+    data: Any = None
 
     def describe(self) -> str:
         return self.name
@@ -126,6 +128,37 @@ async def test_a_task_that_runs_a_handler_counts_until_it_ends(watch: InFlight, 
     await task
     await asyncio.sleep(0)
     assert watch.count() == 0
+
+
+async def test_a_handler_whose_wait_nobody_else_knows_of_is_no_garbage(watch: InFlight) -> None:
+    begin("discord.py: on_message")
+    await asyncio.sleep(0)
+    gc.collect()
+    assert watch.count() == 1
+    assert (await drained(watch, 0.0)).cut == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+
+
+async def test_what_is_to_be_done_at_a_tasks_end_is_done_once_however_it_ends(watch: InFlight) -> None:
+    over: list[str] = []
+
+    def watcher(begun: Begun) -> None:
+        begun.over = lambda: over.append(begun.origin.describe())
+
+    watch.watcher = watcher
+    begin("discord.py: on_a", nothing, Event("at once"))
+    kept = begin("discord.py: on_b", nothing, Event("at once, and kept by somebody"))
+    later = begin("discord.py: on_c", forever, Event("later"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert over == ["at once"]
+    assert watch.count() == 1
+    assert over == ["at once", "at once, and kept by somebody"]
+    later.cancel()
+    await asyncio.wait([kept, later])
+    await asyncio.sleep(0)
+    assert over == ["at once", "at once, and kept by somebody", "later"]
+    del kept, later
+    assert len(over) == 3
 
 
 async def test_discord_py_names_the_tasks_of_handlers_as_the_count_expects(watch: InFlight) -> None:

@@ -132,7 +132,7 @@ class Scene:
             changed=lambda: self.news.append(None),
         )
         internals.on_session(app, made.session_began)
-        internals.around_messages(lambda websocket: None, lambda websocket: made.advance())
+        gate.taken = made.advance
         here = Successor(app, gate, made)
         try:
             await app.login(self.sandbox.token)
@@ -186,7 +186,6 @@ async def until(holds: Callable[[], object]) -> None:
 
 @pytest.fixture
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
-    monkeypatch.setattr(DiscordWebSocket, "received_message", DiscordWebSocket.received_message)
     settings = SandboxSettings(guilds=4, skew=(0, 0), identify_window=0, invalid_session_delay=0)
     file = SessionFile.create(tmp_path / "sessions-1", token=TOKEN, supervisor=1)
     async with Sandbox(settings) as sandbox:

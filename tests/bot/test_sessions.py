@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bot import sessions
-from bot.sessions import DeadSession, SessionFile, SessionFileError
+from bot.sessions import ID, DeadSession, SessionFile, SessionFileError
 
 TOKEN = "a-token-that-nobody-may-see"
 PARENT = 77
@@ -97,6 +97,46 @@ def test_the_handlers_that_were_running_are_named(living: SessionFile, path: Pat
     assert more == 0
 
 
+def test_a_handler_that_is_noted_by_kind_and_id_is_named_by_who_reads(living: SessionFile, path: Path) -> None:
+    message, typing = living.kind(f"on_message (MESSAGE{ID})"), living.kind(f"on_typing (TYPING{ID})")
+    assert living.kind(f"on_message (MESSAGE{ID})") == message != typing
+    first = living.began_as(message, 2**64 - 1)
+    second = living.began_as(typing, 0)
+    third = living.began("in full")
+    assert sorted(successor(path).running()[0]) == [
+        "in full",
+        "on_message (MESSAGE 18446744073709551615)",
+        "on_typing (TYPING)",
+    ]
+    assert first is not None
+    assert second is not None
+    first()
+    second()
+    living.ended(third)
+    assert successor(path).running() == ([], 0)
+    with pytest.raises(ValueError, match="invalid value"):
+        living.began_as(message, 2**64)
+
+
+def test_places_for_handlers_are_used_again_and_there_is_an_end_to_them(living: SessionFile, path: Path) -> None:
+    kind = living.kind(f"handler{ID}")
+    for number in range(3 * sessions.MAX_RUNNING):
+        over = living.began_as(kind, number + 1)
+        assert over is not None
+        assert successor(path).running() == ([f"handler {number + 1}"], 0)
+        over()
+    overs = [living.began_as(kind, number) for number in range(sessions.MAX_RUNNING + 1)]
+    assert overs.count(None) == 1
+    assert overs[-1] is None
+    assert len(successor(path).running()[0]) == sessions.MAX_RUNNING
+
+
+def test_there_is_room_for_so_many_kinds_and_for_names_of_ordinary_length(living: SessionFile) -> None:
+    kinds = [living.kind(f"kind {number}") for number in range(sessions.MAX_KINDS + 1)]
+    assert kinds == [*range(1, sessions.MAX_KINDS + 1), 0]
+    assert living.kind("x" * 200) == 0
+
+
 def test_more_handlers_than_there_is_room_for_are_counted(living: SessionFile, path: Path) -> None:
     slots = [living.began(f"handler {number}") for number in range(sessions.MAX_RUNNING + 3)]
     names, more = successor(path).running()
@@ -173,6 +213,7 @@ def test_what_is_noted_survives_a_kill(path: Path) -> None:
         begin(file)
         file.handed(0, 41)
         file.began("on_message")
+        file.began_as(file.kind(f"on_edit (EDIT{ID})"), 9)
         os.write(writing, b"x")
         time.sleep(60)
         os._exit(0)
@@ -182,4 +223,4 @@ def test_what_is_noted_survives_a_kill(path: Path) -> None:
     os.close(reading)
     os.close(writing)
     assert [found.sequence for found in successor(path).sessions()] == [41]
-    assert successor(path).running() == (["on_message"], 0)
+    assert successor(path).running() == (["on_edit (EDIT 9)", "on_message"], 0)

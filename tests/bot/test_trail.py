@@ -11,7 +11,7 @@ from typing import Any
 import discord
 import pytest
 
-from bot import internals
+from bot import internals, sessions
 from bot.gate import Gate, Role
 from bot.inflight import InFlight
 from bot.ledger import SQLiteLedger
@@ -46,20 +46,19 @@ class Living:
         self.inflight = InFlight()
         self.inflight.install(asyncio.get_running_loop())
         self.file = SessionFile.create(self.path, token="t", supervisor=1)
-        self.trail = Trail(self.file, self.gate, self.inflight)
-        self.gate.place, self.gate.handed = self.trail.place, self.trail.handed
-        self.inflight.watcher = self.trail
+        self.trail = Trail(self.file, self.gate)
+        self.gate.taken, self.gate.place, self.gate.handed = self.trail.taken, self.trail.place, self.trail.handed
+        self.inflight.watcher = self.trail.unnamed.append
         self.websocket: Any = SimpleNamespace(
             session_id="abc", sequence=0, shard_id=3, shard_count=4, gateway="wss://resume.invalid"
         )
+        self.trail.receiver.websocket = self.websocket
 
     def receive(self, count: int = 1) -> None:
         for _ in range(count):
             self.websocket.sequence += 1
-            self.trail.before(self.websocket)
             data = {"channel_id": "5", "user_id": "9", "timestamp": self.websocket.sequence}
             internals.parsers(self.app)["TYPING_START"](data)
-            self.trail.after(self.websocket)
 
     @property
     def found(self) -> SessionFile:
@@ -123,7 +122,7 @@ async def test_a_child_notes_since_when_it_is_active(standby: Living) -> None:
 
 async def test_what_is_held_last_keeps_the_rest_from_counting(standby: Living) -> None:
     standby.websocket.sequence = 6
-    standby.trail.after(standby.websocket)
+    standby.trail.taken()
     standby.receive(2)
     standby.trail.begin_replay()
     assert standby.handed == 6
@@ -159,3 +158,54 @@ async def test_handlers_are_named_while_they_run(active: Living, tmp_path: Path)
     active.app.go.set()
     await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")])
     assert active.found.running() == dead.running() == ([], 0)
+
+
+async def test_a_handler_is_named_no_longer_once_it_has_ended_whether_at_once_or_later(active: Living) -> None:
+    active.app.go.set()
+    active.receive(3)
+    assert len(active.found.running()[0]) == 3, "none of them has begun"
+    for _ in range(2):
+        await asyncio.sleep(0)
+    assert active.found.running() == ([], 0), "they ended with their first step"
+    active.app.go.clear()
+    active.receive()
+    held = [task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")]
+    await asyncio.sleep(0)
+    active.inflight.look()
+    assert len(active.found.running()[0]) == 1, "it has outlasted a look"
+    active.app.go.set()
+    await asyncio.wait(held)
+    assert active.found.running() == ([], 0), "though somebody holds on to its task"
+
+
+async def test_a_handler_is_named_before_its_event_counts_as_handed_over(
+    active: Living, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    began_as = SessionFile.began_as
+
+    def noting(file: SessionFile, kind: int, ident: int) -> Any:
+        seen.append(active.handed)
+        return began_as(file, kind, ident)
+
+    monkeypatch.setattr(SessionFile, "began_as", noting)
+    active.receive(2)
+    assert (seen, active.handed) == ([0, 1], 2)
+    active.app.go.set()
+
+
+async def test_a_handler_is_named_also_where_kind_and_id_cannot_tell_it(active: Living) -> None:
+    async def on_raw_message_delete(event: discord.RawMessageDeleteEvent) -> None:
+        await active.app.go.wait()
+
+    active.app.event(on_raw_message_delete)
+    deleted = {"id": 1 << 64, "channel_id": 5}
+    active.websocket.sequence += 1
+    internals.parsers(active.app)["MESSAGE_DELETE"](deleted)
+    assert active.found.running()[0] == [f"discord.py: on_raw_message_delete (MESSAGE_DELETE {1 << 64})"]
+    for number in range(sessions.MAX_RUNNING):
+        active.file.began_as(active.file.kind("filler"), number)
+    active.websocket.sequence += 1
+    internals.parsers(active.app)["MESSAGE_DELETE"](deleted | {"id": 7})
+    assert "discord.py: on_raw_message_delete (MESSAGE_DELETE 7)" in active.found.running()[0]
+    active.app.go.set()
