@@ -5,8 +5,8 @@ discord.py's connection and the handler: gate, trail, and the watch over tasks. 
 update the cache, dispatch, run the handler's task. Reading the socket and unpacking is left out, so the share shown is
 larger than the true one.
 
-The second table compares whole processes against the sandbox, by CPU time: the bot alone, under a supervisor, and under
-a supervisor with the gate taken out.
+The second table compares whole processes against the sandbox, by CPU time: the bot alone, under a supervisor, under a
+supervisor with the gate taken out, and under one that has been told to claim every event, as in a handoff's window.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -30,7 +32,7 @@ from benchmarks.installation import MIX, alone, sandbox_settings, supervised
 from benchmarks.installation import discord as local_discord
 from benchmarks.payloads import KINDS, Source
 from benchmarks.processes import cpu_seconds
-from benchmarks.report import Benchmark, Result, Table
+from benchmarks.report import Benchmark, BenchmarkError, Result, Table
 from benchmarks.stats import Spread, ratios, spread
 from bot import internals
 from bot.gate import Gate
@@ -41,8 +43,14 @@ from bot.trail import Trail
 from sandbox import Sandbox
 
 SIDES: Final = ("alone", "active", "active, window", "joined, window", "standby")
-WHOLE: Final[dict[str, str | None]] = {"alone": None, "supervised": "sharded:make", "ungated": "ungated:make"}
-"""Whole bots, with what their supervisor runs. "ungated" is supervised, its gate taken out when it is ready."""
+WHOLE: Final[dict[str, str | None]] = {
+    "alone": None,
+    "supervised": "sharded:make",
+    "ungated": "ungated:make",
+    "window": "sharded:make",
+}
+"""Whole bots, with what their supervisor runs. "ungated" has its gate taken out when it is ready, "window" has claims
+switched on by hand."""
 _WARM = 20
 
 
@@ -176,8 +184,16 @@ async def _whole(options: argparse.Namespace) -> dict[str, list[float]]:
                 bot = await stack.enter_async_context(alone(sandbox, shards=options.shards))
                 sides[name] = sandbox, bot.pid, None
             else:
-                supervisor = await stack.enter_async_context(supervised(sandbox, app=app))
+                settings: dict[str, Any] = {}
+                if name == "window":
+                    directory = stack.enter_context(tempfile.TemporaryDirectory(dir=_tmpfs()))
+                    # A shared ledger, for only then claims can be switched on by hand.
+                    settings = {"ledger__shared": True, "ledger__path": f"{directory}/ledger.db"}
+                supervisor = await stack.enter_async_context(supervised(sandbox, app=app, **settings))
                 sides[name] = sandbox, (await supervisor.serving())["pid"], supervisor.running.pid
+                if name == "window":
+                    os.kill(supervisor.running.pid, signal.SIGTTIN)
+                    windowed = supervisor
         for turn in range(options.turns + 1):
             for name in sorted(sides, reverse=bool(turn % 2)):
                 sandbox, pid, parent = sides[name]
@@ -189,6 +205,9 @@ async def _whole(options: argparse.Namespace) -> dict[str, list[float]]:
                     if name == "supervised":
                         found["supervisor"].append((cpu_seconds(parent or pid) - before[1]) / report.total)
                 sandbox.journal.clear()
+        claims = (await windowed.serving())["claims"]["won"]
+        if claims < options.turns * options.rate * options.seconds / 2:
+            raise BenchmarkError(f"only {claims} events were claimed: the window was not open")
     return found
 
 
@@ -233,9 +252,11 @@ async def run(options: argparse.Namespace) -> Result:
 def _add_whole(result: Result, whole: dict[str, list[float]], options: argparse.Namespace) -> None:
     micros = {name: _micros(values) for name, values in whole.items()}
     against = {name: ratios(whole["supervised"], whole[name]) for name in ("alone", "ungated")}
+    window = ratios(whole["window"], whole["alone"])
     result.rows.append({"whole_us": {name: value.as_dict() for name, value in micros.items()}})
     for name, ratio in against.items():
         result.ratios[f"whole bot, supervised / {name}"] = ratio.as_dict()
+    result.ratios["whole bot, window / alone"] = window.as_dict()
     result.tables.append(
         Table(
             title="CPU of whole processes, socket and reports included",
@@ -244,13 +265,15 @@ def _add_whole(result: Result, whole: dict[str, list[float]], options: argparse.
                 ["bot alone", micros["alone"].text(), 1e6 / micros["alone"].median],
                 ["bot under a supervisor", micros["supervised"].text(), 1e6 / micros["supervised"].median],
                 ["the same, its gate taken out", micros["ungated"].text(), 1e6 / micros["ungated"].median],
+                ["under a supervisor, in an open window", micros["window"].text(), 1e6 / micros["window"].median],
                 ["the supervisor itself", micros["supervisor"].text(), None],
             ],
         )
     )
     result.notes.append(
         f"Whole processes: {options.turns} turns of {options.seconds:g} s at {options.rate:g} events/s each; "
-        f"supervised / alone is {against['alone'].text(3)}, supervised / gate taken out {against['ungated'].text(3)}."
+        f"supervised / alone is {against['alone'].text(3)}, supervised / gate taken out {against['ungated'].text(3)}, "
+        f"in an open window / alone {window.text(3)}."
     )
 
 
@@ -271,7 +294,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 BENCHMARK = Benchmark(
     name="quiet",
     summary="What the gate costs an event, by kind and state, against the same bot without a supervisor.",
-    limit=300,
+    limit=420,
     arguments=arguments,
     run=run,
 )
