@@ -115,9 +115,8 @@ _SAYS: Mapping[str, tuple[str, ...]] = {
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What an event is, before its occurrence is numbered."""
+class Identity(msgspec.Struct, frozen=True):
+    """What an event is, before its occurrence is numbered. A struct, for each event of a window is given one."""
 
     text: str
     """The key itself if unique, else the digest."""
