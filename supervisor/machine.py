@@ -104,7 +104,9 @@ def _reload_hurries(turn: Turn, event: Reload) -> None:
     What people are in the middle of has more: it goes on until the new child is ready.
     """
     _reload_later(turn, event)
-    old = turn.need(turn.state.outgoing)
+    old = turn.state.child(turn.state.outgoing)
+    if old is None:
+        return  # The new one is being ended, too; its exit, which is near, makes the reload a new beginning.
     if turn.state.phase is Phase.PROBATION:
         moves.end_probation(turn, hurried=True)
     elif old.standing is Standing.DRAINING and not old.drained and not old.hurried:
@@ -113,10 +115,11 @@ def _reload_hurries(turn: Turn, event: Reload) -> None:
 
 def _rollback_on_probation(turn: Turn, event: Rollback) -> None:
     """PROBATION: the old child is there, with its sessions; it takes over again."""
-    new, old = turn.need(turn.state.active), turn.need(turn.state.outgoing)
+    new = turn.need(turn.state.active)
     if new.standing is Standing.LEAVING:
         _rollback_busy(turn, event)
         return
+    old = turn.need(turn.state.outgoing)
     reason = "rolled back by command, on probation"
     turn.close("rolled-back", reason)
     turn.answer("rolled-back", reason)
@@ -314,12 +317,13 @@ def _has_drained(turn: Turn, event: HasDrained) -> None:
 
 
 def _outgoing_left(turn: Turn, event: Exited) -> None:
-    """DRAINING: the old child is gone, the handoff is complete."""
+    """PROBATION, DRAINING: the old child is gone, the handoff is complete, unless the new one is being ended, too."""
     drained = turn.need(event.generation).drained
     turn.remove(event.generation)
     if not drained:
         turn.note(f"generation {event.generation} left before it had drained: {event.reason}", serious=True)
-    moves.succeeded(turn)
+    if turn.need(turn.state.active).standing is not Standing.LEAVING:
+        moves.succeeded(turn)
 
 
 def _settled(turn: Turn, event: Rang) -> None:

@@ -185,6 +185,7 @@ def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
         if not turn.state.served:
             turn.close("failed", reason)
         turn.answer("failed", reason)
+        turn.set(timing=turn.state.good_timing)
         heir = turn.state.heir
         if heir is not None:
             fail_over(turn, reason, heir)

@@ -241,7 +241,7 @@ class World:
             case Phase.PROBATION:
                 return (Alarm.PROBATION, state.outgoing) in self.timers or self.ends(state.active)
             case Phase.DRAINING:
-                return self.ends(state.outgoing)
+                return self.ends(state.outgoing) or self.ends(state.active)
             case Phase.SERVING:
                 return state.child(state.active) is not None and not state.waiting and not state.leavers
             case Phase.REVERTING:
@@ -597,6 +597,19 @@ def test_a_failed_reload_leaves_none_of_its_limits_behind() -> None:
     assert world.state.timing == world.state.good_timing == TIMING
 
 
+def test_a_reload_that_fails_when_nobody_serves_any_more_leaves_none_of_its_limits_behind() -> None:
+    world = serving()
+    world.reload()
+    world.timing = replace(TIMING, ready_timeout=2)
+    world.prepared()
+    while world.state.phase is not Phase.CONNECTING:
+        world.one_good_step()
+    world.step(Exited(1, "killed by SIGKILL"))
+    world.step(Exited(2, "exited with status 1"))
+    assert world.answers[1].result == "failed"
+    assert world.state.timing == world.state.good_timing == TIMING
+
+
 FAULTS: dict[str, Callable[[int], Event]] = {
     "gives up": lambda generation: GaveUp(generation, "cannot import", False),
     "breaks": lambda generation: Broke(generation, "garbage"),
@@ -900,6 +913,22 @@ def test_a_new_child_that_hangs_after_the_switch_is_killed_and_then_the_old_one_
     world.activated()
     assert world.answers[1].result == "rolled-back"
     assert "hangs" in (world.answers[1].reason or "")
+
+
+@pytest.mark.parametrize("phase", SWITCHED)
+def test_a_reload_does_not_succeed_with_a_new_child_that_is_being_killed(phase: Phase) -> None:
+    world = reloading_until(phase)
+    good = world.state.good
+    world.hang(2)
+    world.step(Exited(1, "killed by SIGKILL"))
+    assert 1 not in world.answers
+    rollback = world.rollback()
+    assert world.answers[rollback].result == "refused"
+    later = world.reload()
+    world.step(Exited(2, "killed by SIGKILL"))
+    assert world.answers[1].result == "failed"
+    assert world.state.good == good, "the release that hung is not started again"
+    assert world.preparing or later in world.state.asked, "the reload that came meanwhile is a new beginning"
 
 
 @pytest.mark.parametrize("phase", SWITCHED)
