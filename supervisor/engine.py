@@ -257,10 +257,11 @@ class Engine:
             await anyio.sleep(LOOK_SECONDS)
 
     def _look_around(self, register: Register, slot: Slot) -> None:
-        before = {other.number: other.stage for other in self._others}
+        before = {other.number: (other.stage, other.still) for other in self._others}
         self._others = register.look(keep_dead=slot.state.yielding)
-        if before != {other.number: other.stage for other in self._others}:
-            self.log(f"beside us: {_others_text(self._others)}")
+        if before != {other.number: (other.stage, other.still) for other in self._others}:
+            still = any(other.still for other in self._others)
+            self.log(f"beside us: {_others_text(self._others)}", level=logging.WARNING if still else logging.INFO)
         found = neighbours.verdict(register.number, self._others)
         if found != self._found:
             self._found = found
@@ -679,8 +680,15 @@ class Engine:
 
 
 def _others_text(others: Sequence[Neighbour]) -> str:
-    words = [f"{other.number} ({other.stage.name.lower() if other.alive else 'dead'})" for other in others]
+    words = [f"{other.number} ({_how(other)})" for other in others]
     return f"supervisor {', '.join(words)}" if words else "nobody"
+
+
+def _how(other: Neighbour) -> str:
+    if not other.alive:
+        return "dead"
+    still = f", no sign of life for {neighbours.STILL_LOOKS * LOOK_SECONDS:g} s" if other.still else ""
+    return f"{other.stage.name.lower()}{still}"
 
 
 def timing_of(settings: Settings) -> Timing:

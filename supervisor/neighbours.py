@@ -6,8 +6,13 @@ nothing that is left behind means anything: a file whose lock is free is a dead 
 one machine that have mounted the directory, on whatever file system keeps locks in this kernel (tmpfs, ext4, xfs ...;
 not a network's). Pids are not compared, for each container counts its own.
 
-In its file each says two things: its stage, and up to which number it claims its events for the others. Numbers are
-given once and never again, so a higher one came later, and claims can be told apart by them.
+In its file each says its stage, and up to which number it claims its events for the others. Numbers are given once and
+never again, so a higher one came later, and claims can be told apart by them.
+
+One that lives and does nothing (stopped, stuck, its container paused) keeps its lock. So each counts its own looks in
+its file, and who is looked at `STILL_LOOKS` times without having looked itself counts as *still*: it holds no role that
+somebody else would wait for. It is company all the same, for its bot may go on, and claims what it handles. Looks are
+counted against looks and no clock is read: who was stopped, or asleep with the whole machine, has not looked either.
 
 The others are looked at every `LOOK_SECONDS`: the kernel tells nobody but inotify's readers that a file has changed,
 which Python has no module for, and all that lateness costs is that a handover takes that long.
@@ -23,7 +28,7 @@ import os
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
@@ -31,7 +36,9 @@ from supervisor.events import Neighbours
 from supervisor.state import Phase, Relief, State
 
 LOOK_SECONDS = 0.25
-"""How often the others are looked at; a look at one other takes 17 us."""
+"""How often the others are looked at; a look at one other takes some 25 us."""
+STILL_LOOKS = 60
+"""Looks of ours within which another one looks at least once, if it is well: 15 s."""
 CLAIM_PATIENCE = 30.0
 """Seconds for which a newcomer waits until all others claim what they handle. One that hangs is replaced sooner."""
 _COUNTER = "counter"
@@ -40,6 +47,9 @@ _RECORD = struct.Struct("<4scQ")
 _MAGIC = b"BSN1"
 _CHECKSUM = struct.Struct("<I")
 _SIZE = _RECORD.size + _CHECKSUM.size
+_LOOKS = struct.Struct("<Q")
+_WHOLE = _SIZE + _LOOKS.size + _CHECKSUM.size
+"""An earlier version reads the first part alone, and writes no more."""
 
 
 class Stage(Enum):
@@ -60,12 +70,17 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """Another supervisor. ``claims_for``: it claims all that it handles since it saw this number."""
+    """Another supervisor. ``claims_for``: it claims all that it handles since it saw this number.
+
+    ``looks``: how often it has looked at the others, None if it does not say; ``still``: it lives, and does nothing.
+    """
 
     number: int
     stage: Stage
     claims_for: int = 0
     alive: bool = True
+    looks: int | None = field(default=None, compare=False)
+    still: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,18 +114,19 @@ def claims(state: State) -> bool:
 
 def verdict(own: int, others: Sequence[Neighbour]) -> Neighbours:
     """Return what the others mean for the supervisor with this number."""
-    living = [other for other in others if other.alive]
-    stages = {other.stage for other in living}
+    well = [other for other in others if other.alive and not other.still]
+    stages = {other.stage for other in well}
     coming = {Stage.ARRIVING, Stage.READY, Stage.STARTING}
     if Stage.ACTIVE in stages:
         relief = Relief.THERE
-    elif stages & coming or any(not other.alive and other.stage is not Stage.LEAVING for other in others):
-        relief = Relief.COMING  # who was killed may be started again
+    elif stages & coming or any(other not in well and other.stage is not Stage.LEAVING for other in others):
+        relief = Relief.COMING  # who was killed may be started again, who stands still may wake up
     else:
         relief = Relief.NONE
     taken = bool(stages & {Stage.ACTIVE, Stage.STARTING})
-    before_us = any(other.number < own and other.stage is Stage.READY for other in living)
-    return Neighbours(company=bool(living), relief=relief, free=not taken and not before_us)
+    before_us = any(other.number < own and other.stage is Stage.READY for other in well)
+    company = any(other.alive for other in others)
+    return Neighbours(company=company, relief=relief, free=not taken and not before_us)
 
 
 def claimed_by_all(own: int, others: Sequence[Neighbour]) -> bool:
@@ -150,7 +166,7 @@ def join(ledger: Path) -> Membership:
         try:
             # Locked and written before it has the name under which it is looked for.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(lock, _encoded(Stage.ARRIVING, 0), 0)
+            os.pwrite(lock, _encoded(Stage.ARRIVING, 0, 0), 0)
             unfinished.rename(directory / str(number))
         except OSError:
             os.close(lock)
@@ -163,7 +179,10 @@ class Register:
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
-        self._told: tuple[Stage, int] | None = None
+        self._told: tuple[Stage, int] = Stage.ARRIVING, 0
+        self._looks = 0
+        self._seen: dict[int, tuple[int | None, int]] = {}
+        """Of each other: how often it had looked when that last changed, and our look that found it so."""
 
     @property
     def number(self) -> int:
@@ -173,18 +192,37 @@ class Register:
     def tell(self, stage: Stage, *, claims_for: int) -> None:
         """Say how far we are, and up to which number we claim our events. Raises OSError."""
         if self._told != (stage, claims_for):
-            os.pwrite(self.membership.lock, _encoded(stage, claims_for), 0)
-            self._told = stage, claims_for
+            self._write(stage, claims_for)
 
     def look(self, *, keep_dead: bool = False) -> list[Neighbour]:
-        """Return the others, by number; the dead are forgotten unless they are to be kept."""
-        others = _look(self.membership.directory, own=self.number)
+        """Return the others, by number, and have them know that we look.
+
+        The dead are forgotten unless they are to be kept.
+        """
+        self._looks += 1
+        with contextlib.suppress(OSError):  # then others take us for still: better than not to look
+            self._write(*self._told)
+        others = [self._judged(other) for other in _look(self.membership.directory, own=self.number)]
+        self._seen = {other.number: self._seen[other.number] for other in others}
         if not keep_dead:
             for other in others:
                 if not other.alive:
                     with contextlib.suppress(OSError):
                         (self.membership.directory / str(other.number)).unlink()
         return others
+
+    def _write(self, stage: Stage, claims_for: int) -> None:
+        os.pwrite(self.membership.lock, _encoded(stage, claims_for, self._looks), 0)
+        self._told = stage, claims_for
+
+    def _judged(self, other: Neighbour) -> Neighbour:
+        """Say of one that lives whether it stands still."""
+        looks, since = self._seen.get(other.number, (None, 0))
+        if looks != other.looks or not since:
+            since = self._looks
+        self._seen[other.number] = other.looks, since
+        still = other.alive and other.looks is not None and self._looks - since >= STILL_LOOKS
+        return replace(other, still=still)
 
 
 def leave(membership: Membership) -> None:
@@ -215,7 +253,10 @@ def _counted(path: Path) -> Iterator[int]:
 
 
 def _look(directory: Path, *, own: int) -> list[Neighbour]:
-    """Read every other file. One that cannot be read is an active supervisor's, which claims for nobody."""
+    """Read every other file. One that cannot be read is an active supervisor's, which claims for nobody.
+
+    One that cannot even be opened does not tell whether anybody holds it, and is never seen to look.
+    """
     others = []
     try:
         numbers = sorted(int(file.name) for file in directory.iterdir() if file.name.isdecimal())
@@ -229,12 +270,12 @@ def _look(directory: Path, *, own: int) -> list[Neighbour]:
         except FileNotFoundError:
             continue  # gone since it was listed
         except OSError:
-            others.append(Neighbour(number=number, stage=Stage.ACTIVE))
+            others.append(Neighbour(number=number, stage=Stage.ACTIVE, looks=0))
             continue
         try:
             alive = not _is_free(fd)
-            stage, claims_for = _decoded(os.pread(fd, _SIZE, 0))
-            others.append(Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive))
+            stage, claims_for, looks = _decoded(os.pread(fd, _WHOLE, 0))
+            others.append(Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive, looks=looks))
         finally:
             os.close(fd)
     return others
@@ -249,15 +290,19 @@ def _is_free(fd: int) -> bool:
     return True
 
 
-def _encoded(stage: Stage, claims_for: int) -> bytes:
-    record = _RECORD.pack(_MAGIC, stage.value, claims_for)
+def _encoded(stage: Stage, claims_for: int, looks: int) -> bytes:
+    return _checked(_RECORD.pack(_MAGIC, stage.value, claims_for)) + _checked(_LOOKS.pack(looks))
+
+
+def _checked(record: bytes) -> bytes:
     return record + _CHECKSUM.pack(zlib.crc32(record))
 
 
-def _decoded(data: bytes) -> tuple[Stage, int]:
-    """Read what `_encoded` wrote; half of it, or another version's, is told by the checksum."""
-    record, checksum = data[: _RECORD.size], data[_RECORD.size :]
-    if len(data) != _SIZE or _CHECKSUM.pack(zlib.crc32(record)) != checksum:
-        return Stage.ACTIVE, 0
+def _decoded(data: bytes) -> tuple[Stage, int, int | None]:
+    """Read what `_encoded` wrote; half of it, or another version's, is told by the checksums."""
+    record, rest = data[: _RECORD.size], data[_SIZE:]
+    looks = _LOOKS.unpack_from(rest)[0] if rest and rest == _checked(rest[: _LOOKS.size]) else None
+    if data[:_SIZE] != _checked(record):
+        return Stage.ACTIVE, 0, looks
     _, stage, claims_for = _RECORD.unpack(record)
-    return Stage(stage), claims_for
+    return Stage(stage), claims_for, looks

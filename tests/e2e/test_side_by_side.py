@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import sqlite3
 import time
@@ -16,9 +17,13 @@ import pytest
 from rig import ALL_KINDS, Rig, active, rig
 from test_handoff import WINDOW, settings, verdict
 
+from supervisor import neighbours
 from supervisor.neighbours import register_of
 
 pytestmark = pytest.mark.anyio
+
+INTERACTIONS = ("slash", "autocomplete", "button", "select", "modal")
+"""Kinds that nobody can answer after 3 s."""
 
 
 @dataclass
@@ -112,6 +117,60 @@ async def test_a_supervisor_that_is_killed_is_followed_at_once_by_the_one_that_w
         await serves(new)
         await new.until(lambda status: status["children"][0]["handled"] > 30)
         await assert_clean(here, at_least=60)
+
+
+@pytest.mark.wide
+async def test_a_supervisor_that_stands_still_is_followed_and_when_it_wakes_up_nothing_is_doubled(
+    tmp_path: Path,
+) -> None:
+    """Its bot goes on all the time and claims what it handles; so does the other's, until one is told to stop."""
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        await old.until(lambda status: status["children"][0]["handled"] > 30)
+        assert old.process is not None
+        old.process.send_signal(signal.SIGSTOP)
+        await asyncio.sleep(neighbours.STILL_LOOKS * neighbours.LOOK_SECONDS / 2)
+        assert active(await new.status()) is None, "it may only be slow"
+        await serves(new)
+        await new.logged("supervisor 1 (active, no sign of life for 15 s)")
+        await new.until(lambda status: status["children"][0]["handled"] > 30)
+
+        old.process.send_signal(signal.SIGCONT)
+        await old.logged("beside us: supervisor 2 (active)")
+        handled = (await old.status())["children"][0]["handled"]
+        await old.until(lambda status: status["children"][0]["handled"] > handled + 10)
+        assert active(await new.status()) is not None, "both are active: claims decide who handles what"
+        assert await old.stop() == 0, old.tail()
+        await new.logged("beside us: nobody")
+        assert (active(await new.status()) or {})["generation"] == 1
+        await assert_clean(here, at_least=500)
+
+
+@pytest.mark.wide
+async def test_a_container_that_is_paused_is_followed_and_handles_nothing_again_when_it_goes_on(tmp_path: Path) -> None:
+    """What came meanwhile waits in the old bot's sockets, and has been claimed by then."""
+    kinds = {kind: weight for kind, weight in ALL_KINDS.items() if kind not in INTERACTIONS}
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=kinds)
+        status = await old.until(lambda status: status["children"][0]["handled"] > 30)
+        paused = [status["supervisor"]["pid"], status["children"][0]["pid"]]
+        for pid in paused:
+            os.kill(pid, signal.SIGSTOP)
+        await serves(new)
+        await new.until(lambda status: status["children"][0]["handled"] > 30)
+        for pid in reversed(paused):
+            os.kill(pid, signal.SIGCONT)
+        await old.logged("beside us: supervisor 2 (active)")
+        handled = (await old.status())["children"][0]["handled"]
+        await old.until(lambda status: status["children"][0]["handled"] > handled + 10)
+        assert await old.stop() == 0, old.tail()
+        await assert_clean(here, at_least=500)
 
 
 @pytest.mark.wide

@@ -51,8 +51,8 @@ sys.stdin.read()
 """
 
 
-def other(number: int, stage: Stage, *, claims_for: int = 0, alive: bool = True) -> Neighbour:
-    return Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive)
+def other(number: int, stage: Stage, *, claims_for: int = 0, alive: bool = True, still: bool = False) -> Neighbour:
+    return Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive, still=still)
 
 
 @pytest.fixture
@@ -92,6 +92,13 @@ def member(ledger: Path, stage: str) -> Iterator[subprocess.Popen[str]]:
         ([other(1, Stage.LEAVING), other(9, Stage.ACTIVE)], True, Relief.THERE, False),
         ([other(1, Stage.ACTIVE, alive=False)], False, Relief.COMING, True),
         ([other(1, Stage.LEAVING, alive=False)], False, Relief.NONE, True),
+        ([other(1, Stage.ACTIVE, still=True)], True, Relief.COMING, True),
+        ([other(1, Stage.STARTING, still=True)], True, Relief.COMING, True),
+        ([other(1, Stage.READY, still=True)], True, Relief.COMING, True),
+        ([other(1, Stage.LEAVING, still=True)], True, Relief.NONE, True),
+        ([other(1, Stage.ACTIVE, still=True), other(3, Stage.READY)], True, Relief.COMING, False),
+        ([other(1, Stage.ACTIVE, still=True), other(9, Stage.READY)], True, Relief.COMING, True),
+        ([other(1, Stage.ACTIVE, still=True), other(3, Stage.ACTIVE)], True, Relief.THERE, False),
     ],
 )
 def test_what_the_others_mean_for_number_five(
@@ -132,6 +139,7 @@ def test_a_bot_connects_only_when_all_that_live_claim_for_its_supervisor() -> No
     assert claimed_by_all(5, [other(1, Stage.ACTIVE, claims_for=5), other(2, Stage.LEAVING, claims_for=6)])
     assert not claimed_by_all(5, [other(1, Stage.ACTIVE, claims_for=4)])
     assert claimed_by_all(5, [other(1, Stage.ACTIVE, alive=False)])
+    assert not claimed_by_all(5, [other(1, Stage.ACTIVE, still=True)]), "its bot may go on, and claims nothing"
 
 
 @pytest.mark.parametrize(
@@ -186,13 +194,70 @@ def test_a_member_that_is_killed_is_dead_at_once_and_forgotten(ledger: Path) -> 
     leave(register.membership)
 
 
-def test_a_member_that_stands_still_is_not_dead(ledger: Path) -> None:
+def test_a_member_that_stands_still_is_not_dead_and_known_by_the_looks_that_it_does_not_take(ledger: Path) -> None:
     register = Register(join(ledger))
     with member(ledger, "ACTIVE") as process:
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED)
-        assert [one.alive for one in register.look()] == [True]
+        assert [(one.alive, one.still) for one in looks(register, neighbours.STILL_LOOKS)] == [(True, False)]
+        assert [(one.alive, one.still) for one in register.look()] == [(True, True)]
+        process.kill()
+        process.wait()
+        assert [(one.alive, one.still) for one in register.look()] == [(False, False)]
     leave(register.membership)
+
+
+def looks(register: Register, times: int) -> list[Neighbour]:
+    """Look so often; return what the last look found."""
+    for _ in range(times - 1):
+        register.look()
+    return register.look()
+
+
+def test_a_member_that_looks_once_in_a_while_is_not_still_and_one_that_wakes_up_is_not_any_more(ledger: Path) -> None:
+    first, second = Register(join(ledger)), Register(join(ledger))
+    for _ in range(3):
+        assert [one.still for one in looks(first, neighbours.STILL_LOOKS)] == [False]
+        second.look()
+    assert [one.still for one in looks(first, neighbours.STILL_LOOKS + 1)] == [True]
+    second.tell(Stage.ACTIVE, claims_for=1)
+    assert [one.still for one in first.look()] == [True], "a word in its file is not a look"
+    # It has not looked while it slept, so it does not take the other for still.
+    assert [one.still for one in second.look()] == [False]
+    assert [one.still for one in first.look()] == [False]
+    leave(first.membership)
+    leave(second.membership)
+
+
+def test_an_earlier_versions_member_which_counts_no_looks_is_never_still(ledger: Path) -> None:
+    first, second = join(ledger), join(ledger)
+    os.ftruncate(second.lock, neighbours._SIZE)
+    register = Register(first)
+    assert looks(register, neighbours.STILL_LOOKS * 2) == [other(2, Stage.ARRIVING)]
+    leave(first)
+    leave(second)
+
+
+def test_one_whose_file_cannot_be_opened_holds_up_nobody_for_ever(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    register, second = Register(join(ledger)), join(ledger)
+    usual = os.open
+
+    def refused(path: object, flags: int, *rest: int, **more: object) -> int:
+        if str(path).endswith("/2"):
+            raise PermissionError(path)
+        return usual(path, flags, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", refused)
+    (found,) = looks(register, neighbours.STILL_LOOKS)
+    assert not verdict(1, [found]).free
+    (found,) = register.look()
+    assert verdict(1, [found]).free
+    assert verdict(1, [found]).company
+    monkeypatch.undo()
+    leave(register.membership)
+    leave(second)
 
 
 def test_numbers_are_never_given_twice(ledger: Path) -> None:
