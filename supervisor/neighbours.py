@@ -197,7 +197,7 @@ class Register:
     def look(self, *, keep_dead: bool = False) -> list[Neighbour]:
         """Return the others, by number, and have them know that we look.
 
-        The dead are forgotten unless they are to be kept.
+        The dead, who may be started again, are forgotten after `STILL_LOOKS` unless they are to be kept.
         """
         self._looks += 1
         with contextlib.suppress(OSError):  # then others take us for still: better than not to look
@@ -206,7 +206,7 @@ class Register:
         self._seen = {other.number: self._seen[other.number] for other in others}
         if not keep_dead:
             for other in others:
-                if not other.alive:
+                if not other.alive and self._is_silent(other.number):
                     with contextlib.suppress(OSError):
                         (self.membership.directory / str(other.number)).unlink()
         return others
@@ -221,8 +221,10 @@ class Register:
         if looks != other.looks or not since:
             since = self._looks
         self._seen[other.number] = other.looks, since
-        still = other.alive and other.looks is not None and self._looks - since >= STILL_LOOKS
-        return replace(other, still=still)
+        return replace(other, still=other.alive and other.looks is not None and self._is_silent(other.number))
+
+    def _is_silent(self, number: int) -> bool:
+        return self._looks - self._seen[number][1] >= STILL_LOOKS
 
 
 def leave(membership: Membership) -> None:

@@ -183,7 +183,7 @@ async def test_a_newcomer_that_is_killed_changes_nothing_and_the_next_one_takes_
         assert new.process is not None
         new.process.kill()
         await new.stopped()
-        await old.logged("beside us: nobody")
+        await old.logged("beside us: supervisor 2 (dead)")
         following = await here.arrive()
         assert await old.stop() == 0
         await serves(following)
@@ -210,6 +210,28 @@ async def test_a_newcomer_that_is_killed_and_restarted_while_the_old_one_waits_f
         new.process.kill()
         await new.stopped()
         await new.start("--standby-since", str(since), serving=False)
+        assert await old.stopped(timeout=40) == 0, old.tail()
+        await serves(new)
+        await assert_clean(here, at_least=100)
+
+
+@pytest.mark.wide
+async def test_one_that_is_told_to_stop_just_after_its_newcomer_has_died_waits_for_it_to_come_again(
+    tmp_path: Path,
+) -> None:
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        new = await here.arrive()
+        assert old.process is not None
+        assert new.process is not None
+        new.process.kill()
+        await new.stopped()
+        await old.logged("beside us: supervisor 2 (dead)")
+        old.process.send_signal(signal.SIGTERM)
+        await old.logged("serves until another supervisor's bot does")
+        await new.start("--standby-since", str(time.time()), serving=False)
         assert await old.stopped(timeout=40) == 0, old.tail()
         await serves(new)
         await assert_clean(here, at_least=100)
