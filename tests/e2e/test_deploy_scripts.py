@@ -1,4 +1,5 @@
-"""The deploy scripts that ship, with a real supervisor: a good release takes over, a broken one changes nothing."""
+"""The deploy scripts that ship, with a real supervisor, under traffic: a good release takes over, a broken one changes
+nothing, and nothing is lost or doubled meanwhile."""
 
 from __future__ import annotations
 
@@ -12,7 +13,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from rig import Ended, Rig, active, rig
+from rig import ALL_KINDS, Ended, Rig, active, rig
+from test_handoff import verdict
 
 from sandbox import SandboxSettings
 
@@ -69,6 +71,11 @@ class Server:
         status = await self.it.until(lambda status: len(status["children"]) == 1 and active(status) is not None)
         return str(status["children"][0]["release"])
 
+    async def assert_clean(self) -> None:
+        judged = await verdict(self.it)
+        assert judged.clean, f"{judged}\n{self.it.tail()}"
+        assert judged.emitted > 50
+
 
 def by_git(server: Server, text: str) -> list[str]:
     def git(*words: str) -> None:
@@ -124,6 +131,7 @@ async def test_a_good_release_takes_over_and_a_broken_one_changes_nothing(
     if shutil.which(needs) is None:
         pytest.skip(f"{needs} is not installed here")
     async with server(tmp_path) as it:
+        it.it.sandbox.traffic.start(rate=40, mix=ALL_KINDS)
         ended = await it.run(*deploy(it, GOOD.format("second")))
         assert ended.code == 0, ended
         good = it.current
@@ -137,6 +145,7 @@ async def test_a_good_release_takes_over_and_a_broken_one_changes_nothing(
 
         assert (await it.it.command("rollback")).code == 0
         assert await it.serves() == str(it.root / "releases" / "first")
+        await it.assert_clean()
 
 
 @pytest.mark.wide
@@ -153,7 +162,7 @@ async def test_old_releases_are_removed_but_for_the_last_and_the_current(tmp_pat
 
 @pytest.mark.wide
 @pytest.mark.timeout(600)
-async def test_by_pip_a_release_is_an_environment(tmp_path: Path) -> None:
+async def test_by_pip_a_release_is_an_environment_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
     async with server(tmp_path) as it:
         server_environ = {key: value for key, value in os.environ.items() if key.startswith(("PIP_", "SSL_"))}
         it.environ.update(server_environ)
@@ -162,9 +171,18 @@ async def test_by_pip_a_release_is_an_environment(tmp_path: Path) -> None:
             '[project]\nname = "mybot"\nversion = "2"\n[tool.setuptools]\npy-modules = ["app"]\n'
         )
         it.write(GOOD.format("packaged"))
+        it.it.sandbox.traffic.start(rate=40, mix=ALL_KINDS)
         ended = await it.run("pip.sh", str(SCRIPTS.parents[1]), str(it.source))
         assert ended.code == 0, ended
         assert await it.serves() == str(it.current)
         status = await it.it.status()
         assert (it.current / ".venv").is_dir()
         assert status["children"][0]["generation"] == 2
+
+        good = it.current
+        it.write(BROKEN)
+        ended = await it.run("pip.sh", str(SCRIPTS.parents[1]), str(it.source))
+        assert ended.code == 1, ended
+        assert "No module named 'no_such_module'" in ended.err
+        assert (it.current, await it.serves()) == (good, str(good))
+        await it.assert_clean()
