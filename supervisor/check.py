@@ -10,7 +10,8 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,9 @@ def checks(config: Path | None, *, environ: Mapping[str, str], deploy: bool = Fa
 def _deployment(config: Path | None, *, intents: int, environ: Mapping[str, str]) -> Iterator[Check]:
     from supervisor.deployment import findings
 
-    try:
-        settings = load(config, environ=environ)
-    except SettingsError:  # no token, which has been said
-        return
+    settings = load(config, environ=environ, need_token=False)
+    with suppress(SettingsError):  # no token, which has been said: Discord is not asked
+        settings = replace(settings, token=read_token(settings.discord, environ=environ))
     for found in findings(settings, intents=intents, environ=environ):
         yield Check(name=found.name, ok=found.ok, detail=found.detail)
 
@@ -134,6 +134,8 @@ def _directory(settings: Settings, release: Release) -> str:
 def _socket(directory: Path) -> Check:
     try:
         problem = directory_problem(directory)
+        if problem is None and not os.access(directory, os.W_OK | os.X_OK):
+            problem = "is not writable"  # a read-only root file system, say
     except FileNotFoundError:
         existing = next(parent for parent in directory.parents if parent.exists())
         problem = None if os.access(existing, os.W_OK | os.X_OK) else f"cannot be made: {existing} is not writable"

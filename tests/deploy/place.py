@@ -123,6 +123,11 @@ def expected(entry: Entry) -> bool:
     return entry.kind in ("message", "slash", "button", "reaction_add", "edit")
 
 
+def failures(said: str) -> list[str]:
+    """Return the names of what `supervisor check` found wrong; the sandbox's application has no intents enabled."""
+    return [line.split()[1] for line in said.splitlines() if line.startswith("FAIL")]
+
+
 @asynccontextmanager
 async def placed(docker: Docker, directory: Path, *, port: int) -> AsyncIterator[Place]:
     """Give a place without a container; one that is made under its name is removed at the end."""
@@ -148,4 +153,4 @@ async def placed(docker: Docker, directory: Path, *, port: int) -> AsyncIterator
             await place.run("rm", "--force", "--volumes", place.name)
 
 
-__all__ = ["KINDS", "PRODUCT", "Place", "placed"]
+__all__ = ["KINDS", "PRODUCT", "Place", "failures", "placed"]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from docker_engine import REPOSITORY, Docker, Ended
-from place import KINDS, PRODUCT, Place, placed
+from place import KINDS, PRODUCT, Place, failures, placed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
 
@@ -118,6 +118,87 @@ async def test_a_reload_to_a_broken_release_fails_and_says_why(docker: Docker, t
         assert ended.code == 1
         assert "No module named 'no_such_module'" in ended.out
         await place.serving(1)
+
+
+HUPS = """
+until pid=$(docker inspect --format '{{.State.Pid}}' "$1") && [ "$pid" -gt 0 ] 2>/dev/null; do :; done
+until case $(readlink /proc/$pid/exe) in *python*) true;; *) false; esac; do :; done
+grep -E '^Sig(Ign|Cgt)' /proc/$pid/status
+until docker exec "$1" supervisor healthcheck >/dev/null 2>&1; do
+    for _ in 1 2 3 4 5 6 7 8 9 10; do kill -HUP $pid || exit 1; hups=$((hups + 1)); done
+done
+echo $pid $hups
+"""
+"""From the interpreter's first moments until the bot serves. First it says how SIGHUP, bit 0, was dealt with then."""
+SLOW = """
+import os, time
+if os.getpid() == 1: time.sleep(3)
+"""
+"""A sitecustomize.py: the supervisor's interpreter takes its time before any of our code runs."""
+
+
+async def test_hups_from_the_first_moment_on_until_it_is_ready_are_survived(docker: Docker, tmp_path: Path) -> None:
+    """The first process of a container gets no signal that it does not handle."""
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(SLOW)
+    slow = ("--volume", f"{tmp_path / 'slow'}:/slow:ro", "--env", "PYTHONPATH=/slow")
+    async with container(docker, tmp_path, *READ_ONLY, *slow, serving=False) as place:
+        run = partial(subprocess.run, ("sh", "-c", HUPS, "sh", place.name), stdin=subprocess.DEVNULL, check=False)
+        environ = os.environ | {"DOCKER_HOST": docker.host, "HOME": "/nonexistent"}
+        done = await asyncio.to_thread(run, env=environ, capture_output=True, timeout=120)
+        said = done.stdout.decode().split()
+        assert done.returncode == 0, f"{said} {done.stderr.decode()}\n{await place.log()}"
+        assert not int(said[3], 16) & 1, "the first one came before Python handles it"
+        pid, hups = said[4:]
+        assert int(hups) > 10
+        status = await place.until(lambda status: status["supervisor"]["state"] == "serving")
+        assert status["supervisor"]["pid"] == 1
+        found = await place.must("inspect", "--format", "{{.State.Pid}} {{.RestartCount}}", place.name)
+        assert found.split() == [pid, "0"]
+
+
+async def test_check_tells_what_can_be_seen_from_inside(docker: Docker, tmp_path: Path) -> None:
+    async with container(docker, tmp_path, *READ_ONLY) as place:
+        ended = await place.supervisor("check", "--deploy")
+        assert failures(ended.out) == ["intents"], ended.out
+        for line in (
+            "OK    container    the supervisor is PID 1, and reaps orphans; root file system read-only; as uid 10001",
+            "OK    stop time    cannot be seen from in here: give it 60 s (docker stop --time, stop_grace_period)",
+            "OK    ledger       /run/bastion is writable, on memory",
+            "OK    socket       /run/bastion is usable",
+        ):
+            assert line in ended.out
+
+
+async def test_check_tells_of_a_container_what_would_go_wrong(docker: Docker, tmp_path: Path) -> None:
+    async with placed(docker, tmp_path, port=free_port()) as place:
+        place.release()
+        config = tmp_path / "bastion.toml"
+        config.write_text(place.settings())
+        volumes = ("--volume", f"{place.volume}:/srv/bastion:ro", "--volume", f"{config}:/etc/bastion/bastion.toml:ro")
+        environ = [f"{name}={value}" for name, value in (place.environ | {"DISCORD_TOKEN": "x.y.z"}).items()]
+        words = ["run", "--rm", "--network", "host", *volumes, *(word for one in environ for word in ("--env", one))]
+        # A shell that stays, a root file system that nobody can write to, and nothing on memory for socket and ledger.
+        command = ("--entrypoint", "/bin/sh", PRODUCT, "-c", "supervisor check --deploy; exit $?")
+        ended = await place.run(*words, "--read-only", *command)
+        assert ended.code == 78, ended.out
+        assert sorted(failures(ended.out)) == ["container", "discord", "ledger", "socket"]
+        for line in (
+            "FAIL  container    PID 1 is sh, which passes no signals on",
+            "FAIL  ledger       /run/bastion is not writable",
+            "FAIL  socket       /run/bastion is not writable",
+            "FAIL  discord      Discord refused the token (401)",
+        ):
+            assert line in ended.out
+        # An init, the usual size of /dev/shm, and 16 MB of it.
+        for size, said in (
+            ("64m", "/dev/shm is writable, on memory"),
+            ("16m", "/dev/shm, on memory; only 16.0 MiB are"),
+        ):
+            options = ("--init", "--shm-size", size, "--env", "RUNTIME_DIRECTORY=", "--entrypoint", "supervisor")
+            ended = await place.run(*words, *options, PRODUCT, "check", "--deploy")
+            assert said in ended.out
+            assert "OK    container    PID 1 is docker-init" in ended.out
 
 
 async def test_health_is_healthy_unhealthy_and_healthy_again(docker: Docker, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,7 +16,9 @@ from pathlib import Path
 
 import pytest
 from docker_engine import REPOSITORY, Docker
-from place import KINDS, PRODUCT, Place, placed
+from place import KINDS, PRODUCT, Place, failures, placed
+
+from supervisor.deployment import FIRST_WORD
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
 
@@ -216,6 +219,70 @@ async def test_a_configuration_that_cannot_work_is_not_tried_again(docker: Docke
         await it.until("ActiveState", "^failed$")
         assert (await it.shown("ExecMainStatus"), await it.shown("NRestarts")) == ("78", "0")
         assert "bot.shards = 'many': allowed is" in await it.journal()
+
+
+CHECK = """
+export DISCORD_TOKEN=$(cat /etc/bastion/token) DISCORD_API_URL=$1
+exec runuser -u bastion -- /opt/bastion/bin/supervisor check --deploy --config /etc/bastion/bastion.toml
+"""
+
+
+async def test_check_tells_of_the_unit_what_would_go_wrong(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "bastion")
+        words = ("sh", "-c", CHECK, "sh", it.place.sandbox.api_url)
+        said = (await it.place.execute(*words)).out
+        assert "OK    systemd      bastion.service is as it should be" in said
+        assert "OK    container    PID 1 is init" in said
+        assert "OK    ledger       /run/bastion is writable, on memory" in said
+        assert "stop time" not in said
+        assert failures(said) == ["intents"], said
+
+        drop_in = "[Service]\nType=exec\nNotifyAccess=none\nWatchdogSec=0\nTimeoutStartSec=90\nTimeoutStopSec=30\n"
+        drop_in += "RestartForceExitStatus=\n"
+        await it.write("/etc/systemd/system/bastion.service.d/worse.conf", drop_in)
+        await it.must("systemctl", "daemon-reload")
+        ended = await it.place.execute(*words)
+        assert ended.code == 78
+        assert failures(ended.out) == ["intents", "systemd"]
+        (line,) = [line for line in ended.out.splitlines() if "bastion.service: " in line]
+        for problem in (
+            "Type is exec, not notify",
+            "TimeoutStartSec is 90 s, a start or a reload may take",
+            "TimeoutStopSec is 30 s, a stop may take 60 s",
+            "RestartForceExitStatus lacks SIGHUP",
+        ):
+            assert problem in line
+        await it.place.serving(1)
+
+
+async def test_the_supervisor_asks_for_the_time_that_its_settings_need(docker: Docker, tmp_path: Path) -> None:
+    """The shortest times that `check --deploy` lets pass; start, reload and stop each take longer."""
+    async with machine(docker, tmp_path, handoff__probation=14) as it:
+        times = (
+            f"TimeoutStartSec={FIRST_WORD:g}\nTimeoutStopSec={FIRST_WORD:g}\nEnvironment=PROBE_HANDLER_MS=14000-14000\n"
+        )
+        await it.write("/etc/systemd/system/bastion.service.d/zz.conf", f"[Service]\n{times}")
+        await it.must("systemctl", "daemon-reload")
+        it.place.sandbox.faults.withhold_ready([1])
+        starting = asyncio.create_task(it.must("systemctl", "start", "bastion"))
+        await asyncio.sleep(FIRST_WORD + 4)
+        it.place.sandbox.faults.clear()
+        it.place.sandbox.faults.drop_shard(1)
+        await starting
+        began = time.monotonic()
+        await it.must("systemctl", "reload", "bastion")
+        assert time.monotonic() - began > FIRST_WORD
+        await it.place.serving(2)
+        await it.place.sandbox.traffic.run(rate=10, mix={"message": 1.0}, seconds=1)
+        emitted = it.place.sandbox.journal.verdict().emitted
+        await it.place.until(lambda status: status["children"][0]["in_flight"] == emitted)
+        began = time.monotonic()
+        assert (await it.systemctl("stop", "bastion"))[0] == 0
+        assert time.monotonic() - began > FIRST_WORD
+        assert (await it.shown("Result"), await it.shown("NRestarts")) == ("success", "0")
+        found = await it.place.verdict()
+        assert found.clean, f"{found}\n{await it.journal()}"
 
 
 async def test_the_hardening_is_rated_ok_and_the_units_are_well_formed(docker: Docker, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from supervising import make_settings
 from sandbox import Sandbox, SandboxSettings
 from supervisor import deployment
 from supervisor.deployment import findings
-from supervisor.settings import LedgerSettings, Settings
+from supervisor.settings import HandoffSettings, LedgerSettings, Settings
 
 pytestmark = pytest.mark.anyio
 
@@ -114,9 +114,40 @@ async def test_a_ledger_directory_that_is_not_there_is_said(settings: Settings, 
     assert (await found(settings, root))["ledger"] == (False, "there is no directory /nowhere")
 
 
+async def test_without_a_token_discord_is_not_asked_and_all_else_is_looked_at(settings: Settings, root: Path) -> None:
+    looked = await found(replace(settings, token=""), root)
+    assert "discord" not in looked
+    assert {"memory", "ledger", "service"} <= set(looked)
+
+
+class TestLedger:
+    MOUNTS = (
+        "22 1 0:20 / / ro,relatime - overlay overlay rw,lowerdir=x\n"
+        "23 22 0:21 / {directory} rw,nosuid - {kind} {kind} rw,size=65536k\n"
+    )
+
+    @pytest.mark.parametrize(
+        ("kind", "said"), [("tmpfs", ", on memory"), ("ext4", ", on ext4: claims are quicker on memory")]
+    )
+    async def test_what_it_is_on_is_said(self, settings: Settings, root: Path, kind: str, said: str) -> None:
+        (root / "proc/self/mountinfo").write_text(self.MOUNTS.format(directory=root, kind=kind))
+        assert (await found(settings, root))["ledger"] == (True, f"{root} is writable{said}")
+
+    async def test_too_little_room_is_said(
+        self, settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (root / "proc/self/mountinfo").write_text(self.MOUNTS.format(directory=root, kind="tmpfs"))
+        monkeypatch.setattr(deployment, "SMALLEST_LEDGER", 1 << 60)
+        ok, detail = (await found(settings, root))["ledger"]
+        assert (ok, ", on memory; only " in detail, "are free, give it" in detail) == (False, True, True)
+
+
 class TestSurroundings:
-    GOOD = "LoadState=loaded\nType=notify\nKillMode=mixed\nOOMPolicy=continue\n"
-    REST = "ExecReload={ path=/opt/bastion/bin/supervisor ; }\nRestartPreventExitStatus=78\n"
+    GOOD = "LoadState=loaded\nType=notify\nNotifyAccess=main\nKillMode=mixed\nOOMPolicy=continue\n"
+    REST = (
+        "ExecReload={ path=/opt/bastion/bin/supervisor ; }\nRestartPreventExitStatus=78\nRestartForceExitStatus=HUP\n"
+        "TimeoutStartUSec=7min\nTimeoutStopUSec=1min\n"
+    )
 
     @pytest.fixture
     def systemd(self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -144,8 +175,41 @@ class TestSurroundings:
             "OOMPolicy is stop",
             "78",
             "ExecReload",
+            "RestartForceExitStatus lacks SIGHUP",
         ):
             assert word in detail
+
+    @pytest.mark.parametrize(
+        ("access", "start", "stop", "problems"),
+        [
+            ("main", "7min", "1min", []),
+            ("main", "10s", "10s", []),  # the supervisor asks for what it needs
+            ("main", "infinity", "infinity", []),
+            ("all", "9s", "1min", ["TimeoutStartSec is 9 s, in which the supervisor may not come to ask"]),
+            ("main", "7min", "500ms", ["TimeoutStopSec is 0.5 s", "set TimeoutStopSec=60"]),
+            ("none", "7min", "1min", []),
+            ("none", "1min 30s", "30s", ["TimeoutStartSec is 90 s, a start or a reload may take 405 s"]),
+            ("none", "7min", "59s", ["TimeoutStopSec is 59 s, a stop may take 60 s", "set TimeoutStopSec=60"]),
+            ("none", "infinity", "infinity", []),
+        ],
+    )
+    async def test_times_that_are_too_short_are_said_with_what_they_cost(
+        self, settings: Settings, root: Path, systemd: Path, access: str, start: str, stop: str, problems: list[str]
+    ) -> None:
+        settings = replace(settings, handoff=HandoffSettings())
+        times = f"TimeoutStartUSec={start}\nTimeoutStopUSec={stop}\n"
+        systemd.write_text(self.GOOD.replace("NotifyAccess=main", f"NotifyAccess={access}") + self.REST + times)
+        ok, detail = (await found(settings, root))["systemd"]
+        assert ok is not bool(problems), detail
+        for problem in problems:
+            assert problem in detail
+
+    async def test_beside_other_supervisors_a_stop_takes_longer(
+        self, settings: Settings, root: Path, systemd: Path
+    ) -> None:
+        settings = replace(settings, handoff=HandoffSettings(), ledger=LedgerSettings(path=root / "l", shared=True))
+        systemd.write_text(self.GOOD.replace("=main", "=none") + self.REST)
+        assert "a stop may take 75 s" in (await found(settings, root))["systemd"][1]
 
     async def test_without_a_unit_there_is_nothing_to_say(self, settings: Settings, root: Path, systemd: Path) -> None:
         systemd.write_text("LoadState=not-found\n")
@@ -154,8 +218,30 @@ class TestSurroundings:
     async def test_a_container_is_told_of_its_stop_timeout(self, settings: Settings, root: Path) -> None:
         (root / ".dockerenv").touch()
         looked = await found(settings, root)
-        assert "stop timeout of 35 s" in looked["container"][1]
+        assert "give it 35 s (docker stop --time, stop_grace_period)" in looked["stop time"][1]
         assert "service" not in looked
+
+    @pytest.mark.parametrize(
+        ("command", "ok", "said"),
+        [
+            (["/opt/bastion/bin/python", "/opt/bastion/bin/supervisor", "run"], True, "the supervisor is PID 1"),
+            (["/sbin/docker-init", "--", "supervisor", "run"], True, "PID 1 is docker-init"),
+            (["/bin/sh", "-c", "supervisor run; echo gone"], False, "PID 1 is sh, which passes no signals on"),
+            (["node", "start.js"], True, "PID 1 is node; it must pass signals on"),
+            ([], True, "PID 1 is not to be seen"),
+        ],
+    )
+    @pytest.mark.parametrize(("options", "kind"), [("ro,relatime", "read-only"), ("rw", "writable")])
+    async def test_who_is_the_first_process_of_a_container_is_said(
+        self, settings: Settings, root: Path, command: list[str], ok: bool, said: str, options: str, kind: str
+    ) -> None:
+        (root / ".dockerenv").touch()
+        (root / "proc/1").mkdir()
+        (root / "proc/1/cmdline").write_text("".join(f"{word}\0" for word in command))
+        (root / "proc/self/mountinfo").write_text(f"22 1 0:20 / / {options} - overlay overlay rw\n")
+        found_ok, detail = (await found(settings, root))["container"]
+        assert (found_ok, said in detail) == (ok, True), detail
+        assert f"; root file system {kind}; as " in detail
 
     async def test_neither_is_said(self, settings: Settings, root: Path) -> None:
         assert "who restarts the supervisor?" in (await found(settings, root))["service"][1]
