@@ -51,7 +51,10 @@ class Service:
         match summary.state:
             case "stopping":
                 return ["STOPPING=1"]
-            case "handing-off" if self._ready:
+            case "handing-off":
+                if not self._ready:  # a bot serves; a reload that was asked for before it did has begun at once
+                    self._ready = True
+                    self._send(["READY=1"])
                 return ["RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"]
             case "serving":
                 self._ready = True

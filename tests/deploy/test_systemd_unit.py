@@ -198,18 +198,83 @@ async def test_the_watchdog_bites_a_supervisor_that_hangs(docker: Docker, tmp_pa
         await it.place.serving(1)
 
 
-async def test_a_hup_before_it_is_ready_is_survived(docker: Docker, tmp_path: Path) -> None:
+SLOW = """
+import os, time
+if "NOTIFY_SOCKET" in os.environ: time.sleep(2)
+"""
+"""A sitecustomize.py: the supervisor's interpreter, and nobody else's, takes its time before any of our code runs."""
+HUPS = """
+systemctl start --no-block bastion
+until case $(readlink /proc/$(systemctl show -P MainPID bastion)/exe) in *python*) true;; *) false; esac; do :; done
+pid=$(systemctl show -P MainPID bastion)
+grep -E "^Sig(Ign|Cgt)" /proc/$pid/status
+while [ "$(systemctl show -P ActiveState bastion)" = activating ]; do
+    kill -HUP $pid
+    hups=$((hups + 1))
+done
+echo $pid $hups
+"""
+"""From the interpreter's first moments until READY. First it says how SIGHUP, bit 0, was dealt with by then."""
+
+
+async def test_hups_from_the_first_moment_on_until_it_is_ready_are_survived_by_the_same_process(
+    docker: Docker, tmp_path: Path
+) -> None:
     async with machine(docker, tmp_path) as it:
-        await it.must("systemctl", "start", "--no-block", "bastion")
-        # Before Python handles it, it ends the process, and systemd starts another; after that it asks for a reload.
-        await it.systemctl("kill", "--kill-who=main", "-s", "HUP", "bastion")
-        async with asyncio.timeout(60):
-            while "spawned as" not in await it.journal():  # noqa: ASYNC110
-                await asyncio.sleep(0.1)
-        await it.must("systemctl", "kill", "--kill-who=main", "-s", "HUP", "bastion")
+        await it.write("/etc/slow/sitecustomize.py", SLOW)
+        await it.write(
+            "/etc/systemd/system/bastion.service.d/slow.conf", "[Service]\nEnvironment=PYTHONPATH=/etc/slow\n"
+        )
+        await it.must("systemctl", "daemon-reload")
+        said = (await it.must("sh", "-c", HUPS)).split()
+        ignored, caught = int(said[1], 16), int(said[3], 16)
+        assert (ignored & 1, caught & 1) == (1, 0), "the first one came before Python handles it"
+        pid, hups = said[4:]
+        assert int(hups) > 10
+        assert await it.shown("ActiveState") in ("active", "reloading")
+        assert (await it.shown("MainPID"), await it.shown("NRestarts")) == (pid, "0")
+        # Those that came once it was handled have asked for a reload.
+        assert "SIGHUP: reload" in await it.journal("--identifier", "supervisor")
+        status = await it.place.until(lambda status: status["supervisor"]["state"] == "serving")
+        assert status["supervisor"]["pid"] == int(pid)
+        assert (await it.shown("MainPID"), await it.shown("NRestarts")) == (pid, "0")
+
+
+async def test_a_hup_before_systemd_has_come_to_its_command_costs_another_start_at_most(
+    docker: Docker, tmp_path: Path
+) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("sh", "-c", "systemctl start --no-block bastion; systemctl kill --kill-who=main -s HUP bastion")
         await it.until("ActiveState", "^active$")
         status = await it.place.until(lambda status: status["supervisor"]["state"] == "serving")
         assert status["children"]
+        assert await it.shown("NRestarts") in ("0", "1")
+
+
+async def test_a_supervisor_that_replaces_its_own_program_is_the_same_service(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "bastion")
+        bot = (await it.place.serving(1))["children"][0]["pid"]
+        ignored = (await it.must("grep", "SigIgn", f"/proc/{bot}/status")).split()[1]
+        assert not int(ignored, 16) & 1, "what the shell had ignored is no matter of the bot's"
+        it.place.sandbox.traffic.start(rate=40, mix=KINDS)
+        before = await it.shown("MainPID")
+        await it.must("systemctl", "kill", "--kill-who=main", "-s", "USR2", "bastion")
+        async with asyncio.timeout(60):
+            while "re-executed: supervisor" not in await it.journal():  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+        # The new program is told of, and answers to, systemd as the old one: status, signals, watchdog, reload.
+        assert (await it.place.serving(1))["children"][0]["pid"] == bot
+        it.place.release()
+        await it.must("systemctl", "reload", "bastion")
+        assert (await it.shown("StatusText")).startswith("generation 2, 2 of 2 shards ready")
+        await it.must("systemctl", "kill", "--kill-who=main", "-s", "HUP", "bastion")
+        await it.place.serving(3)
+        assert (await it.shown("MainPID"), await it.shown("NRestarts")) == (before, "0")
+        found = await it.place.verdict()
+        assert found.clean, f"{found}\n{await it.journal()}"
+        assert (await it.systemctl("stop", "bastion"))[0] == 0
+        assert await it.shown("Result") == "success"
 
 
 async def test_a_configuration_that_cannot_work_is_not_tried_again(docker: Docker, tmp_path: Path) -> None:

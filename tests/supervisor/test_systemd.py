@@ -75,6 +75,14 @@ def test_it_is_ready_when_the_first_bot_serves_and_not_before(systemd: Systemd) 
     assert second == ["READY=1", SERVES]
 
 
+def test_it_is_ready_when_the_first_bot_serves_though_a_reload_begins_at_once(systemd: Systemd) -> None:
+    """One SIGHUP after the other before that would else keep systemd waiting for ever."""
+    _, ready, reloading, done = told(systemd, STARTING, HANDING_OFF, SERVING)
+    assert ready == ["READY=1"]
+    assert reloading[0] == "RELOADING=1"
+    assert done[0] == "READY=1"
+
+
 def test_each_shard_that_comes_ready_extends_the_time_and_nothing_else_does(systemd: Systemd) -> None:
     further = replace(STARTING, message="generation 1: 1 of 2 shards ready")
     heard = told(systemd, STARTING, STARTING, further, further)
