@@ -124,6 +124,14 @@ class Deployment:
     async def pid(self, container: str) -> int:
         return int(await self.place.must("inspect", "--format", "{{.State.Pid}}", container))
 
+    async def newcomer(self, old: str) -> str:
+        """Wait for another container, whose bot could take over."""
+        async with asyncio.timeout(120):
+            while not (new := [container for container in await self.containers() if container != old]):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        await self.logged(new[0], "is ready to take over from another supervisor's bot")
+        return new[0]
+
     async def logged(self, container: str, text: str) -> None:
         async with asyncio.timeout(60):
             while text not in (await self.place.run("logs", container)).out:  # noqa: ASYNC110
@@ -201,6 +209,14 @@ async def swarm(docker: Docker) -> AsyncIterator[None]:
         docker.must("swarm", "leave", "--force")
 
 
+def is_pending(pid: int, number: signal.Signals) -> bool:
+    """Say whether a process has been sent a signal that it has not got yet."""
+    fields = dict(
+        line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":\t" in line
+    )
+    return bool(int(fields["ShdPnd"], 16) >> (number - 1) & 1)
+
+
 async def three_times(here: Deployment, deploy: Callable[[], Awaitable[None]]) -> None:
     await deploy()
     container = await here.alone()
@@ -248,6 +264,32 @@ async def test_a_new_container_that_crashes_in_the_middle_is_restarted_and_serve
         await stopping
         assert await here.alone(other_than=old) == new
         await here.logged(new, "beside us: nobody")
+        await here.assert_clean()
+
+
+@pytest.mark.usefixtures("swarm")
+async def test_a_new_task_that_crashes_in_the_middle_is_replaced_and_serves_with_nothing_lost(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """It dies in the moment in which Swarm tells the old one to stop: before that one has heard of it."""
+    async with deployment(docker, tmp_path) as here:
+        await here.swarm()
+        old = await here.alone()
+        here.place.sandbox.traffic.start(rate=40, mix=KINDS)
+        await here.swarm()
+        new = await here.newcomer(old)
+        pids = [await here.pid(container) for container in (old, new)]
+        os.kill(pids[0], signal.SIGSTOP)  # the supervisor; its bot goes on
+        async with asyncio.timeout(60):
+            while not is_pending(pids[0], signal.SIGTERM):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        os.kill(pids[1], signal.SIGKILL)
+        os.kill(pids[0], signal.SIGCONT)
+        await here.logged(old, "serves until another supervisor's bot does")
+        # Swarm makes another task, of this deployment or, rolling back, of the one before.
+        third = await here.alone(other_than=old)
+        assert third != new
+        await here.logged(third, "beside us: nobody")
         await here.assert_clean()
 
 
