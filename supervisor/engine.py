@@ -257,11 +257,11 @@ class Engine:
             await anyio.sleep(LOOK_SECONDS)
 
     def _look_around(self, register: Register, slot: Slot) -> None:
-        before = {other.number: (other.stage, other.still) for other in self._others}
+        before = _others_text(self._others)
         self._others = register.look(keep_dead=slot.state.yielding)
-        if before != {other.number: (other.stage, other.still) for other in self._others}:
+        if before != (now := _others_text(self._others)):
             still = any(other.still for other in self._others)
-            self.log(f"beside us: {_others_text(self._others)}", level=logging.WARNING if still else logging.INFO)
+            self.log(f"beside us: {now}", level=logging.WARNING if still else logging.INFO)
         found = neighbours.verdict(register.number, self._others)
         if found != self._found:
             self._found = found
