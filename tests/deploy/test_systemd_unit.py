@@ -422,11 +422,14 @@ async def test_the_unit_for_the_container_starts_reloads_crashes_and_stops(docke
         assert await it.shown("ActiveState") == "active"
         assert "No module named 'no_such_module'" in await it.journal()
         await bot.serving(2)
+        it.place.release()
+        await it.must("systemctl", "kill", "--kill-who=main", "-s", "HUP", it.unit)  # the client passes it on
+        await bot.serving(4)
+        assert (await it.shown("ActiveState"), await it.shown("NRestarts")) == ("active", "0")
         found = await bot.verdict()
         assert found.clean, f"{found}\n{await it.journal()}"
         assert found.emitted > 20
 
-        it.place.release()
         await bot.must("kill", "--signal", "KILL", bot.name)
         await it.until("NRestarts", "1")
         await it.until("ActiveState", "^active$")
