@@ -48,6 +48,8 @@ def _check(app: str, directory: Path, args: Sequence[str]) -> int:
     async def load() -> discord.Client:
         return apps.load(app, directory=directory, args=args)
 
+    answer = os.fdopen(os.dup(1), "w")  # an app may print, now or when the interpreter ends: that goes to stderr
+    os.dup2(2, 1)
     try:
         client = asyncio.run(load())
     except apps.AppError as error:
@@ -58,7 +60,8 @@ def _check(app: str, directory: Path, args: Sequence[str]) -> int:
         {"what": what, "places": places, "advice": survey.ADVICE[what]}
         for what, places in survey.by_kind(survey.survey(_source(app, directory.resolve()))).items()
     ]
-    print(json.dumps({"class": kind, "intents": internals.intents(client).value, "uses": uses}))
+    with answer:
+        print(json.dumps({"class": kind, "intents": internals.intents(client).value, "uses": uses}), file=answer)
     return 0
 
 

@@ -63,7 +63,9 @@ def sync(argv: Sequence[str]) -> int:
 async def _sync(parsed: argparse.Namespace, token: str) -> int:
     PROCESS.enter("standby")
     Loops(lifecycle=PROCESS, ledger=SQLiteLedger(":memory:", 0), window_open=lambda: False).install()
-    client = apps.load(parsed.app, directory=parsed.directory.resolve(), args=parsed.args)
+    directory = parsed.directory.resolve()
+    os.chdir(directory)
+    client = apps.load(parsed.app, directory=directory, args=parsed.args)
     internals.set_addresses(api_url=parsed.api_url)
     registration = Registration(lifecycle=PROCESS, notes=_Nothing(), lock=os.devnull)
     registration.install(client)

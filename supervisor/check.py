@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor.control import directory_problem
+from supervisor.location import parse_listen
 from supervisor.release import Release, ReleaseError, resolve
 from supervisor.settings import Settings, SettingsError, load, read_token
 
@@ -61,11 +62,12 @@ def checks(config: Path | None, *, environ: Mapping[str, str], deploy: bool = Fa
     else:
         yield Check(name="directory", ok=True, detail=_directory(settings, release))
         yield Check(name="interpreter", ok=True, detail=str(release.python))
-        app, *uses = check_app(release, environ=environ)
+        app, *uses = check_app(release, environ=_with_token(settings, environ))
         intents = app.intents
         yield app
         yield from uses
     yield _socket(settings.control.socket.parent)
+    yield from _surroundings(settings, deploy=deploy)
     if deploy:
         yield from _deployment(config, intents=intents, environ=environ)
 
@@ -86,10 +88,16 @@ def check_app(release: Release, *, environ: Mapping[str, str], timeout: float = 
     Behind the app itself comes what of it concerns a handoff, as far as its source shows that.
     """
     command = [str(release.python), "-P", "-m", "bot", "--check"]
-    command += ["--app", release.app, "--directory", str(release.directory)]
+    command += ["--app", release.app, "--directory", str(release.directory), "--", *release.args]
     try:
         done = subprocess.run(
-            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=timeout, env=dict(environ), check=False
+            command,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout,
+            env=dict(environ),
+            cwd=release.directory,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return [_bad_app(f"{release.app}: its import takes longer than {timeout:g} s")]
@@ -99,7 +107,7 @@ def check_app(release: Release, *, environ: Mapping[str, str], timeout: float = 
         said = done.stderr.decode(errors="replace").strip().splitlines()
         reason = said[-1] if said else f"the check ended with {done.returncode} and said nothing"
         return [_bad_app(reason if release.app in reason else f"{release.app}: {reason}")]
-    try:  # an app may print while it is imported: the answer is the last line
+    try:  # what an app prints goes to stderr; with an earlier version of `bot` the answer is the last line
         answer = json.loads(done.stdout.decode(errors="replace").strip().splitlines()[-1])
         text, intents = f"{release.app}: {answer['class']}, intents {answer['intents']}", int(answer["intents"])
         app = Check(name="app", ok=True, detail=text, intents=intents)
@@ -124,6 +132,25 @@ def _token(settings: Settings, *, environ: Mapping[str, str]) -> Check:
     except SettingsError as error:
         return Check(name="token", ok=False, detail=str(error))
     return Check(name="token", ok=True, detail="there is one; whether Discord takes it is seen at the start")
+
+
+def _with_token(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the environment as a start would make it: an app may look for its token while it is imported."""
+    with suppress(SettingsError):
+        return {**environ, "DISCORD_TOKEN": read_token(settings.discord, environ=environ)}
+    return environ
+
+
+def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:
+    """Look at the places that the settings name; ``deploy`` looks at the ledger's anyway."""
+    from supervisor.health import listen_problem
+    from supervisor.ledgerdir import directory_problem as ledger_problem
+
+    if settings.ledger.path is not None and not deploy and (problem := ledger_problem(settings.ledger.path.parent)):
+        yield Check(name="ledger", ok=False, detail=f"ledger.path: {problem}")
+    address = parse_listen(settings.health.listen)
+    if address is not None and (problem := listen_problem(address)):
+        yield Check(name="health", ok=False, detail=f"health.listen: {problem}")
 
 
 def _directory(settings: Settings, release: Release) -> str:

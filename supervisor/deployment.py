@@ -19,7 +19,7 @@ from typing import Any
 
 from supervisor import __version__, headroom
 from supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
-from supervisor.ledgerdir import base_directory
+from supervisor.ledgerdir import base_directory, directory_problem
 from supervisor.settings import Settings
 from supervisor.systemd import MARGIN
 
@@ -152,10 +152,8 @@ def _memory(settings: Settings, *, root: Path) -> Finding:
 
 def _ledger(settings: Settings, *, environ: Mapping[str, str], root: Path) -> Finding:
     directory = settings.ledger.path.parent if settings.ledger.path else base_directory(environ)
-    if not directory.is_dir():
-        return Finding(name="ledger", ok=False, detail=f"there is no directory {directory}")
-    if not os.access(directory, os.W_OK | os.X_OK):
-        return Finding(name="ledger", ok=False, detail=f"{directory} is not writable")
+    if problem := directory_problem(directory):
+        return Finding(name="ledger", ok=False, detail=problem)
     kind = _file_system(directory, root=root)[0]
     where = {"": "", **dict.fromkeys(_ON_MEMORY, ", on memory")}.get(kind, f", on {kind}: claims are quicker on memory")
     found = os.statvfs(directory)

@@ -106,6 +106,24 @@ async def _listen(address: HealthAddress, server: _Server) -> asyncio.Server:
         raise HealthError(f"health.listen: nothing can listen at {shown}: {_why(error)}") from None
 
 
+def listen_problem(address: HealthAddress) -> str | None:
+    """Say why nothing could listen there, None if something could. Who listens there already may be a supervisor."""
+    try:
+        if isinstance(address, Path):
+            found = _socket_problem(address)
+            return None if found is None or found.startswith("is taken") else f"{address} {found}"
+        for family, kind, protocol, _, place in socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        ):
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(place)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return f"nothing can listen at {address}: {_why(error)}"
+    return None
+
+
 def _why(error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return 'another program listens there; choose another health.listen, or "" for none'

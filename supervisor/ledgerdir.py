@@ -42,6 +42,17 @@ class Place:
         return self.membership.number if self.membership else 0
 
 
+def directory_problem(directory: Path) -> str | None:
+    """Say why no ledger can be in this directory, None if one can. Makes a file there, for modes do not tell all."""
+    if not directory.is_dir():
+        return f"there is no directory {directory}"
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return f"{directory} is not writable ({error.strerror or error})"
+
+
 @contextlib.contextmanager
 def ledger_place(configured: Path | None, *, environ: Mapping[str, str], shared: bool = False) -> Iterator[Place]:
     """Give the place of the ledger's file; the default's directory is removed at the end.

@@ -265,6 +265,15 @@ def test_the_bot_that_ships_is_found_where_the_release_has_no_bot_of_its_own(rel
     assert checked.returncode == 0, checked.stderr
 
 
+def test_what_an_app_prints_is_not_taken_for_the_answer(release: Release) -> None:
+    printing = "import atexit\nprint('loading ...', end=' ')\natexit.register(print, 'bye')\n"
+    release.write("app.py", printing + CLIENT)
+    checked = release.check("app:client")
+    assert checked.returncode == 0
+    assert json.loads(checked.stdout)["class"] == "Client"
+    assert "loading ... bye" in checked.stderr
+
+
 def test_the_check_hands_its_arguments_to_the_app(release: Release) -> None:
     release.write("app.py", CLIENT + "import sys\nsys.argv[1:] == ['--debug'] or sys.exit('argv')\n")
     checked = release.check("app:client", "--", "--debug")

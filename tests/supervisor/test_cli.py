@@ -438,8 +438,44 @@ class TestCheck:
         ]
         assert "my:bot: Bot, intents 513" in done.stdout
         called = (shell.directory / "called").read_text()
-        assert called == f"-P -m bot --check --app my:bot --directory {shell.directory}\n"
+        assert called == f"-P -m bot --check --app my:bot --directory {shell.directory} --\n"
         assert not shell.socket.parent.exists()
+
+    def test_the_app_is_imported_as_a_start_would_import_it(self, shell: Shell, interpreter: Path) -> None:
+        release = shell.directory / "release"
+        release.mkdir()
+        (shell.directory / "token").write_text("d.e.f\n")
+        del shell.environ["DISCORD_TOKEN"]
+        shell.configure(
+            f'[bot]\napp = "my:bot"\npython = "{interpreter}"\ndirectory = "release"\nargs = ["--need", "x"]\n'
+            '[discord]\ntoken_file = "token"'
+        )
+        told = '[ "$DISCORD_TOKEN" = d.e.f ] || exit 1\n'
+        (shell.directory / "behave").write_text(f'{told}pwd > seen\necho \'{{"class": "Bot", "intents": 1}}\'')
+        done = shell.run("check")
+        assert done.returncode == 0, done.stdout
+        assert (shell.directory / "called").read_text().endswith(f"--directory {release} -- --need x\n")
+        assert (release / "seen").read_text() == f"{release}\n", "its directory is the working directory"
+
+    @pytest.mark.parametrize(
+        ("settings", "said"),
+        [
+            (
+                '[health]\nlisten = "unix:/nope/health.sock"',
+                "FAIL  health       health.listen: /nope/health.sock cannot",
+            ),
+            ('[health]\nlisten = "203.0.113.1:80"', "FAIL  health       health.listen: nothing can listen at"),
+            ('[ledger]\npath = "/nope/ledger"', "FAIL  ledger       ledger.path: there is no directory /nope"),
+            ('[ledger]\npath = "/proc/ledger"', "FAIL  ledger       ledger.path: /proc is not writable"),
+        ],
+    )
+    def test_a_place_that_cannot_be_used_is_named(
+        self, shell: Shell, interpreter: Path, settings: str, said: str
+    ) -> None:
+        shell.configure(f'[bot]\napp = "my:bot"\npython = "./python"\n{settings}')
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert said in done.stdout
 
     def test_what_concerns_a_handoff_is_a_line_with_its_places_and_advice(
         self, shell: Shell, interpreter: Path
