@@ -91,12 +91,12 @@ class SessionFile:
     def create(cls, path: Path, *, token: str, supervisor: int) -> SessionFile:
         """Make the file, in the place of any that is there. ``supervisor`` is the parent's process id. Raises OSError.
 
-        It takes memory only as far as it is used.
+        All of its half megabyte is taken at once: to store where there is no room for it any more would be a SIGBUS.
         """
         path.unlink(missing_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(descriptor, _SIZE)
+            os.posix_fallocate(descriptor, 0, _SIZE)
             made = cls(path, descriptor)
         finally:
             os.close(descriptor)

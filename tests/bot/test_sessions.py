@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mounts import small
 
 from bot import sessions
 from bot.sessions import ID, DeadSession, SessionFile, SessionFileError
@@ -193,7 +194,13 @@ def test_the_file_is_private_small_and_does_not_contain_the_token(living: Sessio
     living.handed(0, 1)
     assert path.stat().st_mode & 0o777 == 0o600
     assert TOKEN.encode() not in path.read_bytes()
-    assert path.stat().st_blocks * 512 <= 64 * 1024
+    assert path.stat().st_size <= path.stat().st_blocks * 512 <= 600 * 1024, "there is room for all that will be noted"
+
+
+def test_a_file_for_which_there_is_no_room_is_not_made(path: Path, tmp_path: Path) -> None:
+    """To find that out with the first store would end the process."""
+    with small(tmp_path, "256k"), pytest.raises(OSError, match="No space left"):
+        SessionFile.create(path, token=TOKEN, supervisor=PARENT)
 
 
 def test_a_file_that_an_earlier_run_left_is_replaced(living: SessionFile, path: Path) -> None:
