@@ -160,6 +160,7 @@ class Gate:
         if self.role == "standby":
             self.holding = True
             self._numbering = Numbering(joined=True, clock=self.clock)
+            self.ledger.check()
         else:
             self.ledger.clear()
 
@@ -185,6 +186,7 @@ class Gate:
         """Claim every event from now on. Counting begins here: others follow this child's numbers."""
         if self._numbering is None:
             self._numbering = Numbering(joined=False, clock=self.clock)
+            self.ledger.check()
 
     def close_window(self) -> None:
         """Forget all claims and stop asking for them: no other child is there."""
@@ -292,6 +294,7 @@ class Gate:
         numbering, now = self._numbering, self.clock()
         if numbering is None:
             return
+        self.ledger.check()
         if self.role != "active":
             numbering.forget(now - KEPT_SECONDS, listening=True)
             return
