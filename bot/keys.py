@@ -112,6 +112,9 @@ _SAYS: Mapping[str, tuple[str, ...]] = {
 }
 """What tells one kind of occurrence from another, where that is less than the whole payload."""
 
+_DATED = frozenset({"GUILD_MEMBER_ADD", "GUILD_CREATE"})
+"""Events whose ``joined_at``, to the microsecond, no later occurrence has: these need no number."""
+
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
@@ -137,7 +140,7 @@ def identify(name: str, data: Mapping[str, Any]) -> Identity | None:
     said = _SAYS.get(name)
     body = data if said is None else [_pick(data, path) for path in said]
     digest = hashlib.blake2b(_encoder.encode((name, stream, body)), digest_size=12).hexdigest()
-    return Identity(digest, stream, counted=True)
+    return Identity(digest, stream, counted=name not in _DATED or data.get("joined_at") is None)
 
 
 def _stream(name: str, data: Mapping[str, Any]) -> str:

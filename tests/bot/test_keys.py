@@ -585,3 +585,14 @@ def test_it_can_fail_when_a_listening_child_does_not_forget(monkeypatch: pytest.
     monkeypatch.setattr(keys, "_BEFORE", 1.5)
     monkeypatch.setattr(Numbering, "forget", only_active)
     assert trimmed(range(2)) != Counter()
+
+
+@pytest.mark.parametrize("name", ["GUILD_MEMBER_ADD", "GUILD_CREATE"])
+def test_a_join_needs_no_number_where_it_says_when_it_was(name: str) -> None:
+    data = {"id": "1", "guild_id": "1", "user": {"id": "2"}, "joined_at": "2026-01-01T00:00:00.000001+00:00"}
+    dated, later, undated = (identify(name, data | {"joined_at": at}) for at in (data["joined_at"], "2026-01-02", None))
+    assert dated is not None
+    assert later is not None
+    assert undated is not None
+    assert (dated.counted, later.counted, undated.counted) == (False, False, True)
+    assert dated.text != later.text
