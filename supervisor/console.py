@@ -149,7 +149,9 @@ def _handoff_lines(handoff: Mapping[str, Any] | None, *, now: datetime, colour: 
     ]
     if handoff.get("reason"):
         lines.append(f"  reason: {plain(handoff['reason'])}")
-    lines.append(f"  replayed {_count(handoff.get('replayed'))}, expired {_count(handoff.get('expired'))}")
+    counts = f"  replayed {_count(handoff.get('replayed'))}, expired {_count(handoff.get('expired'))}"
+    dropped = handoff.get("overflowed")
+    lines.append(f"{counts}, dropped {_count(dropped)}" if dropped else counts)
     if recovered := handoff.get("recovered"):
         lines.append(
             f"  sessions of the dead bot: {_count(recovered.get('sessions'))}, lost {_count(recovered.get('lost'))}; "
@@ -158,7 +160,7 @@ def _handoff_lines(handoff: Mapping[str, Any] | None, *, now: datetime, colour: 
     if (state := plain(handoff.get("state") or "none")) != "none":
         lines.append(f"  state: {state}")
     if cut := handoff.get("cut"):
-        lines.append(f"  handlers cut: {_some([plain(name) for name in cut])}")
+        lines.append(f"  cut before it was done: {_some([plain(name) for name in cut])}")
     return lines
 
 

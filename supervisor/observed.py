@@ -235,6 +235,7 @@ class HandoffRecord:
     ended: float | None = None
     replayed: int = 0
     expired: int = 0
+    overflowed: int = 0
     cut: dict[int, list[str]] = field(default_factory=dict)
     """Names of what was ended before it was done, by the generation in which it ran."""
     recovered: Recovered | None = None
@@ -257,8 +258,8 @@ class HandoffRecord:
     def heard(self, generation: int, message: FromChild) -> None:
         """Note what a message tells about this handoff: what the new child replayed, what the old one had cut."""
         match message:
-            case Beat(replayed=replayed, expired=expired) if generation == self.target:
-                self.replayed, self.expired = replayed, expired
+            case Beat() if generation == self.target:
+                self.replayed, self.expired, self.overflowed = message.replayed, message.expired, message.overflowed
             case Drained(cut=cut) if generation == self.origin:
                 self.cut[generation] = list(cut)
             case Recovered(generation=dead, cut=cut) if generation == self.target:
@@ -295,6 +296,7 @@ class HandoffRecord:
             replayed=self.replayed,
             expired=self.expired,
             cut=[name for _, names in sorted(self.cut.items()) for name in names],
+            overflowed=self.overflowed,
             recovered=_recovery(self.recovered),
             state=self.state,
         )

@@ -51,7 +51,7 @@ SHARD = {"id", "state", "latency_ms"}
 CLAIMS = {"won", "lost", "errors"}
 HANDOFF = {
     *("kind", "from", "to", "result", "reason", "started_at", "duration", "phases", "replayed", "expired", "cut"),
-    *("recovered", "state"),
+    *("overflowed", "recovered", "state"),
 }
 LIMIT = {"total", "remaining", "reset_after", "max_concurrency"}
 

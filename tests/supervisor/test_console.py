@@ -56,12 +56,18 @@ def test_the_table_says_that_an_old_child_stays_for_what_people_have_open() -> N
     assert "\x1b[33mdraining, lingers" in status_text(status, now=NOW, colour=True)
 
 
+def test_the_table_says_what_had_to_be_dropped() -> None:
+    status = a_status_object()
+    status["last_handoff"] |= {"overflowed": 1200}
+    assert "replayed 7, expired 0, dropped 1,200\n" in status_text(status, now=NOW)
+
+
 def test_the_table_says_how_the_last_handoff_ended() -> None:
     text = status_text(a_status_object(), now=NOW)
     assert "last handoff: reload 1 -> 2 succeeded after 4.2 s, begun 10.0 s ago" in text
     assert "connecting 3.0 s, draining 1.2 s" in text
-    assert "replayed 7, expired 0" in text
-    assert "handlers cut: discord.py: on_message" in text
+    assert "replayed 7, expired 0\n" in text
+    assert "cut before it was done: discord.py: on_message" in text
     assert "IDENTIFYs left: 990 of 1,000, reset in 2 h 0 min, max_concurrency 1" in text
 
 

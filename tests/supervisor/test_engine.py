@@ -100,6 +100,7 @@ async def test_status_shows_what_was_observed(settings: Settings) -> None:
     assert set(handoff["phases"]) == {"preparing", "window", "spawning", "connecting", "activating", "draining"}
     assert sum(handoff["phases"].values()) == pytest.approx(handoff["duration"], abs=0.01)
     assert (handoff["replayed"], handoff["expired"], handoff["cut"]) == (3, 1, ["on_message"])
+    assert handoff["overflowed"] == 2
     limit = status["session_start_limit"]
     assert (limit["total"], limit["remaining"], limit["max_concurrency"]) == (1000, 899, 1)
 

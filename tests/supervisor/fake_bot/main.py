@@ -143,7 +143,14 @@ class Fake:
                 self.say("role", role="standby")
 
     def beat(self, *, pong: object) -> None:
-        counters = {"in_flight": 0, "lingering": self.lingering, "handled": 12, "replayed": 3, "expired": 1}
+        counters = {
+            "in_flight": 0,
+            "lingering": self.lingering,
+            "handled": 12,
+            "replayed": 3,
+            "expired": 1,
+            "overflowed": 2,
+        }
         self.say("beat", n=1, loop_lag_ms=0.5, guilds=7, pong=pong, **counters)
 
     def drain(self, limit: object, linger: object) -> None:
