@@ -1,0 +1,131 @@
+"""The ledger is removed, or overwritten, under the children that use it: events and reload go on, and it is told."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mounts import full, not_writable, small
+from ordeal import Following, Judgement, judge, reload, seen, under_traffic
+from rig import ALL_KINDS, Rig
+
+pytestmark = [pytest.mark.anyio, pytest.mark.wide]
+
+RATE = 100
+FILES = ("", "-wal", "-shm")
+
+LOOK_SECONDS = 0.01
+"""A child that claims looks so often whether its file is the one that the others find."""
+HELD_SECONDS = 4.0
+"""A standby holds what is younger, claimed or not: it forgets each second what was claimed 3 s ago."""
+
+
+def remove(ledger: Path) -> None:
+    for suffix in FILES:
+        ledger.with_name(ledger.name + suffix).unlink()
+
+
+def overwrite(ledger: Path) -> None:
+    with ExitStack() as stack:  # all are opened first: the bots are quick to put them aside
+        for file in [stack.enter_context(ledger.with_name(ledger.name + suffix).open("r+b")) for suffix in FILES]:
+            file.write(os.urandom(os.fstat(file.fileno()).st_size))
+
+
+def errors(status: dict[str, Any]) -> int:
+    return sum(child["claims"]["errors"] for child in status["children"] if child["claims"])
+
+
+def told(installation: Rig) -> Counter[str]:
+    """Count the lines about the ledger, by generation."""
+    found = (re.search(r"gen (\d+): ERROR bastion\.ledger: ", line) for line in installation.log)
+    return Counter(one[1] for one in found if one)
+
+
+def doubled(installation: Rig) -> list[float]:
+    """Return when the events came that were handled twice."""
+    journal = installation.sandbox.journal
+    emitted = Counter((entry.kind, entry.key) for entry in journal.entries)
+    return [
+        entry.at
+        for entry in journal.entries
+        if len(journal.handlings(entry.kind, entry.key)) > emitted[entry.kind, entry.key]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("deed", "phase", "most"),
+    [
+        *((remove, phase, 0) for phase in ("before", "spawning", "connecting")),
+        *((overwrite, phase, 0) for phase in ("before", "spawning", "connecting")),
+        # While both may handle events, they need not find the other's file at once.
+        *((remove, phase, 5 * RATE * LOOK_SECONDS) for phase in ("activating", "probation")),
+        # What was in an overwritten file can only be had from who claimed it, who looks once a second.
+        *((overwrite, phase, RATE * HELD_SECONDS) for phase in ("activating", "probation")),
+    ],
+)
+async def test_a_ledger_that_is_removed_or_overwritten_costs_no_event_and_no_reload(
+    tmp_path: Path, deed: Callable[[Path], None], phase: str, most: float
+) -> None:
+    ledger = tmp_path / "ledger.sqlite3"
+    async with under_traffic(tmp_path, rate=RATE, ledger__path=str(ledger), handoff__probation=3) as installation:
+        if phase == "before":
+            deed(ledger)
+        reloading = Following(installation)
+        if phase != "before":
+            await reloading.until(phase)
+            deed(ledger)
+        done_at = time.monotonic()
+        status = await seen(installation, lambda status: errors(status) > 0)
+        assert errors(status) < RATE, "it is made anew, so claims go on"
+        outcome = await reloading.result()
+        assert outcome["result"] == "succeeded", f"{outcome}\n{installation.tail()}"
+        assert max(told(installation).values()) == 1, installation.tail()
+        before = told(installation)
+        again = await reload(installation)
+        assert again["result"] == "succeeded", f"{again}\n{installation.tail()}"
+        assert told(installation) == before, f"nothing is wrong any more\n{installation.tail()}"
+        await judge(installation, doubled=int(most))
+        times = [at - done_at for at in doubled(installation)]
+        assert all(-HELD_SECONDS - 1 < at < 2 for at in times), times
+
+
+@contextmanager
+def removed(directory: Path) -> Iterator[None]:
+    shutil.rmtree(directory)
+    yield
+    directory.mkdir()
+
+
+@pytest.mark.parametrize("fault", [removed, not_writable, full])
+async def test_a_ledger_that_cannot_be_written_costs_no_event_and_no_reload_and_is_used_again_when_it_can(
+    tmp_path: Path, fault: Callable[[Path], Any]
+) -> None:
+    directory = tmp_path / "ledger"
+    directory.mkdir()
+    path = str(directory / "ledger.sqlite3")
+    with small(directory, "20m") if fault is full else nullcontext():
+        async with under_traffic(tmp_path, rate=RATE, ledger__path=path, handoff__probation=3) as installation:
+            sandbox = installation.sandbox
+            with fault(directory):
+                reloading = Following(installation)
+                await seen(installation, lambda status: errors(status) > 0)
+                assert (await reloading.result())["result"] == "succeeded", installation.tail()
+                assert max(told(installation).values()) == 1, installation.tail()
+                first = told(installation)
+                await sandbox.traffic.stop()
+                await sandbox.settled(timeout=15, quiet=2)
+                assert not any(Judgement(installation).unhandled().values()), installation.tail()
+            sandbox.journal.clear()
+            sandbox.traffic.start(rate=RATE, mix=ALL_KINDS)
+            again = await reload(installation)
+            assert again["result"] == "succeeded", f"{again}\n{installation.tail()}"
+            assert sum((told(installation) - first).values()) <= 1, installation.tail()
+            await judge(installation)
