@@ -315,7 +315,7 @@ async def test_a_long_interval_begins_with_a_turn_as_at_any_start(child: Child) 
 
 async def test_a_ledger_that_fails_leaves_out_no_turn(child: Child, tmp_path: Path) -> None:
     child.window = True
-    child.ledger._path = str(tmp_path)  # a directory
+    (tmp_path / "ledger").mkdir()
     ticks = Ticks()
     loop = ticking(ticks, seconds=0.01)
     loop.start()
@@ -509,7 +509,7 @@ async def test_a_loop_made_anew_has_the_name_and_the_step_of_the_one_that_it_rep
 @pytest.mark.usefixtures("short_pace")
 async def test_a_ledger_that_fails_leaves_out_no_turn_of_a_marked_loop(child: Child, tmp_path: Path) -> None:
     child.window = True
-    child.ledger._path = str(tmp_path)  # a directory
+    (tmp_path / "ledger").mkdir()
     ticks = Ticks()
     loop = marked(ticks, seconds=0.2)
     loop.start()
