@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,10 @@ from probe import Probe
 
 STALL_SECONDS = 3.0
 """How long a stalled child's event loop stands still."""
+BLOCK_SECONDS = 60.0
+"""How long a blocked one's does: longer than anybody waits for it."""
+HOLD_SECONDS = 15.0
+"""How long the handler of a message "hold" goes on after it has reported: it keeps a child draining."""
 
 MOMENTS = {"ready": "ready", "activate": "activating", "deactivate": "deactivating"}
 """Names of dispatched events, and of the moments at which they are dispatched; no handler has run then."""
@@ -42,6 +48,18 @@ def put_nothing_in_place_of(fd: int) -> None:
     os.close(nothing)
 
 
+_unheard: list[Callable[[], None]] = []
+"""What makes a deaf child read its pipe again."""
+
+
+def stop_reading(fd: int) -> None:
+    """Take the pipe from the event loop, which goes on."""
+    loop: Any = asyncio.get_running_loop()
+    reader, _ = loop._selector.get_key(fd).data
+    _unheard.append(partial(loop.add_reader, fd, reader._callback, *reader._args))
+    loop.remove_reader(fd)
+
+
 def do(deed: str) -> None:
     """Break something."""
     read, write = pipes()
@@ -51,12 +69,19 @@ def do(deed: str) -> None:
         case "close":
             put_nothing_in_place_of(write)
         case "deaf":
-            asyncio.get_running_loop().remove_reader(read)
+            stop_reading(read)
         case "deaf-closed":
             asyncio.get_running_loop().remove_reader(read)
             put_nothing_in_place_of(read)
+        case "hear":
+            _unheard.pop()()
         case "stall":
             time.sleep(STALL_SECONDS)
+        case "block":
+            time.sleep(BLOCK_SECONDS)
+        case "stubborn":
+            asyncio.get_running_loop().remove_reader(read)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "stop":
@@ -88,6 +113,12 @@ class Vandal(Probe, discord.AutoShardedClient):
         super().dispatch(event, *args, **kwargs)
         if event in MOMENTS:
             obey(MOMENTS[event])
+
+    async def on_message(self, message: discord.Message, /) -> None:
+        await super().on_message(message)
+        if message.content == "hold":
+            print("vandal: holds", file=sys.stderr, flush=True)
+            await asyncio.sleep(HOLD_SECONDS)
 
     async def on_activate(self) -> None:
         obey("active")

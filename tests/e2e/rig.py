@@ -88,6 +88,8 @@ class Rig:
     """When each line of the log was read, in monotonic seconds."""
     hurt: dict[int, float] = field(default_factory=dict)
     """When a test has killed or stopped a generation, in monotonic seconds."""
+    untold: set[str] = field(default_factory=set)
+    """Keys of updates that a successor could not tell, and has counted as missed."""
     _reading: asyncio.Task[None] | None = None
     _grew: asyncio.Event = field(default_factory=asyncio.Event)
 

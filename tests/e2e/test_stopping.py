@@ -6,11 +6,14 @@ in either case.
 
 from __future__ import annotations
 
+import os
+import re
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ordeal import (
@@ -18,8 +21,11 @@ from ordeal import (
     Judgement,
     assert_nobody_left,
     converse,
+    hear,
+    held_in_activating,
     hurt,
     order,
+    order_now,
     session_ready,
     under_traffic,
 )
@@ -100,9 +106,40 @@ async def assert_begun_is_finished(installation: Rig, stopped_at: float) -> None
     assert found.handled_once > 0
 
 
+def assert_killed(installation: Rig) -> None:
+    """Assert that the second SIGTERM did not ask: each child that still lived was killed, and died of that.
+
+    One that the first SIGTERM had ended already may have come to its own end.
+    """
+    told = [number for number, line in enumerate(installation.log) if line.endswith("supervisor: told to stop")]
+    assert len(told) == 2, installation.tail()
+    before, after = installation.log[: told[1]], installation.log[told[1] :]
+
+    def generations(pattern: str, log: list[str]) -> set[str]:
+        return {found[1] for line in log if (found := re.search(pattern, line))}
+
+    lived = generations(r"generation (\d+) spawned", before) - generations(r"generation (\d+) has left", before)
+    assert lived, installation.tail()
+    assert generations(r"supervisor: SIGKILL to generation (\d+)$", after) == lived, installation.tail()
+    ended = generations(r"supervisor: SIGTERM to generation (\d+)$", before)
+    assert not generations(r"supervisor: SIGTERM to generation (\d+)$", after), installation.tail()
+    killed = generations(r"generation (\d+) has left: killed by SIGKILL$", after)
+    assert lived - ended <= killed <= lived, installation.tail()
+
+
 async def in_preparing(installation: Rig) -> None:
+    """The settings are on a disk that does not answer."""
+    installation.config.unlink()
+    os.mkfifo(installation.config)
     following = Following(installation)
     await following.until("preparing")
+
+
+async def in_window(installation: Rig) -> None:
+    """The old child stands still, so it does not open its window yet."""
+    await order_now(installation, 1, "stall")
+    following = Following(installation)
+    await following.until("window")
 
 
 async def in_spawning(installation: Rig) -> None:
@@ -121,9 +158,7 @@ async def with_the_new_session_ready(installation: Rig) -> None:
 
 
 async def in_activating(installation: Rig) -> None:
-    order(installation, 2, "activating", "stall")
-    following = Following(installation)
-    await following.until("activating")
+    await held_in_activating(installation, 2)
 
 
 async def in_draining(installation: Rig) -> None:
@@ -136,6 +171,24 @@ async def in_probation(installation: Rig) -> None:
     installation.configure(handoff__probation=30)
     following = Following(installation)
     await following.until("probation")
+
+
+async def while_the_old_one_lingers(installation: Rig) -> None:
+    await converse(installation)
+    following = Following(installation)
+    outcome = await following.result()
+    assert outcome["result"] == "succeeded"
+    assert outcome["lingering"] > 0, installation.tail()
+
+
+async def in_a_recovery(installation: Rig) -> None:
+    """Nobody serves; the successor has the dead sessions, and none of its own."""
+    sandbox = installation.sandbox
+    await sandbox.journal.until(lambda: sandbox.journal.verdict().handled_once > 0)
+    sandbox.faults.withhold_ready()
+    hurt(installation, 1, signal.SIGKILL)
+    await installation.logged("gen 2: INFO bastion.recovery: resumed shard 0 of generation 1", timeout=40)
+    await sandbox.gateway.wait_for(lambda: any(one.generation == 2 for one in sandbox.gateway.sessions), timeout=40)
 
 
 async def while_a_failed_one_is_ended(installation: Rig) -> None:
@@ -158,6 +211,8 @@ async def while_serving(installation: Rig) -> None:
 wide = pytest.mark.wide
 MOMENTS = [
     pytest.param(while_serving, id="serving"),
+    pytest.param(in_preparing, id="preparing", marks=wide),
+    pytest.param(in_window, id="window", marks=wide),
     pytest.param(in_spawning, id="spawning", marks=wide),
     pytest.param(in_connecting, id="connecting"),
     pytest.param(with_the_new_session_ready, id="ready", marks=wide),
@@ -165,19 +220,32 @@ MOMENTS = [
     pytest.param(in_draining, id="draining", marks=wide),
     pytest.param(in_probation, id="probation", marks=wide),
     pytest.param(while_a_failed_one_is_ended, id="reverting", marks=wide),
+    pytest.param(while_the_old_one_lingers, id="lingering", marks=wide),
     pytest.param(in_backoff, id="backoff", marks=wide),
+    pytest.param(in_a_recovery, id="recovery", marks=wide),
 ]
+NOBODY_TO_TALK_TO = (in_backoff, in_a_recovery)
+"""Where nobody serves."""
+
+
+def options(moment: object, **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {"restart__backoff_first": 0.2 if moment is in_a_recovery else 30}
+    if moment is while_the_old_one_lingers:
+        found["handoff__linger"] = 60
+    return found | changes
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_sigterm_lets_handlers_finish_and_ends_everybody_in_time(
     tmp_path: Path, moment: Callable[[Rig], Awaitable[None]]
 ) -> None:
-    options = {"handoff__drain_timeout": DRAIN_TIMEOUT, "restart__backoff_first": 30}
-    async with under_traffic(tmp_path, **options) as installation:
+    async with under_traffic(tmp_path, **options(moment, handoff__drain_timeout=DRAIN_TIMEOUT)) as installation:
         await moment(installation)
         stopped_at = terminate(installation)
-        await ended(installation, within=DRAIN_TIMEOUT + DRAIN_GRACE, stalled=moment is in_activating)
+        if moment is in_activating:
+            await installation.logged("told to stop")
+            await hear(installation, 2)
+        await ended(installation, within=DRAIN_TIMEOUT + DRAIN_GRACE, stalled=moment is in_window)
         await assert_begun_is_finished(installation, stopped_at)
 
 
@@ -186,18 +254,33 @@ async def test_sigterm_lets_handlers_finish_and_ends_everybody_in_time(
 async def test_a_second_sigterm_ends_everybody_at_once(
     tmp_path: Path, moment: Callable[[Rig], Awaitable[None]]
 ) -> None:
-    options = {"handoff__drain_timeout": 60, "restart__backoff_first": 30}
-    async with under_traffic(tmp_path, **options) as installation:
-        if moment not in (in_draining, in_backoff):
+    async with under_traffic(tmp_path, **options(moment, handoff__drain_timeout=60)) as installation:
+        if moment not in (in_draining, *NOBODY_TO_TALK_TO):
             await converse(installation)
         await moment(installation)
         terminate(installation)
-        if moment is not in_backoff:
+        if moment is not in_backoff:  # there is nobody to wait for: the first one ends it
             await installation.logged("told to stop")
             terminate(installation)
-        await ended(installation, within=1.0, stalled=moment is in_activating)
+        await ended(installation, within=1.0, stalled=moment is in_window)
+        if moment is not in_backoff:
+            assert_killed(installation)
         await installation.sandbox.traffic.stop()
         assert (await installation.sandbox.settled(timeout=1, quiet=0.5)).duplicated == 0
+
+
+@wide
+async def test_a_second_sigterm_ends_a_child_at_once_that_neither_reads_its_pipe_nor_obeys_sigterm(
+    tmp_path: Path,
+) -> None:
+    """Asked politely, it would be there for a minute."""
+    async with under_traffic(tmp_path, handoff__drain_timeout=60) as installation:
+        await order_now(installation, 1, "stubborn")
+        terminate(installation)
+        await installation.logged("told to stop")
+        terminate(installation)
+        await ended(installation, within=1.0)
+        assert_killed(installation)
 
 
 @pytest.mark.parametrize("generation", [1, 2])
@@ -215,6 +298,8 @@ async def test_sigterm_before_a_child_has_said_hello(tmp_path: Path, generation:
         await installation.logged("told to stop")
         if times > 1:
             terminate(installation)
-        await ended(installation, within=DRAIN_TIMEOUT + DRAIN_GRACE)
+        await ended(installation, within=1.0 if times > 1 else DRAIN_TIMEOUT + DRAIN_GRACE)
+        if times > 1:
+            assert_killed(installation)
         if generation > 1 and times == 1:
             await assert_begun_is_finished(installation, stopped_at)
