@@ -95,7 +95,7 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
         sandbox = installation.sandbox
         installation.environ["PROBE_WAIT_S"] = "14"
         await installation.start()
-        sandbox.traffic.start(rate=60, mix=ALL_KINDS)
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
         if phase == "draining":
             for _ in range(8):  # the traffic may answer some of them
                 await sandbox.journal.wait_handled(sandbox.emit_slash("ask"))
