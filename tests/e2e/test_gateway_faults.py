@@ -7,14 +7,23 @@ and the old child goes on.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from ordeal import (
     Following,
     converse,
+    hear,
+    held_in_activating,
+    in_roles,
     ordeal,
+    pid,
     reload,
     serving_alone,
     session_ready,
@@ -22,6 +31,7 @@ from ordeal import (
 from rig import Rig
 
 from sandbox.faults import Faults
+from supervisor.hearing import KICK_WITHIN
 
 pytestmark = [pytest.mark.anyio]
 wide = pytest.mark.wide
@@ -98,6 +108,109 @@ async def test_the_new_childs_shards_may_break_in_any_phase(
             assert outcome["result"] == "succeeded", f"{phase}: {outcome}\n{installation.tail()}"
 
 
+@pytest.mark.parametrize("which", ["oldest", "newest"])
+@pytest.mark.parametrize("break_shard", BREAKS)
+@wide
+async def test_shards_may_break_while_the_new_child_takes_over(
+    tmp_path: Path, break_shard: Callable[[Faults, int, str], None], which: str
+) -> None:
+    """The new child has been told to become active, and has not read it yet."""
+    async with ordeal(tmp_path) as installation:
+        following = await held_in_activating(installation, 2)
+        for shard in (0, 1):
+            break_shard(installation.sandbox.faults, shard, which)
+        assert following.phases[-1] == "activating"
+        await hear(installation, 2)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == "reload"
+
+
+@asynccontextmanager
+async def on_probation(tmp_path: Path) -> AsyncIterator[tuple[Rig, Following]]:
+    """The new child serves and the old one stands by; the reload that comes at the end would have no probation."""
+    async with ordeal(tmp_path, handoff__probation=60) as installation:
+        following = Following(installation)
+        await following.until("probation")
+        await in_roles(installation, "standby", "active")
+        installation.configure(handoff__probation=0)
+        # Sooner, an old session that ends would be taken for one that Discord ended for the new one.
+        began = installation.sandbox.gateway.identifies[-1].at
+        await asyncio.sleep(began + KICK_WITHIN + 0.5 - time.monotonic())
+        yield installation, following
+
+
+@pytest.mark.parametrize("which", ["oldest", "newest"])
+@pytest.mark.parametrize("break_shard", BREAKS)
+@wide
+async def test_shards_may_break_on_probation(
+    tmp_path: Path, break_shard: Callable[[Faults, int, str], None], which: str
+) -> None:
+    async with on_probation(tmp_path) as (installation, following):
+        for shard in (0, 1):
+            break_shard(installation.sandbox.faults, shard, which)
+        await installation.sandbox.gateway.wait_ready(4, timeout=40)
+        assert following.phases[-1] == "probation"
+        # A reload that waits ends the probation.
+        assert (await reload(installation))["result"] == "succeeded", installation.tail()
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+
+
+@wide
+async def test_the_new_childs_session_closed_with_4004_on_probation_gives_way_to_the_old_one(tmp_path: Path) -> None:
+    async with on_probation(tmp_path) as (installation, following):
+        identifies = len(installation.sandbox.gateway.identifies)
+        installation.hurt[2] = time.monotonic()
+        installation.sandbox.faults.close(0, 4004, which="newest")
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("rolled-back", 1), installation.tail()
+        assert "4004" in outcome["reason"]
+        await serving_alone(installation, 1)
+        assert len(installation.sandbox.gateway.identifies) == identifies
+
+
+@wide
+async def test_the_old_childs_session_closed_with_4004_on_probation_ends_the_probation(tmp_path: Path) -> None:
+    async with on_probation(tmp_path) as (installation, following):
+        installation.sandbox.faults.close(0, 4004, which="oldest")
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        await serving_alone(installation, 2)
+
+
+async def unready_again(installation: Rig) -> None:
+    """End the old child's session of shard 0; its next one gets no READY."""
+    gateway, faults = installation.sandbox.gateway, installation.sandbox.faults
+    fault, before = faults.withhold_ready([0], count=1), len(gateway.identifies)
+    faults.invalidate(0, which="oldest")
+    await gateway.wait_for(lambda: fault.hits == 1, timeout=20)
+    assert (gateway.identifies[before].generation, gateway.identifies[before].shard) == (1, 0)
+
+
+@wide
+async def test_an_old_child_that_reconnects_in_a_handoff_and_gets_no_ready_holds_up_nobody(tmp_path: Path) -> None:
+    async with ordeal(tmp_path) as installation:
+        following = Following(installation)
+        await following.until("spawning")
+        await unready_again(installation)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == "reload"
+        assert outcome["handoff"]["cut"] == []
+        await installation.logged("generation 1 has left: exited with status 0")
+
+
+@wide
+async def test_an_old_child_that_reconnects_on_probation_and_gets_no_ready_holds_up_nobody(tmp_path: Path) -> None:
+    async with on_probation(tmp_path) as (installation, following):
+        await unready_again(installation)
+        assert (await reload(installation))["result"] == "succeeded", installation.tail()
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        await installation.logged("generation 1 has left: exited with status 0")
+
+
 @pytest.mark.parametrize(
     "arm",
     [
@@ -122,6 +235,7 @@ async def test_a_new_child_that_discord_does_not_let_in_fails_and_the_old_one_se
         assert [one for one in ("not ready within 6 s", "Discord") if one in ended.out + ended.err], ended
         faults.clear()
         await serving_alone(installation, 1)
+        installation.configure(handoff__ready_timeout=60)  # for the reload that works
 
 
 @pytest.mark.parametrize(
@@ -157,35 +271,82 @@ async def test_rest_errors_of_handlers_in_a_handoff_are_tried_again_and_double_n
         faults.clear()
 
 
+def revoke(installation: Rig) -> None:
+    """Revoke the token. Discord ends all sessions, so from now on nothing is expected of any child."""
+    for session in installation.sandbox.gateway.sessions:
+        installation.hurt[session.generation] = time.monotonic()
+    installation.sandbox.faults.revoke_token()
+
+
 async def revoked_while_connecting(installation: Rig) -> None:
     following = Following(installation)
     await following.until("connecting")
-    installation.sandbox.faults.revoke_token()
+    revoke(installation)
     outcome = await following.result()
     assert outcome["result"] == "failed", outcome
     assert "token" in outcome["reason"]
 
 
+async def revoked_while_activating(installation: Rig) -> None:
+    """Whichever of the two learns of it first: nobody is left to serve."""
+    following = await held_in_activating(installation, 2)
+    revoke(installation)
+    outcome = await following.result()
+    assert outcome["result"] == "failed", outcome
+    assert "token" in outcome["reason"]
+
+
+async def revoked_on_probation(installation: Rig) -> None:
+    """The old child learns of it first, and leaves: the reload has succeeded, and then the new one dies of it too."""
+    installation.configure(handoff__probation=60)
+    following = Following(installation)
+    await following.until("probation")
+    await in_roles(installation, "standby", "active")
+    installation.configure(handoff__probation=0)
+    os.kill(pid(installation, 2), signal.SIGSTOP)
+    revoke(installation)
+    outcome = await following.result()
+    assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), outcome
+    os.kill(pid(installation, 2), signal.SIGCONT)
+
+
 async def revoked_while_draining(installation: Rig) -> None:
+    """The old child learns of it first: it drains on, but cannot take over again from the new one.
+
+    Where the new one learns of it first, the old one may be active again for the moment until it learns of it too.
+    """
     await converse(installation)
     following = Following(installation)
     await following.until("draining")
-    installation.sandbox.faults.revoke_token()
-    assert (await following.result())["result"] in ("rolled-back", "failed", "succeeded")
+    os.kill(pid(installation, 2), signal.SIGSTOP)
+    revoke(installation)
+    await installation.logged("gen 1: WARNING bastion: while it ended, the app raised")
+    os.kill(pid(installation, 2), signal.SIGCONT)
+    outcome = await following.result()
+    assert outcome["result"] == "failed", outcome
 
 
 async def revoked_while_serving(installation: Rig) -> None:
-    installation.sandbox.faults.revoke_token()
+    revoke(installation)
 
 
-@pytest.mark.parametrize("revoke", [revoked_while_serving, revoked_while_connecting, revoked_while_draining])
+@pytest.mark.parametrize(
+    "revoked",
+    [
+        revoked_while_serving,
+        revoked_while_connecting,
+        revoked_while_activating,
+        revoked_on_probation,
+        revoked_while_draining,
+    ],
+)
 @wide
 async def test_a_revoked_token_is_told_and_tried_again_until_it_is_good(
-    tmp_path: Path, revoke: Callable[[Rig], Awaitable[None]]
+    tmp_path: Path, revoked: Callable[[Rig], Awaitable[None]]
 ) -> None:
     """Both children lose all their sessions: what comes meanwhile reaches nobody."""
     async with ordeal(tmp_path, restart__backoff_max=0.5) as installation:
-        await revoke(installation)
+        await revoked(installation)
         await installation.logged("Discord refused the token")
         await installation.logged("nobody serves; the next start is in")
         installation.sandbox.faults.clear()
