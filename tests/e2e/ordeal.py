@@ -153,8 +153,12 @@ async def converse(installation: Rig) -> None:
 
 async def hold(installation: Rig, generation: int) -> None:
     """Begin a handler that keeps an active child draining for some seconds; its event is handled already."""
-    installation.sandbox.emit_message(content="hold")
-    await installation.logged(f"gen {generation}: vandal: holds")
+    entry = installation.sandbox.emit_message(content="hold")
+    try:
+        await installation.logged(f"gen {generation}: vandal: holds")
+    except AssertionError as error:
+        handled = installation.sandbox.journal.handlings(entry.kind, entry.key)
+        raise AssertionError(f"{entry} handled {handled} {error}") from None
 
 
 async def held_in_activating(installation: Rig, generation: int) -> Following:

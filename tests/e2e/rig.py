@@ -137,13 +137,16 @@ class Rig:
 
     async def logged(self, text: str, *, timeout: float = 20) -> str:
         """Wait for a line of the supervisor's log."""
-        async with asyncio.timeout(timeout):
-            while True:
-                for line in self.log:
-                    if text in line:
-                        return line
-                self._grew.clear()
-                await self._grew.wait()
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    for line in self.log:
+                        if text in line:
+                            return line
+                    self._grew.clear()
+                    await self._grew.wait()
+        except TimeoutError:
+            raise AssertionError(f"not logged within {timeout:g} s: {text}\n{self.tail()}") from None
 
     async def command(self, *words: str) -> Ended:
         process = await asyncio.create_subprocess_exec(

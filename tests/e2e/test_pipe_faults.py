@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from ordeal import Following, converse, ordeal, order, order_now, reload, serving_alone
+from ordeal import Following, converse, in_roles, ordeal, order, order_now, reload, serving_alone
 
 pytestmark = pytest.mark.anyio
 
@@ -50,6 +50,7 @@ async def test_a_new_child_that_breaks_its_pipe_before_hello_changes_nothing(
         assert outcome["result"] == "failed"
         assert reason in outcome["reason"]
         await serving_alone(installation, 1)
+        installation.configure(handoff__ready_timeout=60)  # for the reload that works
 
 
 @pytest.mark.parametrize(
@@ -64,6 +65,7 @@ async def test_a_new_child_that_breaks_its_pipe_before_hello_changes_nothing(
         pytest.param(
             "activating", "garbage", "failed", "not a message", id="before-ack-garbage", marks=pytest.mark.wide
         ),
+        pytest.param("activating", "close", "failed", "closed its pipe", id="before-ack-close", marks=pytest.mark.wide),
         pytest.param("activating", "kill", "failed", "SIGKILL", id="before-ack-kill", marks=pytest.mark.wide),
         pytest.param(
             "activating", "stop", "failed", "did not become active", id="before-ack-stop", marks=pytest.mark.wide
@@ -87,6 +89,7 @@ async def test_a_new_child_that_breaks_gives_way_to_the_old_one(
         assert (outcome["result"], outcome["generation"]) == (result, 1), installation.tail()
         assert reason in outcome["reason"]
         await serving_alone(installation, 1)
+        installation.configure(handoff__ready_timeout=60)  # for the reload that works
 
 
 @pytest.mark.parametrize("deed", ["garbage", "close", "deaf"])
@@ -108,6 +111,24 @@ async def test_an_old_child_that_breaks_its_pipe_in_a_handoff_is_replaced_by_the
         assert outcome["handoff"]["kind"] == ("reload" if deed == "deaf" else kind), installation.tail()
         assert (outcome["result"], outcome["generation"]) == ("succeeded", 2)
         await serving_alone(installation, 2)
+
+
+@pytest.mark.parametrize("deed", ["garbage", "close"])
+@pytest.mark.wide
+async def test_an_old_child_that_breaks_its_pipe_on_probation_ends_the_probation_and_costs_nothing(
+    tmp_path: Path, deed: str
+) -> None:
+    async with ordeal(tmp_path, handoff__probation=60) as installation:
+        following = Following(installation)
+        await following.until("probation")
+        await in_roles(installation, "standby", "active")
+        await order_now(installation, 1, deed)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == "reload"
+        await serving_alone(installation, 2)
+        installation.configure(handoff__probation=0)
+    assert installation.sandbox.journal.verdict().lost == 0  # it ran no handler any more
 
 
 @pytest.mark.parametrize("deed", ["garbage", "close"])

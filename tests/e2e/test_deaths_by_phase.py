@@ -1,0 +1,185 @@
+"""A child that dies or stands still in the phases of a handoff that last but a moment, and in those of the defaults.
+
+What comes of it is what the machine's table says. Each ordeal ends with a reload that works and the journal's verdict.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from ordeal import (
+    Following,
+    converse,
+    hear,
+    held_in_activating,
+    hold,
+    hurt,
+    in_roles,
+    ordeal,
+    order,
+    pid,
+    reload,
+    serving_alone,
+    session_ready,
+)
+from rig import Rig
+
+pytestmark = [pytest.mark.anyio, pytest.mark.wide]
+
+WAITS_FOR_LEAVE = """#!{python} -P
+import os, sys, time
+if sys.argv[sys.argv.index("--generation") + 1] == "2":
+    while not os.path.exists({leave!r}):
+        time.sleep(0.05)
+os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+"""
+"""An interpreter that holds the second generation back before Python starts, until a file is there."""
+
+
+@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, "failover"), (signal.SIGSTOP, "reload")])
+@pytest.mark.parametrize("phase", ["ready", "activating"])
+async def test_an_old_child_that_is_lost_as_the_new_one_comes_is_replaced_by_it(
+    tmp_path: Path, phase: str, number: signal.Signals, kind: str
+) -> None:
+    """One that stands still is found out later than the new one takes over: by then it is the one that drains."""
+    async with ordeal(tmp_path, restart__hang_timeout=8) as installation:
+        if phase == "ready":
+            following = Following(installation)
+            await session_ready(installation, 2)
+            assert "activating" not in following.phases
+            hurt(installation, 1, number)
+        else:
+            following = await held_in_activating(installation, 2)
+            hurt(installation, 1, number)
+            if number == signal.SIGKILL:
+                await installation.logged("generation 1 has left: killed by SIGKILL")
+            assert following.phases[-1] == "activating"
+            await hear(installation, 2)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == kind
+        await serving_alone(installation, 2)
+        await installation.logged("generation 1 has left: killed by SIGKILL")
+
+
+async def test_an_old_child_that_stands_still_before_the_new_ones_hello_is_dead_before_that_one_serves(
+    tmp_path: Path,
+) -> None:
+    shim, leave = tmp_path / "python", tmp_path / "leave"
+    shim.write_text(WAITS_FOR_LEAVE.format(python=sys.executable, leave=str(leave)))
+    shim.chmod(0o755)
+    async with ordeal(tmp_path, bot__python=str(shim)) as installation:
+        following = Following(installation)
+        await installation.logged("generation 2 spawned")
+        hurt(installation, 1, signal.SIGSTOP)
+        await installation.logged("generation 1 has left: killed by SIGKILL")
+        leave.touch()
+        assert following.phases[-1] == "spawning"
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == "failover"
+        assert "generation 1 died: hangs" in outcome["handoff"]["reason"]
+        await serving_alone(installation, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_an_old_child_that_is_lost_while_it_stands_by_on_probation_costs_nothing(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with ordeal(tmp_path, handoff__probation=60) as installation:
+        following = Following(installation)
+        await following.until("probation")
+        await in_roles(installation, "standby", "active")
+        hurt(installation, 1, number)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == "reload"
+        assert outcome["handoff"]["cut"] == []
+        await installation.logged("generation 1 has left: killed by SIGKILL")
+        await serving_alone(installation, 2)
+        installation.configure(handoff__probation=0)
+    # It ran no handler any more, so nothing at all is excused.
+    assert installation.sandbox.journal.verdict().lost == 0
+
+
+@asynccontextmanager
+async def with_probation_and_linger(tmp_path: Path, phase: str) -> AsyncIterator[tuple[Rig, Following]]:
+    """By the defaults a reload has both; here they are short. A handler keeps the old child draining for a while."""
+    async with ordeal(tmp_path, handoff__probation=1, handoff__linger=2) as installation:
+        following = Following(installation)
+        await following.until("connecting")
+        await hold(installation, 1)
+        assert "activating" not in following.phases
+        await following.until(phase)
+        yield installation, following
+
+
+@pytest.mark.parametrize("phase", ["probation", "draining"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_with_probation_and_linger_a_new_child_that_is_lost_gives_way_to_the_old_one(
+    tmp_path: Path, phase: str, number: signal.Signals
+) -> None:
+    async with with_probation_and_linger(tmp_path, phase) as (installation, following):
+        hurt(installation, 2, number)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("rolled-back", 1), installation.tail()
+        assert "killed by SIGKILL" in outcome["reason"]
+        await serving_alone(installation, 1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+async def test_with_probation_and_linger_an_old_child_that_is_lost_while_it_drains_holds_up_nobody(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    async with with_probation_and_linger(tmp_path, "draining") as (installation, following):
+        hurt(installation, 1, number)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["kind"] == "reload"
+        await serving_alone(installation, 2)
+        await installation.logged("generation 1 has left: killed by SIGKILL")
+
+
+@pytest.mark.parametrize("which", ["oldest", "newest"])
+@pytest.mark.parametrize("resumable", [True, False])
+async def test_with_probation_and_linger_sessions_may_break_while_the_old_child_drains(
+    tmp_path: Path, which: Literal["oldest", "newest"], resumable: bool
+) -> None:
+    async with with_probation_and_linger(tmp_path, "draining") as (installation, following):
+        for shard in (0, 1):
+            installation.sandbox.faults.invalidate(shard, resumable=resumable, which=which)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        assert outcome["handoff"]["cut"] == []
+        await serving_alone(installation, 2)
+
+
+async def test_a_new_child_that_is_killed_while_the_old_one_lingers_leaves_the_bot_to_that_one(tmp_path: Path) -> None:
+    async with ordeal(tmp_path, handoff__probation=1, handoff__linger=60) as installation:
+        following = Following(installation)
+        await session_ready(installation, 2)
+        await converse(installation)
+        outcome = await following.result()
+        assert outcome["lingering"] > 0, installation.tail()
+        hurt(installation, 2, signal.SIGKILL)
+        await serving_alone(installation, 1)
+        last = (await installation.status())["last_handoff"]
+        assert (last["kind"], last["result"], last["from"], last["to"]) == ("failover", "succeeded", 2, 1)
+
+
+async def test_a_new_child_that_is_killed_when_its_shards_are_ready_changes_nothing(tmp_path: Path) -> None:
+    async with ordeal(tmp_path) as installation:
+        order(installation, 2, "ready", "kill")
+        outcome = await reload(installation)
+        assert (outcome["result"], outcome["generation"]) == ("failed", 1), installation.tail()
+        assert outcome["reason"].startswith("generation 2: killed by SIGKILL")
+        assert "activating" not in outcome["handoff"]["phases"]
+        await serving_alone(installation, 1)
+    assert pid(installation, 2)
+    assert installation.sandbox.journal.verdict().lost == 0
