@@ -173,6 +173,7 @@ class Runtime:
             if self._ending is None:
                 return self._give_up(error)
             _log.warning("while it ended, the app raised %s", apps.one_line(error))
+            return await self._last_words(error)
         return await self._last_words()
 
     def _surround(self, client: discord.Client, loop: asyncio.AbstractEventLoop) -> None:
@@ -333,7 +334,7 @@ class Runtime:
             self._ending.cancel()
             self._ending = self._drain = None
         if gate.client.is_closed():
-            return  # The app closed it during the drain: `_last_words` says so.
+            return  # The app or Discord closed it during the drain: `_last_words` says so.
         if self.recovery is not None:
             await self.recovery.finish()
         if self.trail is not None:
@@ -544,9 +545,12 @@ class Runtime:
         self.link.send(wire.Lingering(views=views, conversations=conversations))
         self._send_beat()
 
-    async def _last_words(self) -> int:
+    async def _last_words(self, error: BaseException | None = None) -> int:
+        """Wait for the end; if it is taken back, say why this child cannot go on. Returns the exit code."""
         while self._ending is not None and not self._ending.done():
             await asyncio.wait([self._ending])  # Another order may put a new one in its place, or take it back.
+        if self._ending is None and error is not None:
+            return self._give_up(error)
         if self._ending is None:
             self.link.send(wire.Fatal(reason="the app closed its own client", retryable=True))
         else:

@@ -324,6 +324,7 @@ async def revoked_while_draining(installation: Rig) -> None:
     os.kill(pid(installation, 2), signal.SIGCONT)
     outcome = await following.result()
     assert outcome["result"] == "failed", outcome
+    assert "generation 1: Discord refused the token" in outcome["reason"]
 
 
 async def revoked_while_serving(installation: Rig) -> None:
