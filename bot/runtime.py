@@ -43,7 +43,7 @@ from supervisor import wire
 _log = logging.getLogger("bastion")
 
 BEAT_SECONDS = 1.0
-HURRIED_SECONDS = 1.2
+HURRIED_SECONDS = 1.0
 """How long handlers may go on when the supervisor is gone or ends this child by SIGTERM: 2 s is the promise."""
 
 ALARM_SECONDS = 1.8
