@@ -22,6 +22,9 @@ ATTEMPTS: Final = 6
 FIRST_PAUSE: Final = 0.05
 """Seconds before the second try; doubled for each further one."""
 
+CLOSE_SECONDS: Final = 0.5
+"""Longest wait for the answers to reports when the session is closed."""
+
 
 def handler_seconds() -> float:
     """How long this handler takes: random within PROBE_HANDLER_MS ("low-high" in milliseconds, default "0-300")."""
@@ -37,6 +40,7 @@ class Reports:
         self._url = api.origin() / "sandbox" / "handled"
         self.generation = int(os.environ.get("BASTION_GENERATION", "0"))
         self._session: aiohttp.ClientSession | None = None
+        self._posting: set[asyncio.Future[None]] = set()
 
     async def handled(self, kind: str, key: object) -> None:
         """Report one handling. Returns when the sandbox has it; a report that it never took is logged as an error."""
@@ -57,13 +61,20 @@ class Reports:
             # A report that is given up may have been taken all the same, and be counted twice when it is made again.
             # After a crash on a busy machine a thousand of them wait for each other.
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._posting.add(answered)
         try:
             async with self._session.post(self._url, json=body) as answer:
                 return None if answer.status < 300 else f"HTTP {answer.status}: {await answer.text()}"
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             return str(error) or type(error).__name__
+        finally:
+            self._posting.discard(answered)
+            answered.cancel()
 
     async def close(self) -> None:
-        """Close the session."""
+        """Close the session, once what was posted is answered: a report that is cut off is made, and counts, again."""
+        if self._posting:
+            await asyncio.wait(self._posting, timeout=CLOSE_SECONDS)
         if self._session is not None:
             await self._session.close()

@@ -115,8 +115,9 @@ class Vandal(Probe, discord.AutoShardedClient):
             obey(MOMENTS[event])
 
     async def on_message(self, message: discord.Message, /) -> None:
+        holds = message.content == "hold"  # somebody may edit it meanwhile
         await super().on_message(message)
-        if message.content == "hold":
+        if holds:
             print("vandal: holds", file=sys.stderr, flush=True)
             await asyncio.sleep(HOLD_SECONDS)
 
