@@ -210,7 +210,12 @@ class Gate:
         self.holding = True
 
     def drain(self) -> None:
-        """Take nothing new from now on; go on feeding what already waits."""
+        """Take nothing new from now on; go on feeding what already waits.
+
+        What is still answered is claimed also where no other child is there: one that resumes this one's sessions is
+        told of it again.
+        """
+        self.open_window()
         self._take_now()
         self._finishing = True
         self.role = "draining"

@@ -563,6 +563,8 @@ class Runtime:
     def _give_up(self, error: BaseException) -> int:
         reason, retryable = explain(error, self.options.api_url)
         _log.error("%s", reason, exc_info=origin(error))
+        if cut := [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]:
+            self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(cut)))
         self.link.send(wire.Fatal(reason=reason, retryable=retryable))
         self.link.flush_now()
         return 1 if retryable else EXIT_CONFIGURATION

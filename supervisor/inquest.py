@@ -22,7 +22,8 @@ class Inquest:
     send: Callable[[int, ToChild], None]
     open: set[int] = field(default_factory=set)
     """Dead generations of which nobody has told yet: what they left must stay."""
-    _drained: set[int] = field(default_factory=set)
+    _told: set[int] = field(default_factory=set)
+    """Living generations that have said themselves what they had to cut."""
 
     def spawned(self, generation: int) -> None:
         """Ask a new child about all of whom nobody has told yet."""
@@ -31,17 +32,20 @@ class Inquest:
 
     def left(self, generation: int, *, living: Iterable[int]) -> None:
         """Ask about a child that is gone, unless it has said itself what it had to cut."""
-        if generation in self._drained:
-            self._drained.remove(generation)
+        if generation in self._told:
+            self._told.remove(generation)
             return
         self.open.add(generation)
         for other in living:
             self.send(other, Inquire(generation=generation))
 
     def heard(self, generation: int, message: FromChild) -> Cut | None:
-        """Note what a child tells; return the first answer about a dead one."""
+        """Note what a child tells; return the first answer about a dead one, or what one tells of itself at its end."""
         if isinstance(message, Drained):
-            self._drained.add(generation)
+            self._told.add(generation)
+        elif isinstance(message, Cut) and message.generation == generation:
+            self._told.add(generation)
+            return message
         elif isinstance(message, Cut) and message.generation in self.open:
             self.open.remove(message.generation)
             return message

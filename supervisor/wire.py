@@ -178,7 +178,10 @@ class Recovered(_Message, frozen=True, tag="recovered"):
 
 
 class Cut(_Message, frozen=True, tag="cut"):
-    """Answer to `Inquire`: ``names`` are the handlers that ran in the child of this generation when it died."""
+    """Answer to `Inquire`: ``names`` are the handlers that ran in the child of this generation when it died.
+
+    A child that gives up says it of itself.
+    """
 
     generation: int
     names: list[str]

@@ -524,6 +524,18 @@ async def test_a_draining_child_answers_its_own_view_at_once_and_the_active_one_
     view.stop()
 
 
+async def test_what_a_draining_child_answers_is_claimed_for_whoever_resumes_its_sessions(world: World) -> None:
+    only, gate = await world.child("active", Quiet)
+    view = show(only)
+    gate.drain()
+    feed(only, "INTERACTION_CREATE", press(1))
+    await settle()
+    assert only.heard == ["press 1"]
+    with closing(SQLiteLedger(str(world.ledger), 7)) as successor:
+        assert successor.claimed(["INTERACTION_CREATE:1"]) == {"INTERACTION_CREATE:1"}
+    view.stop()
+
+
 async def test_what_its_owner_has_answered_is_not_taken_again_when_the_claims_are_forgotten_meanwhile(
     pair: Pair,
 ) -> None:

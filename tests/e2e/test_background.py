@@ -139,5 +139,6 @@ async def test_a_marked_loop_of_a_long_interval_keeps_its_step_over_reloads_and_
         gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(reminders)]
         assert min(gaps) > LONG - SWITCH, f"a reminder was doubled: {reminders}"
         assert max(gaps) < LONG + SWITCH, f"a reminder is missing: {reminders}"
-        # One that is not marked has a turn in each of them at once, and would be seen here.
-        assert {by for _, by in written(database, "fill")} == {1, 2, 3, 4, 5}
+        fills = [at for at, _ in written(database, "fill")]
+        extra = min(later - earlier for earlier, later in itertools.pairwise(fills))
+        assert extra < LONG - SWITCH, "a turn too many of one that is not marked would be seen"

@@ -51,6 +51,13 @@ def test_nobody_is_asked_about_a_child_that_has_drained(slot: Slot) -> None:
     assert (slot.sent, slot.inquest.open) == ([], set())
 
 
+def test_a_child_that_gives_up_says_itself_what_it_cuts(slot: Slot) -> None:
+    said = Cut(generation=2, names=["on_message"])
+    assert slot.inquest.heard(2, said) == said
+    slot.inquest.left(2, living=[1])
+    assert (slot.sent, slot.inquest.open) == ([], set())
+
+
 def test_what_nobody_asked_for_is_not_believed(slot: Slot) -> None:
     assert slot.inquest.heard(2, Cut(generation=7, names=["on_message"])) is None
     assert slot.inquest.heard(2, Recovered(generation=1, sessions=1, cut=["on_message"])) is None
