@@ -6,6 +6,7 @@ Ordinary app code: knows an address in the environment and HTTP, nothing of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import random
@@ -74,7 +75,9 @@ class Reports:
 
     async def close(self) -> None:
         """Close the session, once what was posted is answered: a report that is cut off is made, and counts, again."""
-        if self._posting:
-            await asyncio.wait(self._posting, timeout=CLOSE_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                while self._posting:  # handlers that end meanwhile post theirs
+                    await asyncio.wait(self._posting)
         if self._session is not None:
             await self._session.close()
