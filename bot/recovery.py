@@ -424,19 +424,26 @@ class Recovery:
             pass
         elif event.name == "INTERACTION_CREATE":
             self._hand_over_interaction(missed)
-        elif heard_by := _UNTOLD.get(event.name):
+        elif heard_by := self._left_to_own_cache(event):
             self._untold.append((self._key(event), heard_by))
         elif (run := self._way(event)) is not None and self._claim(event):
             try:
-                heard = self._gate.recover(event, run)
-                self._gate.counters.replayed += heard
-                if event.name == "GUILD_MEMBER_ADD" and not heard and self._gate.hears(["member_join"]):
-                    self.missed += 1  # Its guild was left meanwhile: there is nothing to be a member of.
+                self._gate.counters.replayed += self._gate.recover(event, run)
             except Exception:
                 _log.exception("%s could not be read again", event.describe())
                 self.missed += 1
         self._begun()
         self._file.handed(side.dead.shard, missed.sequence)
+
+    def _left_to_own_cache(self, event: Event) -> tuple[str, ...]:
+        """Return what hears an event that makes sense only beside the cache as it was; nothing if it can be told here.
+
+        Of a guild that was left meanwhile nobody can be a member any more; this child's own session may hold the join
+        from before that.
+        """
+        if event.name == "GUILD_MEMBER_ADD" and self._client.get_guild(int(event.data["guild_id"])) is None:
+            return ("member_join",)
+        return _UNTOLD.get(event.name, ())
 
     def _hand_over_interaction(self, missed: _Missed) -> None:
         event = missed.event

@@ -251,6 +251,8 @@ class Judgement:
         if not self.lives[1].activations:  # it handles events from its first moment
             self.lives[1].activations.append(0.0)
         self.named = {generation: Named(self.installation, generation) for generation in self.lives}
+        entries = self.installation.sandbox.journal.entries
+        self.left_guilds = {entry.guild_id for entry in entries if entry.kind == "guild_leave"}
         self.generations = [one.generation for one in self.installation.sandbox.gateway.identifies if not one.reason]
 
     def generation(self, session: int) -> int:
@@ -285,6 +287,8 @@ class Judgement:
 
     def excuse(self, entry: Entry) -> str | None:
         """Return why nobody need have handled an event, None if somebody should have."""
+        if entry.kind == "member_join" and entry.guild_id in self.left_guilds:
+            return "its guild was left: nobody can tell of a member"
         heard = [(self.generation(session), at) for session, at in entry.delivered]
         due = [(generation, at) for generation, at in heard if at < self.responsible_until(generation)]
         if not due:
