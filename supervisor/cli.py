@@ -6,6 +6,7 @@ when it runs, so that `status` is quick and a broken part stops only the command
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -231,7 +232,8 @@ def _hangup_interrupts() -> Iterator[None]:
     """Take the end of a terminal or of a CI job as Ctrl-C: who waits says what is left, as far as anybody reads it."""
     import signal
 
-    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGTERM, signal.SIGHUP)}
+    taken = [one for one in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(one) is not signal.SIG_IGN]  # nohup
+    before = {number: signal.signal(number, signal.default_int_handler) for number in taken}
     try:
         yield
     finally:
@@ -433,7 +435,9 @@ def main() -> None:
     """Run the command line; the console script and ``python -m supervisor`` call this."""
     try:
         cli(prog_name="supervisor")
-    except OSError as error:  # of our own output: whatever else can fail has its own message
+    except OSError as error:
+        if error.errno not in _OF_OUTPUT:
+            raise
         _give_up_output()
         with suppress(OSError):
             print(f"supervisor: the output cannot be written: {error.strerror or error}", file=sys.stderr)
@@ -443,6 +447,10 @@ def main() -> None:
             sys.stdout.flush()
         except OSError:
             _give_up_output()
+
+
+_OF_OUTPUT = (errno.ENOSPC, errno.EPIPE, errno.EIO)
+"""What a file, a pipe and a terminal answer that take nothing more; all else that can fail has its own message."""
 
 
 def _give_up_output() -> None:
