@@ -23,6 +23,11 @@ HERE = Path(__file__).parent
 FULL = Path("/dev/full")
 
 
+def unignored() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, too
+
+
 class Shell:
     """A directory with a settings file, in which commands run."""
 
@@ -47,7 +52,7 @@ class Shell:
             stderr=stderr,
             text=True,
             # A shell starts background jobs with SIGINT ignored, and so they would stay: these tests press Ctrl-C.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=unignored,
         )
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
