@@ -8,7 +8,7 @@ import re
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -146,15 +146,6 @@ async def test_a_rollback_brings_the_release_before_back(settings: Settings, tmp
         assert (await it.children())[0].release == str(new)
         assert (await it.engine.rollback()).result == "succeeded"
         assert (await it.children())[0].release == str(tmp_path)
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """Give this process its own signal handlers back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 async def test_signals_reload_and_stop(settings: Settings, own_signals: None) -> None:

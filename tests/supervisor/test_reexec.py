@@ -579,7 +579,7 @@ class _Optimist(Reexec):
 
 
 @pytest.mark.anyio
-async def test_if_the_program_is_gone_at_the_last_moment_everything_goes_on(tmp_path: Path) -> None:
+async def test_if_the_program_is_gone_at_the_last_moment_everything_goes_on(tmp_path: Path, own_signals: None) -> None:
     settings = make_settings(tmp_path)
     it = Supervised(settings)
     it.engine = Engine(settings, reread=it.reread, log=it.log, command=fake_command)
