@@ -43,6 +43,8 @@ READY_TIMEOUT = 2
 
 QUICK = "import discord\nclient = discord.Client(intents=discord.Intents(guilds=True), guild_ready_timeout=0.3)\n"
 """A bot that is ready soon: discord.py waits 2 s for guilds unless told otherwise."""
+HELD = f"import os\nopen(os.path.join(os.path.dirname(__file__), 'held')).read()\n{QUICK}"
+"""A bot that is imported once somebody has opened and closed the pipe beside it."""
 PROBE = "from sharded_bot import ShardedBot\nclient = ShardedBot()\n"
 QUICK_PROBE = "from sharded_bot import ShardedBot\nclient = ShardedBot(guild_ready_timeout=0.5)\n"
 
@@ -610,13 +612,19 @@ async def test_reloads_asked_for_during_a_handoff_share_the_one_that_comes_after
 
 
 async def test_a_reload_asked_for_during_the_start_comes_after_it(tmp_path: Path) -> None:
-    async with quick(tmp_path) as installation:
+    async with quick(tmp_path, source=HELD) as installation:
+        pipe = installation.directory / "release" / "held"
+        os.mkfifo(pipe)
         await installation.start(serving=False)
-        await installation.until(lambda status: status["supervisor"]["state"] == "starting")
-        outcome = await installation.reload()
-        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2)
-        assert (outcome["handoff"]["from"], outcome["handoff"]["to"]) == (1, 2)
+        with await asyncio.to_thread(pipe.open, "wb"):
+            installation.release("app", QUICK)
+            assert (await installation.command("reload", "--no-wait")).code == 0
+            assert (await installation.status())["supervisor"]["state"] == "starting"
+        status = await installation.until(lambda status: status["last_handoff"] is not None)
+        assert (status["last_handoff"]["from"], status["last_handoff"]["to"]) == (1, 2)
+        assert status["last_handoff"]["result"] in {None, "succeeded"}
         await installation.logged("generation 1 is active")
+        await installation.logged("generation 2 is active")
 
 
 async def test_a_reload_goes_on_when_the_one_who_asked_is_killed(tmp_path: Path) -> None:
