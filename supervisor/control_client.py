@@ -9,9 +9,11 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,43 @@ class NoSupervisorError(Exception):
 
 class RefusedError(Exception):
     """A supervisor answered that it cannot do what was asked."""
+
+
+class _Signals:
+    """A socket that is readable once a signal came.
+
+    A signal that comes after Python last looked and before a system call begins does not interrupt that call: Ctrl-C
+    would be heard only when the supervisor says something next. Signals go to the main thread, so in another one
+    there is nothing to see.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._before: int | None = None
+        with suppress(ValueError):  # not the main thread
+            self._before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+
+    def close(self) -> None:
+        """Let signals be told where they were told before."""
+        if self._before is not None:
+            signal.set_wakeup_fd(self._before)
+        self._reader.close()
+        self._writer.close()
+
+    def wait(self, what: socket.socket | int, timeout: float | None) -> None:
+        """Return once there is something to read; a signal's handler runs, and may raise, before more is waited for.
+
+        ``timeout`` is in seconds, anew after each signal. Raises TimeoutError.
+        """
+        while True:
+            ready, _, _ = select.select([what, self._reader], [], [], timeout)
+            if what in ready:
+                return
+            if not ready:
+                raise TimeoutError
+            self._reader.recv(4096)
 
 
 class Connection:
@@ -51,11 +90,13 @@ class Connection:
         credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         self.pid: int = struct.unpack("3i", credentials)[0]
         """The supervisor's pid; 0 when it lives in another pid namespace."""
+        self._signals = _Signals()
 
     def __enter__(self) -> Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._signals.close()
         self._socket.close()
 
     def ask(self, command: str, *, timeout: float | None = None, **arguments: object) -> Iterator[dict[str, Any]]:
@@ -66,10 +107,8 @@ class Connection:
         """
         try:
             self._socket.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
-            self._socket.settimeout(timeout)
-            with self._socket.makefile("rb") as lines:
-                for line in lines:
-                    yield self._read(line)
+            for line in self._lines(timeout):
+                yield self._read(line)
         except TimeoutError:
             raise NoSupervisorError(
                 f"the supervisor (pid {self.pid}) at {self._path} took the question and said nothing for "
@@ -77,6 +116,24 @@ class Connection:
             ) from None
         except OSError as error:
             raise self.lost(error.strerror or str(error)) from None
+
+    def _lines(self, timeout: float | None) -> Iterator[bytes]:
+        """Yield each line as it comes; the last one may lack its end. Raises TimeoutError, other OSErrors."""
+        begun = b""
+        while True:
+            self._signals.wait(self._socket, timeout)
+            data = self._socket.recv(65536)
+            *lines, begun = (begun + data).split(b"\n")
+            for line in lines:
+                yield line + b"\n"
+            if not data:
+                if begun:
+                    yield begun
+                return
+
+    def wait_for(self, descriptor: int) -> None:
+        """Wait until there is something to read, for as long as it takes."""
+        self._signals.wait(descriptor, None)
 
     def lost(self, what: str = "the connection ended") -> NoSupervisorError:
         """Return the error for an answer that broke off."""
@@ -125,7 +182,7 @@ def request_stop(path: Path) -> int:
             if not accepted:
                 raise connection.lost()
             if process is not None:
-                select.select([process], [], [])
+                connection.wait_for(process)
         finally:
             if process is not None:
                 os.close(process)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import anyio
@@ -424,3 +424,57 @@ def test_request_stop_returns_when_the_process_has_gone(path: Path) -> None:
         assert request_stop(path) == process.pid
         assert process.poll() == 0
     assert not path.exists()
+
+
+class RangError(Exception):
+    """What the handler of a signal raises, as that of Ctrl-C does."""
+
+
+RINGER = """
+import contextlib, os, signal, socket, sys, time
+listener = socket.socket(fileno=0)
+for turn in range(3000):
+    peer, _ = listener.accept()
+    peer.recv(4096)
+    peer.sendall(b"{}\\n")
+    at = time.perf_counter_ns() + 20 * turn
+    while time.perf_counter_ns() < at:
+        pass
+    os.kill(int(sys.argv[1]), signal.SIGUSR1)
+    with contextlib.suppress(ConnectionResetError):
+        peer.recv(4096)  # until the client has gone
+    peer.close()
+"""
+
+
+def test_a_signal_is_heard_whenever_it_comes_while_an_answer_is_waited_for(tmp_path: Path) -> None:
+    """Also just before the system call that waits, which it does not interrupt: in 1 of 1,000 tries.
+
+    A terminal's progress bar has a thread, which makes that time longer.
+    """
+
+    def ring(_number: int, _frame: object) -> None:
+        raise RangError
+
+    def draw() -> None:
+        while not drawn.wait(20e-6):
+            pass
+
+    before = signal.signal(signal.SIGUSR1, ring)
+    drawn = Event()
+    bar = Thread(target=draw)
+    with ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGUSR1, before)
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s"))
+        listener.listen()
+        command = [sys.executable, "-c", RINGER, str(os.getpid())]
+        ringer = stack.enter_context(subprocess.Popen(command, stdin=listener.fileno()))
+        stack.callback(ringer.kill)
+        bar.start()
+        stack.callback(bar.join)
+        stack.callback(drawn.set)
+        for _ in range(3000):
+            with Connection(tmp_path / "s") as connection, pytest.raises(RangError):
+                for _ in connection.ask("reload"):
+                    pass
