@@ -18,8 +18,8 @@ import discord
 
 from bot import apps, byhand, internals, survey
 from bot.carry import Limits
-from bot.reasons import EXIT_CONFIGURATION
 from bot.runtime import Options, Runtime
+from supervisor.wire import EXIT_CONFIG
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def _check(app: str, directory: Path, args: Sequence[str]) -> int:
         client = asyncio.run(load())
     except apps.AppError as error:
         print(error, file=sys.stderr)
-        return EXIT_CONFIGURATION
+        return EXIT_CONFIG
     kind = next(base.__name__ for base in type(client).__mro__ if base.__module__.startswith("discord."))
     uses = [
         {"what": what, "places": places, "advice": survey.ADVICE[what]}

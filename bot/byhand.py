@@ -19,8 +19,9 @@ from bot import apps, internals
 from bot.ledger import SQLiteLedger
 from bot.lifecycle import PROCESS
 from bot.loops import Loops
-from bot.reasons import EXIT_CONFIGURATION, explain
+from bot.reasons import explain
 from bot.registration import Registration
+from supervisor.wire import EXIT_CONFIG
 
 _API = "https://discord.com/api/v10"
 
@@ -51,13 +52,13 @@ def sync(argv: Sequence[str]) -> int:
     token = os.environ.get("DISCORD_TOKEN", "").strip()
     if not token:
         print("no Discord token: set DISCORD_TOKEN in the environment; nothing was changed", file=sys.stderr)
-        return EXIT_CONFIGURATION
+        return EXIT_CONFIG
     try:
         return asyncio.run(_sync(parsed, token))
     except Exception as error:
         reason, retryable = explain(error, parsed.api_url)
         print(reason, file=sys.stderr)
-        return 1 if retryable else EXIT_CONFIGURATION
+        return 1 if retryable else EXIT_CONFIG
 
 
 async def _sync(parsed: argparse.Namespace, token: str) -> int:

@@ -121,6 +121,8 @@ class Gate:
 
     Handlers that hear every interaction have begun by then."""
     clock: Callable[[], float] = time.monotonic
+    came: Callable[[float], float] = lambda at: at
+    """The earliest time at which what was received at a time can have come."""
     place: Callable[[], Place | None] = lambda: None
     """Where in its session the event stands that is being received now."""
     taken: Callable[[], None] = lambda: None
@@ -159,7 +161,7 @@ class Gate:
                 parsers[name] = self._gated(name, parser)
         if self.role == "standby":
             self.holding = True
-            self._numbering = Numbering(joined=True, clock=self.clock)
+            self._numbering = Numbering(joined=True, clock=self.clock, came=self.came)
             self.ledger.check()
         else:
             self.ledger.clear()

@@ -15,7 +15,8 @@ number of occurrences, its *offset*, and works it out from what the others wrote
    Every claim of a counted event carries the anchor before it, so an anchor that both know fixes the offset exactly;
    so does an anchor that the other has claimed, for it had then handled everything before it.
 2. Without a common anchor, the occurrences are laid beside each other in time and the offset that fits best is taken.
-   That is exact as long as equal events of such a stream are further apart than the sessions' skew.
+   That is exact as long as equal events of such a stream are further apart than the sessions' skew. A child that stood
+   still read late: it knows for how long, and that what it then read may have come at any time meanwhile.
 
 Equal occurrences are interchangeable, so an offset needs only the right count, not the right pairing.
 
@@ -31,7 +32,7 @@ import hashlib
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
@@ -118,6 +119,10 @@ _DATED = frozenset({"GUILD_MEMBER_ADD", "GUILD_CREATE"})
 _encoder = msgspec.json.Encoder(order="deterministic")
 
 
+Span: TypeAlias = tuple[float, float]
+"""The earliest and the latest time at which an event came."""
+
+
 class Identity(msgspec.Struct, frozen=True):
     """What an event is, before its occurrence is numbered. A struct, for each event of a window is given one."""
 
@@ -195,8 +200,9 @@ class _Digest:
     """No claim from before this is of an occurrence that was seen here."""
     seen: int = 0
     last: float = 0.0
-    places: list[tuple[int, float]] = field(default_factory=list)
-    """(position of the newest anchor before it, time) of the newest occurrences, as long as the offset is unknown."""
+    places: list[tuple[int, Span]] = field(default_factory=list)
+    """(position of the newest anchor before it, when it came) of the newest occurrences, as long as the offset is
+    unknown."""
     offset: int | None = None
 
     def found(self, offset: int) -> None:
@@ -204,10 +210,10 @@ class _Digest:
         self.offset = offset
         self.places.clear()
 
-    def times(self, limit: int) -> dict[int, float]:
+    def times(self, limit: int) -> dict[int, Span]:
         """Return when the newest occurrences came, by index."""
         newest = self.places[-limit:]
-        return {self.seen - len(newest) + place: at for place, (_, at) in enumerate(newest, 1)}
+        return {self.seen - len(newest) + place: span for place, (_, span) in enumerate(newest, 1)}
 
 
 @dataclass(slots=True, eq=False)
@@ -236,13 +242,20 @@ class Numbering:
     """Numbers the occurrences that one child sees while a window is open.
 
     ``joined`` tells whether this child came after the window was opened. ``clock`` is the machine's monotonic clock.
-    ``continues``, for the session of a dead child that goes on: how many occurrences of a digest it is past.
+    ``came`` tells the earliest time at which what was read at a time can have come. ``continues``, for the session of a
+    dead child that goes on: how many occurrences of a digest it is past.
     """
 
     def __init__(
-        self, *, joined: bool, clock: Callable[[], float], continues: Callable[[str], int] | None = None
+        self,
+        *,
+        joined: bool,
+        clock: Callable[[], float],
+        came: Callable[[float], float] = lambda at: at,
+        continues: Callable[[str], int] | None = None,
     ) -> None:
         self._joined = joined
+        self._came = came
         self._continues = continues
         self._clock = clock
         self._streams: dict[str, _Stream] = {}
@@ -294,7 +307,7 @@ class Numbering:
         self._recent.pop(identity.text, None)
         self._recent[identity.text] = stream
         if stream.joined and entry.offset is None:
-            entry.places.append((stream.position, at))
+            entry.places.append((stream.position, (max(self._came(at), stream.since), at)))
             if len(entry.places) > 2 * _NEWEST:
                 del entry.places[:-_NEWEST]
         return Occurrence(identity, entry.seen, stream.mark, at, stream, entry)
@@ -390,11 +403,15 @@ def _align(entry: _Digest, rows: Sequence[Claimed], *, sure: float, now: float) 
     many = seen > _ALIGN_LIMIT
     first, final = (last - seen - _ALIGN_LIMIT, last - seen + _ALIGN_LIMIT) if many else (last - _ALIGN_LIMIT, last)
     candidates: Iterable[int] = range(max(lowest, first), max(lowest, final) + 1)
-    return min(candidates, key=lambda offset: (_misfit(mine, seen, theirs, offset, last, sure=sure, now=now), -offset))
+
+    def misfit(offset: int) -> float:
+        return _misfit(mine, seen, theirs, offset, last, sure=sure, now=now)
+
+    return min(candidates, key=lambda offset: (misfit(offset), -offset))
 
 
 def _misfit(
-    mine: Mapping[int, float],
+    mine: Mapping[int, Span],
     seen: int,
     theirs: Mapping[int, float],
     offset: int,
@@ -414,12 +431,13 @@ def _misfit(
         if index < 1:
             total += _strain(at - sure)
         elif index in mine:
-            total += _strain(abs(at - mine[index]))
+            earliest, latest = mine[index]
+            total += _strain(max(earliest - at, at - latest))
         elif index > seen:
             total += _strain(now - at)
-    for index, at in mine.items():
+    for index, (_, latest) in mine.items():
         if index + offset > last:
-            total += PAIR_WITHIN + min(now - at, PAIR_WITHIN)
+            total += PAIR_WITHIN + min(now - latest, PAIR_WITHIN)
     return total
 
 

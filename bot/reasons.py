@@ -16,9 +16,6 @@ import discord
 from bot import apps
 from bot.shards import ShardsError
 
-EXIT_CONFIGURATION = 78
-"""Exit code of a child whose app or token cannot be used: another try would end alike."""
-
 _CLOSE_CODES = {
     4004: "Discord refused the token (close code 4004): it was reset or is not this bot's",
     4010: "Discord refused the shard (close code 4010): shard id and count do not fit",

@@ -32,11 +32,12 @@ from bot.ledger import SQLiteLedger
 from bot.link import Link, die_with_parent
 from bot.loops import Loops
 from bot.presence import Presence
-from bot.reasons import EXIT_CONFIGURATION, SetupError, explain, origin
+from bot.reasons import SetupError, explain, origin
 from bot.recovery import Recovery
 from bot.registration import Registration
 from bot.sessions import DeadSession, SessionFile, SessionFileError
 from bot.shards import Shards
+from bot.stalls import Stalls
 from bot.trail import Trail
 from supervisor import wire
 
@@ -102,6 +103,7 @@ class Runtime:
     _token: str = field(default="", repr=False)
     link: Link = field(init=False)
     inflight: InFlight = field(default_factory=InFlight)
+    stalls: Stalls = field(default_factory=Stalls)
     ledger: SQLiteLedger = field(init=False)
     loops: Loops = field(init=False)
     carry: Carry = field(init=False)
@@ -198,6 +200,7 @@ class Runtime:
             ledger=self.ledger,
             observer=self._observe,
             role=lifecycle.role(),
+            came=self.stalls.came,
             stranger_taken=ExpiredControls(options.expired_text, self.inflight).take,
         )
         self.gate.install()
@@ -208,6 +211,8 @@ class Runtime:
         internals.ready_with_the_last_guild(client)
         internals.on_session(client, self._session_began)
         self._leave_trail()
+        if self.gate.role == "standby":
+            self._spawn(self.stalls.watch(self._window_open))
         self._spawn(self._beat())
 
     def _leave_trail(self) -> None:
@@ -567,7 +572,7 @@ class Runtime:
             self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(cut)))
         self.link.send(wire.Fatal(reason=reason, retryable=retryable))
         self.link.flush_now()
-        return 1 if retryable else EXIT_CONFIGURATION
+        return 1 if retryable else wire.EXIT_CONFIG
 
     def _orphaned(self, reason: str) -> None:
         _log.warning("%s: ending", reason)

@@ -26,7 +26,18 @@ import psutil
 
 from supervisor.adopted import Adopted, Process
 from supervisor.release import Release
-from supervisor.wire import PROTOCOL, Fatal, FromChild, Hello, LineBuffer, ToChild, WireError, decode_from_child, encode
+from supervisor.wire import (
+    EXIT_CONFIG,
+    PROTOCOL,
+    Fatal,
+    FromChild,
+    Hello,
+    LineBuffer,
+    ToChild,
+    WireError,
+    decode_from_child,
+    encode,
+)
 
 CLOSED_GRACE = 1.0
 """Seconds in which a child that closed its pipe exits, before it counts as one that lives on without."""
@@ -37,8 +48,6 @@ MAX_UNSENT = 256 * 1024
 MAX_LOG_LINE = 8 * 1024
 """Bytes of one line of a child's output that are kept; the rest of the line is dropped."""
 LAST_LINES = 20
-EXIT_CONFIG = 78
-"""Exit status of a child that no other try can help (EX_CONFIG of sysexits.h)."""
 _READ = 64 * 1024
 _LAST_READS = 16
 """How often a dead child's pipe is read: it held 64 KiB, more can only come from a process that it left behind."""

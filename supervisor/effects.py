@@ -13,9 +13,6 @@ from supervisor.state import Alarm, Phase
 from supervisor.status import HandoffKind, HandoffResult
 from supervisor.wire import ToChild
 
-EXIT_CONFIG = 78
-"""Exit code for a configuration that cannot work (EX_CONFIG of sysexits.h)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Prepare:

@@ -31,7 +31,6 @@ import msgspec
 from supervisor import __version__, headroom, neighbours, orphans
 from supervisor.aside import aside
 from supervisor.child import CommandFactory, Launch, python_module
-from supervisor.effects import EXIT_CONFIG
 from supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from supervisor.identify import CarriedPermits, IdentifyQueue
 from supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
@@ -47,6 +46,7 @@ from supervisor.settings import Settings
 from supervisor.slot import CarriedSlot, Slot
 from supervisor.state import Phase, Timing
 from supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
+from supervisor.wire import EXIT_CONFIG
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""

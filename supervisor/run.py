@@ -17,13 +17,13 @@ from pathlib import Path
 import anyio
 
 from supervisor import __version__, control, logs, machine, reexec
-from supervisor.effects import EXIT_CONFIG
 from supervisor.engine import Engine, timing_of
 from supervisor.events import Beaten
 from supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from supervisor.location import parse_listen
 from supervisor.settings import Settings, SettingsError, load
 from supervisor.systemd import Service
+from supervisor.wire import EXIT_CONFIG
 
 _logger = logging.getLogger("supervisor")
 

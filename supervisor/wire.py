@@ -19,6 +19,10 @@ PROTOCOL = 1
 MAX_LINE = 64 * 1024
 """Longest line in bytes, newline included. The largest honest one is a `Drained` naming some hundred handlers."""
 
+EXIT_CONFIG = 78
+"""Exit code of a child whose app or token cannot be used, where another try would end alike, and of a supervisor with a
+configuration that cannot work (EX_CONFIG of sysexits.h)."""
+
 RoleName: TypeAlias = Literal["starting", "standby", "active", "draining"]
 ShardState: TypeAlias = Literal["waiting", "connecting", "ready", "resuming", "closed"]
 

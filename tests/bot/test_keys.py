@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from bot import keys
 from bot.keys import Claimed, Identity, Numbering, Occurrence, identify
 from bot.ledger import number_key
+from bot.stalls import TURN_SECONDS
 
 SKEW = 0.3
+STALL = 2.0
 FORGOTTEN = 3.0
 HELD, KEPT, IDLE = 3.0, 4.0, 8.0
 """As in the gate, but shorter: how long events are held, claims kept, idle digests counted."""
@@ -101,13 +103,23 @@ class Plan:
     drained: float
     left: float
     shards: int
+    stalls: list[tuple[float, float]] = field(default_factory=list)
+    """When it stands still, from and to: it then receives all that came, and does what was to be done."""
+
+    def does(self, at: float) -> float:
+        """Return when it does what was to be done at a time."""
+        return next((until for since, until in self.stalls if since <= at < until), at)
+
+    def came(self, at: float) -> float:
+        """Return the earliest time at which what it received at a time can have come, as `Stalls` does."""
+        return next((since for since, until in self.stalls if until <= at < until + TURN_SECONDS), at)
 
 
 class Child:
     def __init__(self, generation: int, plan: Plan, ledger: MemoryLedger, clock: list[float]) -> None:
         self.plan = plan
         self.ledger = ledger
-        self.numbering = Numbering(joined=generation > 1, clock=lambda: clock[0])
+        self.numbering = Numbering(joined=generation > 1, clock=lambda: clock[0], came=plan.came)
         if generation > 1:
             for shard in range(plan.shards):
                 self.numbering.session_began(shard, plan.shards, identified_at=plan.identified, ready_at=plan.ready)
@@ -182,7 +194,7 @@ def deliveries(rng: random.Random, events: list[Emitted], plan: Plan) -> list[tu
         if not plan.subscribed <= event.at < plan.left:
             continue
         shard = (event.guild >> 22) % plan.shards
-        last[shard] = max(last.get(shard, 0.0) + 1e-7, event.at + rng.uniform(0, SKEW))
+        last[shard] = max(last.get(shard, 0.0) + 1e-7, plan.does(event.at + rng.uniform(0, SKEW)))
         out.append((last[shard], event))
     return out
 
@@ -215,8 +227,9 @@ def run(
     for child in children:
         for at, event in deliveries(rng, events, child.plan):
             todo.append((at, next(order), "event", child, event))
-        todo.append((child.plan.activated, next(order), "activate", child, None))
-        todo.append((child.plan.drained, next(order), "drain", child, None))
+        moment = 1e-3  # after a stall, what came is received before anything else is done
+        todo.append((child.plan.does(child.plan.activated) + moment, next(order), "activate", child, None))
+        todo.append((child.plan.does(child.plan.drained) + moment, next(order), "drain", child, None))
     if trimming:
         ticks = [0.5 * number for number in range(1, int(2 * events[-1].at) + 4)]
         todo += [
@@ -265,7 +278,7 @@ def busy_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
     return sorted(events, key=lambda event: event.at)
 
 
-def silent_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
+def silent_events(rng: random.Random, plans: list[Plan], *, apart: float = SKEW + 0.2) -> list[Emitted]:
     """Repeats further apart than the skew, and nobody writes."""
     events = []
     for guild in GUILDS:
@@ -273,7 +286,7 @@ def silent_events(rng: random.Random, plans: list[Plan]) -> list[Emitted]:
         while at < plans[-1].activated + 3:
             state = not state
             events.append(reaction(at, guild, add=state, emoji=1))
-            at += rng.uniform(SKEW + 0.2, 2.0)
+            at += rng.uniform(apart, apart + 1.5)
     return sorted(events, key=lambda event: event.at)
 
 
@@ -316,6 +329,29 @@ def test_every_occurrence_is_handled_exactly_once_in_silence_when_reactions_are_
     rng = random.Random(seed)
     plans = make_plans(rng, children)
     assert run(rng, toggled_events(rng, plans), plans) == Counter()
+
+
+def stalled(seed: int, children: int) -> Counter[str]:
+    """Play a history in which each stands still about when it takes over, and repeats are further apart than that."""
+    rng = random.Random(seed)
+    plans = make_plans(rng, children)
+    for plan, after in zip(plans, [plans[1], *plans[1:]], strict=True):
+        since = rng.uniform(after.ready, after.activated)
+        plan.stalls = [(since, since + rng.uniform(0.3, STALL))]
+    return run(rng, silent_events(rng, plans, apart=STALL + SKEW + 0.2), plans)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
+def test_every_occurrence_is_handled_exactly_once_in_silence_when_repeats_are_further_apart_than_a_child_stands_still(
+    seed: int, children: int
+) -> None:
+    assert stalled(seed, children) == Counter()
+
+
+def test_it_can_fail_when_a_child_does_not_know_that_it_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Plan, "came", lambda self, at: at)
+    assert any(stalled(seed, 2) for seed in range(100))
 
 
 def test_a_repeat_that_is_still_on_its_way_here_is_not_taken_for_one_that_was_missed() -> None:

@@ -183,3 +183,19 @@ async def test_a_new_child_that_is_killed_when_its_shards_are_ready_changes_noth
         await serving_alone(installation, 1)
     assert pid(installation, 2)
     assert installation.sandbox.journal.verdict().lost == 0
+
+
+@pytest.mark.parametrize("killed", [False, True])
+async def test_a_new_child_that_stands_still_as_it_takes_over_handles_nothing_that_the_old_one_handled(
+    tmp_path: Path, killed: bool
+) -> None:
+    """It receives all of that seconds later than the old one did, in guilds where nobody writes, too."""
+    async with ordeal(tmp_path) as installation:
+        order(installation, 2, "activating", "stall")
+        following = Following(installation)
+        if killed:
+            await installation.logged("gen 2: vandal: stall", timeout=40)
+            hurt(installation, 1, signal.SIGKILL)
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        await serving_alone(installation, 2)

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from supervisor import limits
 from supervisor import machine as m
 from supervisor.effects import (
-    EXIT_CONFIG,
     Answer,
     CancelTimer,
     CloseHandoff,
@@ -56,7 +55,7 @@ from supervisor.events import (
 from supervisor.release import Release
 from supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
 from supervisor.status import HandoffKind
-from supervisor.wire import Activate, Drain, Recover, Standby, Window
+from supervisor.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby, Window
 
 
 def release(name: str) -> Release:
