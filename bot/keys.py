@@ -73,39 +73,42 @@ _LOCAL = frozenset(
 )
 """Events of one session alone: never held back, never claimed."""
 
-_UNIQUE: Mapping[str, tuple[str, ...]] = {
-    "INTERACTION_CREATE": ("id",),
-    "MESSAGE_CREATE": ("id",),
-    "MESSAGE_DELETE": ("id",),
-    "GUILD_AUDIT_LOG_ENTRY_CREATE": ("id",),
-    "CHANNEL_CREATE": ("id",),
-    "CHANNEL_DELETE": ("id",),
-    "THREAD_DELETE": ("id",),
-    "GUILD_ROLE_CREATE": ("role.id",),
-    "GUILD_ROLE_DELETE": ("role_id",),
-    "GUILD_SCHEDULED_EVENT_CREATE": ("id",),
-    "GUILD_SCHEDULED_EVENT_DELETE": ("id",),
-    "STAGE_INSTANCE_CREATE": ("id",),
-    "STAGE_INSTANCE_DELETE": ("id",),
-    "AUTO_MODERATION_RULE_CREATE": ("id",),
-    "AUTO_MODERATION_RULE_DELETE": ("id",),
-    "ENTITLEMENT_CREATE": ("id",),
-    "ENTITLEMENT_DELETE": ("id",),
-}
-"""Events that happen once for the ids named: creation and deletion of an object."""
+Path: TypeAlias = str | tuple[str, ...]
+"""Where something is in a payload."""
 
-_REACTION = ("channel_id", "message_id", "user_id", "emoji.id", "emoji.name", "burst")
-_SAYS: Mapping[str, tuple[str, ...]] = {
+_UNIQUE: Mapping[str, Path] = {
+    "INTERACTION_CREATE": "id",
+    "MESSAGE_CREATE": "id",
+    "MESSAGE_DELETE": "id",
+    "GUILD_AUDIT_LOG_ENTRY_CREATE": "id",
+    "CHANNEL_CREATE": "id",
+    "CHANNEL_DELETE": "id",
+    "THREAD_DELETE": "id",
+    "GUILD_ROLE_CREATE": ("role", "id"),
+    "GUILD_ROLE_DELETE": "role_id",
+    "GUILD_SCHEDULED_EVENT_CREATE": "id",
+    "GUILD_SCHEDULED_EVENT_DELETE": "id",
+    "STAGE_INSTANCE_CREATE": "id",
+    "STAGE_INSTANCE_DELETE": "id",
+    "AUTO_MODERATION_RULE_CREATE": "id",
+    "AUTO_MODERATION_RULE_DELETE": "id",
+    "ENTITLEMENT_CREATE": "id",
+    "ENTITLEMENT_DELETE": "id",
+}
+"""Events that happen once for the id that is there: creation and deletion of an object."""
+
+_REACTION: tuple[Path, ...] = ("channel_id", "message_id", "user_id", ("emoji", "id"), ("emoji", "name"), "burst")
+_SAYS: Mapping[str, tuple[Path, ...]] = {
     "MESSAGE_REACTION_ADD": _REACTION,
     "MESSAGE_REACTION_REMOVE": _REACTION,
     "MESSAGE_REACTION_REMOVE_ALL": ("channel_id", "message_id"),
-    "MESSAGE_REACTION_REMOVE_EMOJI": ("channel_id", "message_id", "emoji.id", "emoji.name"),
+    "MESSAGE_REACTION_REMOVE_EMOJI": ("channel_id", "message_id", ("emoji", "id"), ("emoji", "name")),
     # Not the content: two releases with and without the message content intent see different ones.
     "MESSAGE_UPDATE": ("id", "edited_timestamp", "pinned", "flags"),
     "MESSAGE_DELETE_BULK": ("channel_id", "ids"),
     "TYPING_START": ("channel_id", "user_id", "timestamp"),
-    "GUILD_MEMBER_ADD": ("user.id", "joined_at"),
-    "GUILD_MEMBER_REMOVE": ("user.id",),
+    "GUILD_MEMBER_ADD": (("user", "id"), "joined_at"),
+    "GUILD_MEMBER_REMOVE": (("user", "id"),),
     "GUILD_CREATE": ("id", "joined_at"),
     "GUILD_DELETE": ("id", "unavailable"),
     "CHANNEL_PINS_UPDATE": ("channel_id", "last_pin_timestamp"),
@@ -138,12 +141,11 @@ def identify(name: str, data: Mapping[str, Any]) -> Identity | None:
     if name in _LOCAL or (name == "GUILD_CREATE" and data.get("unavailable") is not None):
         return None
     stream = _stream(name, data)
-    fields = _UNIQUE.get(name)
-    if fields is not None:
-        text = ":".join([name, *(str(_pick(data, path)) for path in fields)])
-        return Identity(text, stream, counted=False, anchor=name == "MESSAGE_CREATE")
+    ident = _UNIQUE.get(name)
+    if ident is not None:
+        return Identity(f"{name}:{_pick(data, ident)}", stream, counted=False, anchor=name == "MESSAGE_CREATE")
     said = _SAYS.get(name)
-    body = data if said is None else [_pick(data, path) for path in said]
+    body = data if said is None else [data.get(one) if type(one) is str else _pick(data, one) for one in said]
     digest = hashlib.blake2b(_encoder.encode((name, stream, body)), digest_size=12).hexdigest()
     return Identity(digest, stream, counted=name not in _DATED or data.get("joined_at") is None)
 
@@ -153,10 +155,10 @@ def _stream(name: str, data: Mapping[str, Any]) -> str:
     return str(guild) if guild is not None else f"dm:{data.get('channel_id', '')}"
 
 
-def _pick(data: Mapping[str, Any], path: str) -> Any:
+def _pick(data: Mapping[str, Any], path: Path) -> Any:
     value: Any = data
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    for part in (path,) if isinstance(path, str) else path:
+        value = value.get(part) if isinstance(value, dict) else None
     return value
 
 

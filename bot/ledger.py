@@ -68,7 +68,6 @@ CREATE TABLE IF NOT EXISTS claims (
     mark TEXT,
     at REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS claims_by_digest ON claims (digest, number) WHERE digest IS NOT NULL;
 CREATE INDEX IF NOT EXISTS claims_by_age ON claims (at);
 CREATE TABLE IF NOT EXISTS passed (
     digest TEXT NOT NULL,
@@ -87,17 +86,32 @@ _PASS = """
 INSERT INTO passed VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = max(number, excluded.number)
 """
 
+# The occurrences of a digest lie side by side, as their keys begin with it and "#": "$" is the next character.
+
+_OTHERS = (
+    "SELECT number, mark, at FROM claims WHERE key > ? || '#' AND key < ? || '$' AND generation != ? ORDER BY number"
+)
+
 _PAST = """
 SELECT max(number) FROM (
-    SELECT number FROM claims WHERE digest = ? AND (generation = ? OR at < ?)
+    SELECT number FROM claims WHERE key > ? || '#' AND key < ? || '$' AND (generation = ? OR at < ?)
     UNION ALL SELECT number FROM passed WHERE digest = ? AND generation = ?
 )
 """
 
 _TRIM = """
 DELETE FROM claims WHERE at >= ? AND at < ? AND (digest IS NULL OR EXISTS (
-    SELECT 1 FROM claims AS newer WHERE newer.digest = claims.digest AND newer.number > claims.number
+    SELECT 1 FROM claims AS newer
+    WHERE newer.key > claims.digest || '#' AND newer.key < claims.digest || '$' AND newer.number > claims.number
 ))
+"""
+
+_FORGET = """
+WITH gone (digest) AS (VALUES {marks})
+DELETE FROM claims WHERE key IN (
+    SELECT claims.key FROM gone CROSS JOIN claims
+    ON claims.key > gone.digest || '#' AND claims.key < gone.digest || '$'
+)
 """
 
 
@@ -182,7 +196,7 @@ class SQLiteLedger:
 
     def past(self, digest: str, before: float) -> int:
         """Return how many occurrences of a digest this child is past; 0 if the ledger fails."""
-        rows = self._rows(_PAST, (digest, self._generation, before, digest, self._generation))
+        rows = self._rows(_PAST, (digest, digest, self._generation, before, digest, self._generation))
         return (rows[0][0] or 0) if rows else 0
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
@@ -196,11 +210,7 @@ class SQLiteLedger:
 
     def claimed_by_others(self, digest: str) -> Sequence[Claimed]:
         """Return the other children's claims of this digest, by number; none if the ledger fails."""
-        rows = self._rows(
-            "SELECT number, mark, at FROM claims WHERE digest = ? AND generation != ? ORDER BY number",
-            (digest, self._generation),
-        )
-        return [Claimed(*row) for row in rows]
+        return [Claimed(*row) for row in self._rows(_OTHERS, (digest, digest, self._generation))]
 
     def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
         """Return one of these anchors that another child has claimed, and when that child received it."""
@@ -237,10 +247,10 @@ class SQLiteLedger:
             self._recent = deque((row for row in self._recent if row[2] not in forgotten), maxlen=_RECENT)
         for start in range(0, len(digests), _BATCH):
             batch = digests[start : start + _BATCH]
-            marks = ",".join("?" * len(batch))
-            for table in ("claims", "passed"):
-                if self._try(f"DELETE FROM {table} WHERE digest IN ({marks})", batch) is None:
-                    return False
+            claims = _FORGET.format(marks=",".join(["(?)"] * len(batch)))
+            passed = f"DELETE FROM passed WHERE digest IN ({','.join('?' * len(batch))})"
+            if self._try(claims, batch) is None or self._try(passed, batch) is None:
+                return False
         return True
 
     def take_turn(self, name: str, last: float | None, at: float) -> bool:

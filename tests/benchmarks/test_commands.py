@@ -77,7 +77,9 @@ LONG: Sequence[Any] = [
         ("--shards", "1", "--max-concurrency", "16", "--rounds", "1", "--window", "0.1", "--stock", "1"),
         id="reload_time",
     ),
-    pytest.param("quiet", ("--rounds", "1", "--batch", "5", "--turns", "1", "--seconds", "0.5"), id="quiet"),
+    pytest.param(
+        "quiet", ("--rounds", "1", "--batch", "5", "--starts", "1", "--turns", "1", "--seconds", "0.5"), id="quiet"
+    ),
     pytest.param("memory", ("--rounds", "1", "--shards", "1", "--seconds", "0.5", "--idle", "1"), id="memory"),
     pytest.param("command_line", ("--rounds", "2", "--reloads", "1"), id="command_line"),
     pytest.param("soak", ("--reloads", "2", "--rate", "20"), id="soak"),
