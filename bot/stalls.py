@@ -45,7 +45,7 @@ class Stalls:
     def came(self, at: float) -> float:
         """Return the earliest time at which what the loop read at ``at``, just now, can have come.
 
-        A loop that turned twice in time has read all that piled up before.
+        Once the loop has turned in time again, all that piled up has been read.
         """
         if self._began is not None:
             return self._began
