@@ -145,7 +145,7 @@ def identify(name: str, data: Mapping[str, Any]) -> Identity | None:
     if ident is not None:
         return Identity(f"{name}:{_pick(data, ident)}", stream, counted=False, anchor=name == "MESSAGE_CREATE")
     said = _SAYS.get(name)
-    body = data if said is None else [data.get(one) if type(one) is str else _pick(data, one) for one in said]
+    body = data if said is None else [_pick(data, path) for path in said]
     digest = hashlib.blake2b(_encoder.encode((name, stream, body)), digest_size=12).hexdigest()
     return Identity(digest, stream, counted=name not in _DATED or data.get("joined_at") is None)
 
@@ -156,8 +156,10 @@ def _stream(name: str, data: Mapping[str, Any]) -> str:
 
 
 def _pick(data: Mapping[str, Any], path: Path) -> Any:
+    if isinstance(path, str):
+        return data.get(path)
     value: Any = data
-    for part in (path,) if isinstance(path, str) else path:
+    for part in path:
         value = value.get(part) if isinstance(value, dict) else None
     return value
 

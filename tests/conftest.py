@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 
-def _handlers() -> dict[int, object]:
+def _handlers() -> dict[int, Any]:
     own = signal.valid_signals() - {signal.SIGALRM}  # which limits the time of tests
     return {number: signal.getsignal(number) for number in own}
 
@@ -24,7 +25,7 @@ def signals_as_before() -> Iterator[None]:
 @pytest.fixture
 def own_signals(signals_as_before: None) -> Iterator[None]:
     """Give this process its own signal handlers back, for a test of something that takes them."""
-    before = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    before = _handlers()
     yield
     for number, handler in before.items():
         if signal.getsignal(number) is not handler:
