@@ -133,8 +133,7 @@ async def side(name: str, start: Sequence[str], directory: Path) -> AsyncIterato
             inflight = InFlight()
             file = SessionFile.create(directory / f"{name}.sessions", token="", supervisor=0)
             trail = Trail(file, gate)
-            inflight.watcher = trail.unnamed.append
-            gate.taken, gate.place, gate.handed, gate.waiting = trail.taken, trail.place, trail.handed, trail.waits
+            trail.install(inflight)
             made = Side(client, inflight, trail)
             await made.feed(start)
             if name == "active, window":

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import discord
 
-from bot.inflight import InFlight, Origin
+from bot.inflight import ANSWER, InFlight, Origin
 
 _log = logging.getLogger("bastion")
 
@@ -33,7 +33,7 @@ class ExpiredControls:
         """Answer an interaction of which ``left`` seconds are left, once the app's handlers of it have ended."""
         if self._text:
             answer = self._answer(origin, interaction, asyncio.get_running_loop().time() + left - _SENDING)
-            asyncio.get_running_loop().create_task(answer, name="answer for an expired control")
+            asyncio.get_running_loop().create_task(answer, name=ANSWER)
 
     async def _answer(self, origin: Origin, interaction: discord.Interaction[Any], deadline: float) -> None:
         loop = asyncio.get_running_loop()

@@ -129,8 +129,11 @@ class Gate:
     """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet."""
     handed: Callable[[Place], None] = lambda place: None
     """Told of each event that was held back, when it is held back no longer."""
+    begun: Callable[[], None] = lambda: None
+    """Called when handlers have begun of what was neither received just now nor held back."""
     waiting: Callable[[Event], Callable[[], None]] = lambda event: lambda: None
-    """Told of each interaction that is left to another child for a moment; what it returns is called after that."""
+    """Told of each interaction that is left to another child for a moment; what it returns is called after that, when
+    handlers that began for it are told of."""
     counters: Counters = field(default_factory=Counters)
     holding: bool = False
     """Whether events are held back. The gate's own to change."""
@@ -276,6 +279,7 @@ class Gate:
             self._own(name, *args)
         finally:
             current.reset(token)
+        self.begun()
 
     def forget_claimed(self) -> None:
         """Drop from what is held all that others have claimed, and what is too old. Call it about once a second."""
@@ -517,12 +521,13 @@ class Gate:
 
         def take() -> None:
             del self._later[handle]
-            over()
             mine = components.ownership(self.client, event.data)
             if self.role == "active" or (self._finishing and mine in (Ownership.OWNER, Ownership.SHARED)):
                 self._claim_interaction(event, mine)
+                self.begun()
             else:
                 self._hold(_Held(event, None))
+            over()
 
         over = self.waiting(event)
         handle = asyncio.get_running_loop().call_later(delay, take)
@@ -547,8 +552,9 @@ class Gate:
             return
         for handle, (event, over) in self._later.items():
             handle.cancel()
-            over()
             self._claim_interaction(event, components.ownership(self.client, event.data))
+            self.begun()
+            over()
         self._later.clear()
 
     def _claim_interaction(self, event: Event, mine: Ownership) -> bool:

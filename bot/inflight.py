@@ -20,14 +20,18 @@ from weakref import WeakKeyDictionary, ref
 
 import discord
 
+ANSWER = "answer for an expired control"
+"""How the task is named that answers in place of the app."""
+
 _DIRECT = (
+    ANSWER,
     "discord.py: ",
     "CommandTree-invoker",
     "discord-ui-view-dispatch-",
     "discord-ui-modal-dispatch-",
     "discord-ui-dynamic-item-",
 )
-"""How discord.py names the tasks that run an app's handlers."""
+"""How the tasks are named that run an app's handlers, by discord.py, or answer for them."""
 
 _LIBRARY = os.path.dirname(discord.__file__) + os.sep  # noqa: PTH120 - compared with code objects' file names
 _ENDLESS = ("__timeout_task_impl", "do_typing", "_loop", "_poll_voice_ws")

@@ -223,11 +223,9 @@ class Runtime:
         except (OSError, ValueError) as error:
             _log.error("%s: %s; should this process be killed, nothing that it misses can be recovered", path, error)
             return
-        trail = self.trail = Trail(file, self.gate)
-        self.gate.taken = trail.taken
-        self.gate.place, self.gate.handed, self.gate.waiting = trail.place, trail.handed, trail.waits
-        self.inflight.watcher = trail.unnamed.append
-        internals.note_receiver(self.gate.ears, trail.receiver)
+        self.trail = Trail(file, self.gate)
+        self.trail.install(self.inflight)
+        internals.note_receiver(self.gate.ears, self.trail.receiver)
 
     def _window_open(self) -> bool:
         return self.gate is not None and self.gate.window_open

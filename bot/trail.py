@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 from discord.gateway import DiscordWebSocket
 
 from bot.gate import Gate, Place
-from bot.inflight import Begun, Origin, is_handler
+from bot.inflight import ANSWER, Begun, InFlight, Origin, is_handler
 from bot.internals import Receiver
 from bot.sessions import ID, MAX_KINDS, SessionFile
 
-_OF_ONE_KIND = ("discord.py: ", "CommandTree-invoker")
+_OF_ONE_KIND = ("discord.py: ", "CommandTree-invoker", ANSWER)
 """How tasks are named that share their name with all others of their kind."""
 
 
@@ -47,6 +47,13 @@ class Trail:
     _sessions: dict[int, _Session] = field(default_factory=dict)
     _kinds: dict[tuple[str, str], int] = field(default_factory=dict)
     """The number in the file of each kind of handler: task and event."""
+
+    def install(self, inflight: InFlight) -> None:
+        """Have the gate, and each task that begins, lead here. Which connection receives, `receiver` is to be told."""
+        gate = self.gate
+        gate.taken, gate.place, gate.handed = self.taken, self.place, self.handed
+        gate.waiting, gate.begun = self.waits, self.name_handlers
+        inflight.watcher = self.unnamed.append
 
     def taken(self) -> None:
         """Note that the event that was received last has been taken."""

@@ -38,7 +38,7 @@ from supervisor.location import SettingsError
 from supervisor.logs import LogLine as LogLine
 from supervisor.logs import to_logging
 from supervisor.neighbours import LOOK_SECONDS, Neighbour, Register
-from supervisor.observed import ActiveReadiness, Summary, Totals, utc_now
+from supervisor.observed import ActiveReadiness, HandoffRecord, Summary, Totals, utc_now
 from supervisor.outcome import Outcome as Outcome
 from supervisor.outcome import Progress as Progress
 from supervisor.release import Release, ReleaseError, resolve, still_there
@@ -608,27 +608,31 @@ class Engine:
         self.progressed()
 
     def answered(self, commands: Sequence[int], result: HandoffResult, reason: str | None) -> None:
-        """Answer commands, all with the same outcome."""
+        """Answer commands, all with the same outcome, which names what a child left running that died over it."""
         slot = self._slot
         assert slot is not None
         if slot.state.wanted is None:  # the attempt has ended: a token that did not work is not kept
             if self._wanted is not None and result == "succeeded":
                 self._settings = self._wanted
             self._wanted = None
-        now = asyncio.get_running_loop().time()
         record = slot.handoff
-        ours = record is not None and (result != "refused" or record.result == "refused")
+        if record is not None and result == "refused" and record.result != "refused":
+            record = None
         outcome = Outcome(
             result=result,
             reason=reason,
             generation=None if slot.state.phase in (Phase.STOPPING, Phase.STOPPED) else slot.state.active,
             lingering=slot.lingering() if result == "succeeded" else 0,
-            handoff=record.status(now=now) if record is not None and ours else None,
         )
+        slot.when_told(partial(self._answer, commands, outcome, record))
+
+    def _answer(self, commands: Sequence[int], outcome: Outcome, record: HandoffRecord | None) -> None:
+        if record is not None:
+            outcome = msgspec.structs.replace(outcome, handoff=record.status(now=asyncio.get_running_loop().time()))
         for command in commands:
             what = self._what.pop(command, "command")
-            level = logging.INFO if result == "succeeded" else logging.WARNING
-            self.log(f"{what} {result}" + (f": {reason}" if reason else ""), level=level)
+            level = logging.INFO if outcome.result == "succeeded" else logging.WARNING
+            self.log(f"{what} {outcome.result}" + (f": {outcome.reason}" if outcome.reason else ""), level=level)
             answer = self._answers.get(command)
             if answer is not None and not answer.done():
                 answer.set_result(outcome)

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -82,6 +82,8 @@ MIN_SILENCE = 3.0
 """Seconds that a child may be silent, at least, after it has been adopted."""
 MAX_SHARDS = 65536
 """Shard numbers at or above this are not believed."""
+INQUEST_PATIENCE = 2.0
+"""Seconds that an outcome waits for the names of what a dead child left running. Living ones tell within their turn."""
 
 
 class Host(Protocol):
@@ -172,6 +174,11 @@ class Slot:
         """Shards that children have lost to each other and may not have back for now."""
         self._relay = relay.Relay(self._send)
         self._inquest = Inquest(self._send)
+        self._died_in: dict[int, HandoffRecord] = {}
+        """The newest handoff when a child died of which nobody has told yet."""
+        self._untold: list[Callable[[], None]] = []
+        """What waits until it is known what the dead left running."""
+        self._untold_until: asyncio.TimerHandle | None = None
         self._left = asyncio.Event()
         self.handoff: HandoffRecord | None = None
         """The newest handoff, under way or ended."""
@@ -231,10 +238,27 @@ class Slot:
     def kill(self) -> None:
         """End every child at once, whatever the machine thinks, and let nothing happen any more."""
         self._closed = True
+        self._tell()
         for timer in self._timers.values():
             timer.cancel()
         for member in self._members.values():
             member.child.signal("SIGKILL")
+
+    def when_told(self, then: Callable[[], None]) -> None:
+        """Call this when it is known what the dead left running; at once if it is, or if nobody lives to tell."""
+        self._untold.append(then)
+        if not self._inquest.open or not self._members:
+            self._tell()
+        elif self._untold_until is None:
+            self._untold_until = self._loop.call_later(INQUEST_PATIENCE, self._tell)
+
+    def _tell(self) -> None:
+        if self._untold_until is not None:
+            self._untold_until.cancel()
+            self._untold_until = None
+        untold, self._untold = self._untold, []
+        for then in untold:
+            then()
 
     async def emptied(self) -> None:
         """Wait until no child lives."""
@@ -351,6 +375,7 @@ class Slot:
             case Note(text=text, serious=serious):
                 self._host.log(text, level=logging.WARNING if serious else logging.INFO)
             case Exit(code=code, reason=reason):
+                self._tell()
                 self._host.finished(code, reason)
             case _:
                 self._record(effect)
@@ -451,11 +476,14 @@ class Slot:
     def _tell_cut(self, message: Cut) -> None:
         """Name what a child left running that died."""
         self.totals.cut += len(message.names)
-        if self.handoff is not None:
-            self.handoff.died(message)
+        for record in (self._died_in.pop(message.generation, None), self.handoff):
+            if record is not None:
+                record.died(message)
         for name in message.names:
             self._host.log(f"cut, for generation {message.generation} died: {name}", level=logging.WARNING)
         self._keep_sessions()
+        if not self._inquest.open:
+            self._tell()
         self._host.stepped()
 
     def broke(self, child: Child, reason: str, *, retryable: bool) -> None:
@@ -476,6 +504,10 @@ class Slot:
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
         self._relay.left(child.generation)
         self._inquest.left(child.generation, living=sorted(self._members))
+        if self.handoff is not None and child.generation in self._inquest.open:
+            self._died_in[child.generation] = self.handoff
+        if not self._members:
+            self._tell()
         self.happen(Exited(child.generation, reason, retryable))
         self._keep_sessions()
         self._host.permits_changed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,8 +47,7 @@ class Living:
         self.inflight.install(asyncio.get_running_loop())
         self.file = SessionFile.create(self.path, token="t", supervisor=1)
         self.trail = Trail(self.file, self.gate)
-        self.gate.taken, self.gate.place, self.gate.handed = self.trail.taken, self.trail.place, self.trail.handed
-        self.inflight.watcher = self.trail.unnamed.append
+        self.trail.install(self.inflight)
         self.websocket: Any = SimpleNamespace(
             session_id="abc", sequence=0, shard_id=3, shard_count=4, gateway="wss://resume.invalid"
         )
@@ -176,6 +175,55 @@ async def test_a_handler_is_named_no_longer_once_it_has_ended_whether_at_once_or
     active.app.go.set()
     await asyncio.wait(held)
     assert active.found.running() == ([], 0), "though somebody holds on to its task"
+
+
+PRESS = {"id": "77", "application_id": "1", "type": 3, "token": "t", "version": 1, "channel_id": "5"} | {
+    "user": {"id": "9", "username": "u", "discriminator": "0", "avatar": None},
+    "data": {"custom_id": "whose", "component_type": 2},
+    "authorizing_integration_owners": {},
+    "attachment_size_limit": 1,
+}
+
+
+async def draining(living: Living) -> None:
+    living.gate.drain()
+
+
+async def time_passed(living: Living) -> None:
+    taken = asyncio.get_running_loop().create_future()
+    living.gate.stranger_taken = lambda *_: taken.set_result(None)
+    await taken
+
+
+@pytest.mark.parametrize("comes", [draining, time_passed])
+async def test_what_was_left_to_an_older_child_is_named_all_the_time_until_its_handler_has_ended(
+    active: Living, monkeypatch: pytest.MonkeyPatch, comes: Callable[[Living], Awaitable[None]]
+) -> None:
+    """A child that is killed just then, before another event comes, has it named."""
+
+    async def on_interaction(interaction: discord.Interaction[Any]) -> None:
+        await active.app.go.wait()
+
+    monkeypatch.setattr("bot.gate.OWNER_FIRST", 0.05)
+    active.app.event(on_interaction)
+    active.gate.open_window()
+    internals.parsers(active.app)["INTERACTION_CREATE"](PRESS)
+    assert active.found.running()[0] == ["INTERACTION_CREATE 77"]
+    await comes(active)
+    assert active.found.running()[0] == ["discord.py: on_interaction (INTERACTION_CREATE 77)"]
+    active.app.go.set()
+    await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")])
+    assert active.found.running()[0] == []
+
+
+async def test_what_the_runtime_announces_is_named(active: Living) -> None:
+    async def on_deactivate() -> None:
+        await active.app.go.wait()
+
+    active.app.event(on_deactivate)
+    active.gate.announce("deactivate")
+    assert active.found.running()[0] == ["discord.py: on_deactivate (deactivate)"]
+    active.app.go.set()
 
 
 async def test_a_handler_is_named_before_its_event_counts_as_handed_over(

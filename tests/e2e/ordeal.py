@@ -435,6 +435,7 @@ async def under_traffic(
     serving: bool = True,
     handler_ms: str = "50-50",
     rate: float = RATE,
+    mix: dict[str, float] = ALL_KINDS,
     **options: Any,
 ) -> AsyncIterator[Rig]:
     """An installation under traffic."""
@@ -444,7 +445,7 @@ async def under_traffic(
     ) as installation:
         installation.environ |= {"VANDAL": str(directory / "order"), "PROBE_WAIT_S": "8"}
         await installation.start(serving=serving)
-        installation.sandbox.traffic.start(rate=rate, mix=ALL_KINDS)
+        installation.sandbox.traffic.start(rate=rate, mix=mix)
         if serving:
             await installation.sandbox.journal.until(
                 lambda: installation.sandbox.journal.last_handled_at > 0, timeout=20

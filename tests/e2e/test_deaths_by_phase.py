@@ -28,7 +28,9 @@ from ordeal import (
     serving_alone,
     session_ready,
 )
-from rig import Rig
+from rig import ALL_KINDS, Rig
+
+from sandbox.world import OpenModal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide]
 
@@ -144,6 +146,32 @@ async def test_with_probation_and_linger_an_old_child_that_is_lost_while_it_drai
         assert outcome["handoff"]["kind"] == "reload"
         await serving_alone(installation, 2)
         await installation.logged("generation 1 has left: killed by SIGKILL")
+
+
+async def test_an_old_child_that_is_killed_as_it_takes_what_it_had_left_to_an_older_one_has_it_named(
+    tmp_path: Path,
+) -> None:
+    """Modals whose opener is gone: a child leaves them to the others for a second, and takes them when it drains."""
+    staying = {kind: weight for kind, weight in ALL_KINDS.items() if kind not in ("member_leave", "guild_leave")}
+    async with ordeal(tmp_path, mix=staying) as installation:
+        world, journal = installation.sandbox.world, installation.sandbox.journal
+        modals: list[OpenModal] = []
+        while len(modals) < 10:
+            await journal.until(lambda: bool(world.modals), timeout=20)
+            modals += world.modals
+            world.modals.clear()
+        assert (await reload(installation))["result"] == "succeeded"
+        order(installation, 2, "deactivating", "kill")
+        following = Following(installation)
+        await session_ready(installation, 3)
+        await journal.wait_handled(installation.sandbox.emit_message())  # some of the second before it is active
+        world.modals.extend(modals)
+        left = [installation.sandbox.emit_modal(modal) for modal in modals]
+        assert "activating" not in following.phases
+        outcome = await following.result()
+        assert (outcome["result"], outcome["generation"]) == ("succeeded", 3), installation.tail()
+        named = [one for one in left if any(f" {one.key}" in cut for cut in outcome["handoff"]["cut"])]
+        assert named, f"{outcome} {installation.tail()}"
 
 
 @pytest.mark.parametrize("which", ["oldest", "newest"])

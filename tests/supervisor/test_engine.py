@@ -409,6 +409,42 @@ async def test_what_ran_in_a_child_that_died_is_told_by_its_successor(tmp_path: 
         assert it.engine.totals().cut == 1
 
 
+@pytest.mark.parametrize("followed", [False, True])
+async def test_the_outcome_of_a_reload_names_what_ran_in_the_child_that_died_over_it(
+    tmp_path: Path, followed: bool
+) -> None:
+    """Also where the next reload begins at once."""
+    async with supervised(make_settings(tmp_path, "kill=drain")) as it:
+        it.release("left=on_message of the dead")
+        outcomes: list[Outcome] = []
+
+        async def reload() -> None:
+            outcomes.append(await it.engine.reload())
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(reload)
+            if followed:
+                await it.until(lambda roles: 2 in roles)
+                tasks.start_soon(reload)
+        assert [one.result for one in outcomes] == ["succeeded"] * (1 + followed)
+        first = outcomes[0].handoff
+        assert first is not None
+        assert (first.from_generation, first.to_generation) == (1, 2)
+        assert first.cut == ["on_message of the dead"]
+
+
+async def test_an_outcome_does_not_wait_for_long_until_somebody_tells_what_the_dead_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("supervisor.slot.INQUEST_PATIENCE", 0.2)
+    async with supervised(make_settings(tmp_path, "kill=drain")) as it:
+        it.release("deaf=inquire")
+        outcome = await it.engine.reload()
+        assert outcome.result == "succeeded"
+        assert outcome.handoff is not None
+        assert outcome.handoff.cut == []
+
+
 async def told(it: Supervised, cut: list[str]) -> None:
     """Wait until the last handoff names what was cut."""
 

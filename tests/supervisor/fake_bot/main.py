@@ -132,7 +132,7 @@ class Fake:
             self.at("active")
         elif kind == "drain":
             self.drain(message["limit"], message["linger"])
-        elif kind == "inquire":
+        elif kind == "inquire" and not deaf:
             names = [self.script["left"]] if "left" in self.script else []
             self.say("cut", generation=message["generation"], names=names)
         elif kind == "ping":
