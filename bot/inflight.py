@@ -1,7 +1,8 @@
 """Handlers under way: which tasks an event began, and which of them wait for a person.
 
 Knows asyncio tasks and the event that each descends from; knows nothing of roles, claims or time limits. A task factory
-sees every task; one that is created while an event is being handled belongs to that event.
+sees every task; one that is created while an event is being handled belongs to that event. Handlers of a kind that is
+known, which nearly every event begins, come a shorter way; they are noted in `sessions`' places.
 
 A handler that waits for something a person may do (`Client.wait_for`, the `wait` of a view or a modal) is in a
 *conversation*. It may wait in a task of its own making, as for `asyncio.gather`: then all handlers of its event are.
@@ -11,14 +12,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, ref
 
 import discord
+
+from bot import internals
+from bot.sessions import Places
 
 ANSWER = "answer for an expired control"
 """How the task is named that answers in place of the app."""
@@ -101,6 +105,14 @@ class Begun(ref["asyncio.Task[Any]"]):
             self.over = None
 
 
+@dataclass(slots=True, eq=False)
+class Kinds:
+    """How the handlers of one method are noted: the name of their tasks, and by event the number of their kind."""
+
+    task: str
+    of: dict[str, int] = field(default_factory=dict)
+
+
 class InFlight:
     """All unfinished tasks that descend from events.
 
@@ -122,6 +134,13 @@ class InFlight:
         """By event, the waits of its tasks that are no handlers themselves: all its handlers wait with them."""
         self.watcher: Callable[[Begun], object] | None = None
         """Told of each task as it begins; it has no name yet. It may set what is to be done at the end."""
+        self.kinds: Mapping[str, Kinds] = {}
+        """By method, how its handlers are noted; those of others are told to the watcher."""
+        self.places: Places | None = None
+        """Where they are noted."""
+        self._running: dict[int, tuple[asyncio.Task[Any], Origin]] = {}
+        """By place, those that have not outlasted a look."""
+        self._factory: Callable[..., Any] | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the creation of tasks, keeping any task factory that is there already."""
@@ -154,6 +173,43 @@ class InFlight:
             return task
 
         loop.set_task_factory(factory)  # type: ignore[arg-type]
+        self._factory = None if inner else factory
+
+    def begin_handlers(self, client: discord.Client, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin handlers of this client whose kind is known without the task factory.
+
+        Such a one is noted here and tells its own end, so it needs neither a weak reference nor to be asked for its
+        name. As soon as somebody cares when tasks end, and where the app has a task factory or runs its handlers in
+        another way than discord.py does, all go the long way.
+        """
+        own = internals.own_schedule(client)
+        if own is None:
+            return
+        run, running = internals.handler_run(client, self._ran), self._running
+
+        def schedule(coro: Callable[..., Any], method: str, *args: Any, **options: Any) -> asyncio.Task[Any]:
+            origin, kinds, places = current.get(), self.kinds.get(method), self.places
+            if kinds is None or places is None or origin is None or not origin.decision or self.on_change is not None:
+                return own(coro, method, *args, **options)
+            kind, data = kinds.of.get(origin.name), origin.data
+            if kind is None or loop.get_task_factory() is not self._factory or not (place := places.take()):
+                return own(coro, method, *args, **options)
+            try:
+                places.words[place - 1] = int(data["id"]) if "id" in data else 0
+            except (TypeError, ValueError):  # it has no data, or its id is no number, or one of more than 64 bits
+                return own(coro, method, *args, **options)
+            places.words[place] = kind
+            task = asyncio.Task(run(place, coro, method, *args, **options), loop=loop, name=kinds.task)
+            running[place] = task, origin
+            return task
+
+        internals.replace_schedule(client, schedule)
+
+    def _ran(self, place: int) -> None:
+        if self._running.pop(place, None) is not None:
+            assert self.places is not None
+            self.places.words[place] = 0
+            self.places.free.append(place)
 
     def count(self) -> int:
         """Return how many handlers are running, not counting what they began beside themselves."""
@@ -213,6 +269,8 @@ class InFlight:
 
     def look(self) -> None:
         """Give their callback to the new tasks that have not ended. Call it about once a second."""
+        for place in list(self._running):
+            self._keep_running(place)
         for begun in list(self._new):
             del self._new[begun]
             task = begun()
@@ -220,6 +278,16 @@ class InFlight:
                 begun.end()
             else:
                 self._keep(task, begun)
+
+    def _keep_running(self, place: int) -> None:
+        assert self.places is not None
+        task, origin = self._running.pop(place)
+        begun = Begun(task)
+        begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, self.places.over[place]
+        if task.done():  # it was cancelled before its first step
+            begun.end()
+        else:
+            self._keep(task, begun)
 
     def _keep(self, task: asyncio.Task[Any], begun: Begun) -> None:
         self._tasks[task] = begun

@@ -31,10 +31,11 @@ Parser: TypeAlias = Callable[[Any], None]
 AnyView: TypeAlias = "discord.ui.view.BaseView"
 """A view or a modal. Before discord.py 2.6 they had no base of this name, so nothing may look it up."""
 Dispatch: TypeAlias = Callable[..., None]
+Schedule: TypeAlias = Callable[..., "asyncio.Task[Any]"]
 FromClient: TypeAlias = Callable[..., Coroutine[Any, Any, DiscordWebSocket]]
 
 PRIVATE: Mapping[str, tuple[str, ...]] = {
-    "client": ("_connection", "_listeners", "_schedule_event", "_hooks"),
+    "client": ("_connection", "_listeners", "_schedule_event", "_run_event", "_hooks"),
     "state": (
         "parsers",
         "dispatch",
@@ -113,6 +114,39 @@ def replace_dispatch(client: discord.Client, dispatch: Dispatch) -> Dispatch:
     client.dispatch = dispatch  # type: ignore[method-assign]
     client._connection.dispatch = dispatch
     return own
+
+
+def replace_schedule(client: discord.Client, schedule: Schedule) -> None:
+    """Have ``schedule`` begin the tasks of the client's handlers."""
+    client._schedule_event = schedule  # type: ignore[method-assign]
+
+
+def own_schedule(client: discord.Client) -> Schedule | None:
+    """Return what begins them, None if that, or what runs in them, is not discord.py's own."""
+    kind, own = type(client), discord.Client
+    theirs = kind._schedule_event is not own._schedule_event or kind._run_event is not own._run_event
+    return None if theirs else client._schedule_event
+
+
+def handler_run(client: discord.Client, over: Callable[[int], object]) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return what runs a handler exactly as discord.py's own `_run_event` does, and calls ``over`` at its end.
+
+    It takes what ``over`` is called with before the rest. To wrap discord.py's own would be one more frame for every
+    step of every handler.
+    """
+
+    async def run(place: int, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any) -> None:
+        try:
+            await coro(*args, **kwargs)
+        except asyncio.CancelledError:
+            pass
+        except Exception:
+            with contextlib.suppress(asyncio.CancelledError):
+                await client.on_error(event_name, *args, **kwargs)
+        finally:
+            over(place)
+
+    return run
 
 
 @lru_cache(maxsize=1024)

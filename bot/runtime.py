@@ -191,6 +191,7 @@ class Runtime:
         internals.set_addresses(api_url=options.api_url)
         internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
         self.inflight.install(loop)
+        self.inflight.begin_handlers(client, loop)
         internals.on_wait_for(client, self.inflight.note_wait)
         internals.around_view_waits(self.inflight.waiting)
         self.controls = Controls(client)
@@ -341,7 +342,7 @@ class Runtime:
         if self.recovery is not None:
             await self.recovery.finish()
         if self.trail is not None:
-            self.trail.recovered = None
+            self.trail.recover(None)
             gate.taken = self.trail.taken
         if self._early is not None:
             await self._early
@@ -394,7 +395,7 @@ class Runtime:
             begun=self.trail.name_handlers if self.trail is not None else lambda: None,
         )
         if self.trail is not None:
-            self.trail.recovered = file
+            self.trail.recover(file)
         gate.taken = self._taken_beside(self.recovery)
         for shard, (count, _) in self._own_sessions.items():
             self.recovery.session_began(shard, count)

@@ -20,8 +20,8 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,27 @@ class DeadSession:
     sequence: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Places:
+    """Where handlers are noted by kind and id. A place is given by the word of its kind; the one before has the id.
+
+    A free place is one whose kind is 0, so nothing but that one store is needed at the end, which takes no frame of
+    Python. All places are looked through when those that were free at the last look are used up.
+    """
+
+    words: memoryview
+    over: Mapping[int, Callable[[], object]]
+    """By place, what is to be called when its handler has ended."""
+    free: list[int] = field(default_factory=list)
+    """Places that were free at the last look. Whoever takes one fills in the id, then the kind."""
+
+    def take(self) -> int:
+        """Return a free place, 0 if there is none."""
+        if not self.free:
+            self.free.extend(place for place in self.over if not self.words[place])
+        return self.free.pop() if self.free else 0
+
+
 class SessionFile:
     """The file of one generation: written by it, then read, and carried on, by its successor."""
 
@@ -80,12 +101,13 @@ class SessionFile:
         self._words = memoryview(self._map).cast("Q")
         self._slots: dict[int, int] = {}
         self._free = list(range(MAX_RUNNING - 1, -1, -1))
-        self._free_briefs: list[int] = []
-        """Where the kinds stand, in words, of those that were free at the last look."""
-        self._over = {
-            word: partial(self._words.__setitem__, word, 0)
-            for word in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
-        }
+        self.places = Places(
+            self._words,
+            {
+                place: partial(self._words.__setitem__, place, 0)
+                for place in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
+            },
+        )
 
     @classmethod
     def create(cls, path: Path, *, token: str, supervisor: int) -> SessionFile:
@@ -229,26 +251,20 @@ class SessionFile:
         """Note a handler that runs now, by kind and id, 0 for none. Call what is returned when it has ended.
 
         None: there is no room. Raises `ValueError` for an id that has more than 64 bits.
-
-        A free place is one whose kind is 0, so nothing but that one store is needed at the end, which takes no frame of
-        Python. All places are looked through when those that were free at the last look are used up.
         """
-        free = self._free_briefs
-        if not free:
-            free.extend(word for word in self._over if not self._words[word])
-            if not free:
-                return None
-        word = free.pop()
-        self._words[word - 1] = ident
-        self._words[word] = kind
-        return self._over[word]
+        place = self.places.take()
+        if not place:
+            return None
+        self._words[place - 1] = ident
+        self._words[place] = kind
+        return self.places.over[place]
 
     def running(self) -> tuple[list[str], int]:
         """Return the names of the handlers that were running, and how many more there were."""
         names = []
-        for word in self._over:
-            if kind := min(self._words[word], MAX_KINDS):
-                ident, text = self._words[word - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
+        for place in self.places.over:
+            if kind := min(self._words[place], MAX_KINDS):
+                ident, text = self._words[place - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
                 names.append(text.replace(ID, f" {ident}" if ident else ""))
         found = (self._text(_HEADER_SIZE + slot * _NAME) for slot in range(MAX_RUNNING))
         return [*names, *(text for text in found if text is not None)], self._words[_UNNAMED // 8]

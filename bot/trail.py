@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from discord.gateway import DiscordWebSocket
 
 from bot.gate import Gate, Place
-from bot.inflight import ANSWER, Begun, InFlight, Origin, is_handler
+from bot.inflight import ANSWER, Begun, InFlight, Kinds, Origin, is_handler
 from bot.internals import Receiver
 from bot.sessions import ID, MAX_KINDS, SessionFile
 
-_OF_ONE_KIND = ("discord.py: ", "CommandTree-invoker", ANSWER)
+_METHOD = "discord.py: "
+_OF_ONE_KIND = (_METHOD, "CommandTree-invoker", ANSWER)
 """How tasks are named that share their name with all others of their kind."""
 
 
@@ -39,21 +40,34 @@ class Trail:
 
     file: SessionFile
     gate: Gate
-    recovered: SessionFile | None = None
-    """The dead child's file: handlers of its events are named there too, for the next successor."""
     receiver: Receiver = field(default_factory=Receiver)
     unnamed: list[Begun] = field(default_factory=list)
     """What has begun since handlers were named last; tasks get their names only after they have begun."""
     _sessions: dict[int, _Session] = field(default_factory=dict)
     _kinds: dict[tuple[str, str], int] = field(default_factory=dict)
     """The number in the file of each kind of handler: task and event."""
+    _methods: dict[str, Kinds] = field(default_factory=dict)
+    """The same of those that run a method."""
+    _recovered: SessionFile | None = None
+    _inflight: InFlight | None = None
 
     def install(self, inflight: InFlight) -> None:
         """Have the gate, and each task that begins, lead here. Which connection receives, `receiver` is to be told."""
         gate = self.gate
         gate.taken, gate.place, gate.handed = self.taken, self.place, self.handed
         gate.waiting, gate.begun = self.waits, self.name_handlers
-        inflight.watcher = self.unnamed.append
+        inflight.watcher, inflight.places = self.unnamed.append, self.file.places
+        self._inflight = inflight
+        self.recover(None)
+
+    def recover(self, file: SessionFile | None) -> None:
+        """Name handlers also in the file of a dead child whose events are handled; None: no more.
+
+        It is for the next successor.
+        """
+        self._recovered = file
+        if self._inflight is not None:
+            self._inflight.kinds = self._methods if file is None else {}
 
     def taken(self) -> None:
         """Note that the event that was received last has been taken."""
@@ -120,7 +134,7 @@ class Trail:
                 if not is_handler(name):
                     continue
                 kind = self._kind(name, origin.name)
-            if kind and self.recovered is None:
+            if kind and self._recovered is None:
                 data = origin.data
                 try:
                     begun.over = self.file.began_as(kind, int(data["id"]) if "id" in data else 0)
@@ -134,10 +148,12 @@ class Trail:
         if not name.startswith(_OF_ONE_KIND) or len(self._kinds) >= MAX_KINDS:
             return 0
         kind = self._kinds[name, event] = self.file.kind(f"{name} ({event}{ID})")
+        if name.startswith(_METHOD):
+            self._methods.setdefault(name.removeprefix(_METHOD), Kinds(name)).of[event] = kind
         return kind
 
     def _name(self, name: str) -> Callable[[], None]:
-        noted = [(file, file.began(name)) for file in (self.file, self.recovered) if file is not None]
+        noted = [(file, file.began(name)) for file in (self.file, self._recovered) if file is not None]
 
         def over() -> None:
             for file, slot in noted:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import os
 import re
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +87,31 @@ def test_parsers_dispatch_and_the_websocket_have_the_shape_that_the_gate_expects
     parameters = inspect.signature(DiscordWebSocket.from_client).parameters
     assert {"client", "shard_id", "resume", "gateway", "session", "sequence"} <= set(parameters)
     assert "'on_' + event" in inspect.getsource(discord.Client.dispatch)
+
+
+RUN_EVENT = """
+try:
+    await coro(*args, **kwargs)
+except asyncio.CancelledError:
+    pass
+except Exception:
+    try:
+        await self.on_error(event_name, *args, **kwargs)
+    except asyncio.CancelledError:
+        pass
+"""
+SCHEDULE_EVENT = """
+wrapped = self._run_event(coro, event_name, *args, **kwargs)
+return self.loop.create_task(wrapped, name=f'discord.py: {event_name}')
+"""
+
+
+@pytest.mark.parametrize(("name", "body"), [("_run_event", RUN_EVENT), ("_schedule_event", SCHEDULE_EVENT)])
+def test_discord_py_begins_and_runs_a_handler_as_the_runtime_does_in_its_place(name: str, body: str) -> None:
+    """`internals.handler_run` and `InFlight.begin_handlers` do the same, in fewer frames."""
+    (theirs,) = ast.parse(textwrap.dedent(inspect.getsource(getattr(discord.Client, name)))).body
+    assert isinstance(theirs, ast.FunctionDef | ast.AsyncFunctionDef)
+    assert [ast.dump(line) for line in theirs.body] == [ast.dump(line) for line in ast.parse(body).body]
 
 
 def test_a_loop_calls_its_function_and_its_hooks_in_the_way_that_the_runtime_expects() -> None:

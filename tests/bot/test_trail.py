@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,7 @@ class Living:
         self.gate.install()
         self.inflight = InFlight()
         self.inflight.install(asyncio.get_running_loop())
+        self.inflight.begin_handlers(self.app, asyncio.get_running_loop())
         self.file = SessionFile.create(self.path, token="t", supervisor=1)
         self.trail = Trail(self.file, self.gate)
         self.trail.install(self.inflight)
@@ -150,7 +152,7 @@ async def test_handlers_are_named_while_they_run(active: Living, tmp_path: Path)
     dead = SessionFile.create(tmp_path / "sessions-0", token="t", supervisor=1)
     active.receive()
     assert active.found.running() == (["discord.py: on_raw_typing (TYPING_START)"], 0)
-    active.trail.recovered = dead
+    active.trail.recover(dead)
     active.receive()
     assert len(active.found.running()[0]) == 2
     assert dead.running() == (["discord.py: on_raw_typing (TYPING_START)"], 0), "for the next successor"
@@ -230,15 +232,20 @@ async def test_a_handler_is_named_before_its_event_counts_as_handed_over(
     active: Living, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    began_as = SessionFile.began_as
 
-    def noting(file: SessionFile, kind: int, ident: int) -> Any:
-        seen.append(active.handed)
-        return began_as(file, kind, ident)
+    class Words:
+        """The words of the places: notes what counts as handed over when a kind is stored."""
 
-    monkeypatch.setattr(SessionFile, "began_as", noting)
+        def __setitem__(self, word: int, value: int) -> None:
+            if value:
+                seen.append(active.handed)
+            words[word] = value
+
+    words = active.file.places.words
+    active.receive()
+    active.inflight.places = replace(active.file.places, words=Words())  # type: ignore[arg-type]
     active.receive(2)
-    assert (seen, active.handed) == ([0, 1], 2)
+    assert (seen, active.handed) == ([1, 2], 3)
     active.app.go.set()
 
 
