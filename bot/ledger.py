@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from bot.keys import Claimed, Others
@@ -54,10 +54,24 @@ _RECENT = 5000
 """Newest claims kept in memory too, for when the file that had them cannot be read: some seconds of the heaviest
 traffic, in about 1 MB."""
 
+_SWEEP = 1000
+"""Claims that each trim looks at: a third of a millisecond."""
+
+_SWEEP_PER_CLAIM = 3
+"""And for each claim since the trim before: all are looked at within half of the time for which they are kept."""
+
+_SWEEP_MOST = 10_000
+"""At most: three milliseconds."""
+
+_LAST_KEY = "\U0010ffff"
+"""After every key."""
+
 _CARRY_SECONDS = 0.1
 """Longest wait for a lock while claims are carried over."""
 
 _TABLES = ("claims", "passed", "notes", "turns")
+
+# There is no index by age: to keep it is a quarter of a claim's time, and only what is 15 minutes old is looked for.
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS claims (
@@ -68,7 +82,6 @@ CREATE TABLE IF NOT EXISTS claims (
     mark TEXT,
     at REAL NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS claims_by_age ON claims (at);
 CREATE TABLE IF NOT EXISTS passed (
     digest TEXT NOT NULL,
     generation INTEGER NOT NULL,
@@ -99,11 +112,17 @@ SELECT max(number) FROM (
 )
 """
 
+_SWEPT_TO = "SELECT key FROM claims WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?"
+
 _TRIM = """
-DELETE FROM claims WHERE at >= ? AND at < ? AND (digest IS NULL OR EXISTS (
+DELETE FROM claims WHERE key > :above AND key <= :to AND at < :before AND (digest IS NULL OR EXISTS (
     SELECT 1 FROM claims AS newer
     WHERE newer.key > claims.digest || '#' AND newer.key < claims.digest || '$' AND newer.number > claims.number
 ))
+"""
+
+_IDLE = """
+SELECT DISTINCT digest FROM claims WHERE key > :above AND key <= :to AND at < :idle AND digest IS NOT NULL
 """
 
 _FORGET = """
@@ -138,9 +157,10 @@ class Ledger(Others, Protocol):
         """Return those of the keys that some child has claimed."""
 
     def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
-        """Forget claims from before a time, but for the newest of each digest.
+        """Forget claims from before a time, but for the newest of each digest. Call it about once a second.
 
-        From before ``idle``, the earlier time, that one too is forgotten, unless the caller ``counts`` its digest.
+        From before ``idle``, the earlier time, that one too is forgotten, unless the caller ``counts`` its digest. Each
+        call looks at some of the claims: one may be kept for half as long again.
         """
 
     def forget(self, digests: Sequence[str]) -> bool:
@@ -179,7 +199,10 @@ class SQLiteLedger:
         self._opened_at = float("-inf")
         self._renewed_at = float("-inf")
         self._failed_at = float("-inf")
-        self._trimmed = self._trimmed_idle = float("-inf")
+        self._swept = ""
+        """The key up to which old claims have been looked for; "" at the beginning."""
+        self._swept_asked = 0
+        """How many claims had been asked for by then."""
         self._patience = _PATIENCE
         self._waited_at = time.monotonic()
 
@@ -227,18 +250,19 @@ class SQLiteLedger:
         return None
 
     def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
-        """Forget old claims, each call what has come of age since the one before; what fails is done by the next."""
-        if self._try(_TRIM, (self._trimmed, before)) is not None:
-            self._trimmed = before
-        old = self._try(
-            "SELECT DISTINCT digest FROM claims WHERE at >= ? AND at < ? AND digest IS NOT NULL",
-            (self._trimmed_idle, idle),
-        )
-        if old is None:
+        """Forget old claims among the next ones by key; what fails is done by the next call."""
+        asked = self.won + self.lost
+        count = min(_SWEEP + _SWEEP_PER_CLAIM * (asked - self._swept_asked), _SWEEP_MOST)
+        last = self._try(_SWEPT_TO, (self._swept, count))
+        if last is None:
             return
-        digests = [digest for (digest,) in old if not counts(digest)]
-        if self.forget(digests) and self._try(_TRIM, (self._trimmed_idle, idle)) is not None:
-            self._trimmed_idle = idle
+        to: str = last[0][0] if last else _LAST_KEY
+        span = {"above": self._swept, "to": to, "before": before, "idle": idle}
+        idle_digests = self._try(_IDLE, span)
+        if idle_digests is None or self._try(_TRIM, span) is None:
+            return
+        if self.forget([digest for (digest,) in idle_digests if not counts(digest)]):
+            self._swept, self._swept_asked = (to if last else ""), asked
 
     def forget(self, digests: Sequence[str]) -> bool:
         """Forget all claims of these digests."""
@@ -314,7 +338,14 @@ class SQLiteLedger:
         self._db = self._lost = None
 
     def _insert(self, row: tuple[object, ...]) -> bool:
-        cursor = self._run(_CLAIM, row)
+        cursor = None
+        if self._db is not None and time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            try:
+                cursor = self._db.execute(_CLAIM, row)  # as nearly always: what `_run` does, without its frames
+            except sqlite3.Error:
+                cursor = None
+        if cursor is None:
+            cursor = self._run(_CLAIM, row)
         if cursor is None or cursor.rowcount == 1:
             self._recent.append(row)
             self.won += 1
@@ -347,7 +378,7 @@ class SQLiteLedger:
                 self._patience = max(0.0, self._patience - max(0.0, lost))
             return cursor
 
-    def _try(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]] | None:
+    def _try(self, sql: str, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]] | None:
         """Do what can as well be done later: nothing is waited for, and failing is no error."""
         try:
             return self._open().execute(sql, values).fetchall()
@@ -389,7 +420,6 @@ class SQLiteLedger:
             )
         self._db = db
         self._looked_at = now
-        self._trimmed = self._trimmed_idle = float("-inf")
         return db
 
     def _lose(self) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -412,6 +413,38 @@ def test_old_claims_are_trimmed_but_for_the_newest_of_each_digest(
     assert new.forget(["counted"])
     assert keys_in(path) == set()
     assert (old.errors, new.errors) == (0, 0)
+
+
+def test_each_trim_looks_at_some_of_the_claims_and_a_few_at_all(
+    pair: tuple[SQLiteLedger, SQLiteLedger], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever their order: claims lie by key, not by age."""
+    monkeypatch.setattr("bot.ledger._SWEEP", 4)
+    old, new = pair
+    for number in range(40):
+        old.claim(f"MESSAGE_CREATE:{number:02}", 1.0 + number % 2)
+    for number in range(1, 10):
+        old.claim_number("digest", number, "", 1.0)
+    left = [len(keys_in(path))]
+    for _ in range(14):
+        new.trim(2.0, idle=0.0, counts=lambda _: False)
+        left.append(len(keys_in(path)))
+    assert all(0 <= before - after <= 5 for before, after in pairwise(left))
+    assert left[-1] == 21, "the younger half, and the newest of the digest"
+    for _ in range(14):
+        new.trim(3.0, idle=2.0, counts=lambda _: False)
+    assert keys_in(path) == set()
+
+
+def test_a_trim_looks_at_more_where_more_is_claimed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bot.ledger._SWEEP", 1)
+    only = SQLiteLedger(str(path), 1)
+    for second in range(200):
+        for number in range(10):
+            only.claim(f"MESSAGE_CREATE:{second * 7919 % 199:03}{second}{number}", float(second))
+        only.trim(second - 60.0, idle=0.0, counts=lambda _: True)
+        assert len(keys_in(path)) <= 10 * (60 + 60 / 2 + 2)
+    only.close()
 
 
 def test_a_trim_that_finds_the_ledger_locked_is_no_error_and_is_made_up_for(
