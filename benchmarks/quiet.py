@@ -134,7 +134,6 @@ async def side(name: str, start: Sequence[str], directory: Path) -> AsyncIterato
             file = SessionFile.create(directory / f"{name}.sessions", token="", supervisor=0)
             trail = Trail(file, gate)
             trail.install(inflight)
-            inflight.begin_handlers(client, asyncio.get_running_loop())
             made = Side(client, inflight, trail)
             await made.feed(start)
             if name == "active, window":

@@ -319,13 +319,15 @@ class Gate:
             self._parse_interaction = parser
             parser = self._take_interaction
 
+        counters, clock = self.counters, self.clock
+
         def gated(data: Any) -> None:
             if self._numbering is None and not self.holding:
-                event = Event(name, data, self.clock(), True)
+                event = Event(name, data, clock(), True)
             else:
-                event = Event(name, data, self.clock())
+                event = Event(name, data, clock())
                 self._consider(event)
-            self.counters.received += 1
+            counters.received += 1
             token = current.set(event)
             try:
                 parser(data)

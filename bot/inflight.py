@@ -136,8 +136,7 @@ class InFlight:
         """Told of each task as it begins; it has no name yet. It may set what is to be done at the end."""
         self.kinds: Mapping[str, Kinds] = {}
         """By method, how its handlers are noted; those of others are told to the watcher."""
-        self.places: Places | None = None
-        """Where they are noted."""
+        self._places: Places | None = None
         self._running: dict[int, tuple[asyncio.Task[Any], Origin]] = {}
         """By place, those that have not outlasted a look."""
         self._factory: Callable[..., Any] | None = None
@@ -175,41 +174,38 @@ class InFlight:
         loop.set_task_factory(factory)  # type: ignore[arg-type]
         self._factory = None if inner else factory
 
-    def begin_handlers(self, client: discord.Client, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin handlers of this client whose kind is known without the task factory.
+    def begin_handlers(self, client: discord.Client, places: Places) -> None:
+        """Begin handlers of this client whose kind is known without the task factory. They are noted in ``places``.
 
-        Such a one is noted here and tells its own end, so it needs neither a weak reference nor to be asked for its
-        name. As soon as somebody cares when tasks end, and where the app has a task factory or runs its handlers in
-        another way than discord.py does, all go the long way.
+        Such a one tells its own end, so it needs neither a weak reference nor to be asked for its name. As soon as
+        somebody cares when tasks end, and where the app has a task factory or runs its handlers in another way than
+        discord.py does, all go the long way.
         """
         own = internals.own_schedule(client)
         if own is None:
             return
-        run, running = internals.handler_run(client, self._ran), self._running
+        words, free, running, loop = places.words, places.free, self._running, asyncio.get_running_loop()
+        run = internals.handler_run(client, running, words, free)
+        self._places = places
 
         def schedule(coro: Callable[..., Any], method: str, *args: Any, **options: Any) -> asyncio.Task[Any]:
-            origin, kinds, places = current.get(), self.kinds.get(method), self.places
-            if kinds is None or places is None or origin is None or not origin.decision or self.on_change is not None:
+            origin, kinds = current.get(), self.kinds.get(method)
+            if kinds is None or origin is None or not origin.decision or self.on_change is not None:
                 return own(coro, method, *args, **options)
             kind, data = kinds.of.get(origin.name), origin.data
-            if kind is None or loop.get_task_factory() is not self._factory or not (place := places.take()):
+            if kind is None or loop.get_task_factory() is not self._factory or not (free or places.look()):
                 return own(coro, method, *args, **options)
+            place = free.pop()
             try:
-                places.words[place - 1] = int(data["id"]) if "id" in data else 0
+                words[place - 1] = int(data["id"]) if "id" in data else 0
             except (TypeError, ValueError):  # it has no data, or its id is no number, or one of more than 64 bits
                 return own(coro, method, *args, **options)
-            places.words[place] = kind
+            words[place] = kind
             task = asyncio.Task(run(place, coro, method, *args, **options), loop=loop, name=kinds.task)
             running[place] = task, origin
             return task
 
         internals.replace_schedule(client, schedule)
-
-    def _ran(self, place: int) -> None:
-        if self._running.pop(place, None) is not None:
-            assert self.places is not None
-            self.places.words[place] = 0
-            self.places.free.append(place)
 
     def count(self) -> int:
         """Return how many handlers are running, not counting what they began beside themselves."""
@@ -280,10 +276,10 @@ class InFlight:
                 self._keep(task, begun)
 
     def _keep_running(self, place: int) -> None:
-        assert self.places is not None
+        assert self._places is not None
         task, origin = self._running.pop(place)
         begun = Begun(task)
-        begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, self.places.over[place]
+        begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, self._places.over[place]
         if task.done():  # it was cancelled before its first step
             begun.end()
         else:

@@ -128,11 +128,13 @@ def own_schedule(client: discord.Client) -> Schedule | None:
     return None if theirs else client._schedule_event
 
 
-def handler_run(client: discord.Client, over: Callable[[int], object]) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Return what runs a handler exactly as discord.py's own `_run_event` does, and calls ``over`` at its end.
+def handler_run(
+    client: discord.Client, running: dict[int, Any], words: memoryview, free: list[int]
+) -> Callable[..., Coroutine[Any, Any, None]]:
+    """Return what runs a handler exactly as discord.py's own `_run_event` does, and takes it from ``running`` then.
 
-    It takes what ``over`` is called with before the rest. To wrap discord.py's own would be one more frame for every
-    step of every handler.
+    What it returns takes the handler's place before the rest: its key there, given back then by a 0 in ``words``. To
+    wrap discord.py's own, or to call somebody at the end, would be one more frame for every handler.
     """
 
     async def run(place: int, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any) -> None:
@@ -144,7 +146,9 @@ def handler_run(client: discord.Client, over: Callable[[int], object]) -> Callab
             with contextlib.suppress(asyncio.CancelledError):
                 await client.on_error(event_name, *args, **kwargs)
         finally:
-            over(place)
+            if running.pop(place, None) is not None:
+                words[place] = 0
+                free.append(place)
 
     return run
 

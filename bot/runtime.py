@@ -191,7 +191,6 @@ class Runtime:
         internals.set_addresses(api_url=options.api_url)
         internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
         self.inflight.install(loop)
-        self.inflight.begin_handlers(client, loop)
         internals.on_wait_for(client, self.inflight.note_wait)
         internals.around_view_waits(self.inflight.waiting)
         self.controls = Controls(client)

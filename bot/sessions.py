@@ -84,11 +84,10 @@ class Places:
     free: list[int] = field(default_factory=list)
     """Places that were free at the last look. Whoever takes one fills in the id, then the kind."""
 
-    def take(self) -> int:
-        """Return a free place, 0 if there is none."""
-        if not self.free:
-            self.free.extend(place for place in self.over if not self.words[place])
-        return self.free.pop() if self.free else 0
+    def look(self) -> bool:
+        """Look for free places, when there are no more; return whether there is one."""
+        self.free.extend(place for place in self.over if not self.words[place])
+        return bool(self.free)
 
 
 class SessionFile:
@@ -252,12 +251,13 @@ class SessionFile:
 
         None: there is no room. Raises `ValueError` for an id that has more than 64 bits.
         """
-        place = self.places.take()
-        if not place:
+        places = self.places
+        if not (places.free or places.look()):
             return None
+        place = places.free.pop()
         self._words[place - 1] = ident
         self._words[place] = kind
-        return self.places.over[place]
+        return places.over[place]
 
     def running(self) -> tuple[list[str], int]:
         """Return the names of the handlers that were running, and how many more there were."""

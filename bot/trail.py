@@ -56,7 +56,8 @@ class Trail:
         gate = self.gate
         gate.taken, gate.place, gate.handed = self.taken, self.place, self.handed
         gate.waiting, gate.begun = self.waits, self.name_handlers
-        inflight.watcher, inflight.places = self.unnamed.append, self.file.places
+        inflight.watcher = self.unnamed.append
+        inflight.begin_handlers(gate.client, self.file.places)
         self._inflight = inflight
         self.recover(None)
 

@@ -19,6 +19,7 @@ class Ungated(Sharded):
         connection: Any = self._connection
         connection.parsers.update(gate._parsers)
         self.dispatch = connection.dispatch = gate._own  # type: ignore[method-assign]
+        del self._schedule_event
         for shard in self.shards.values():
             websocket: Any = shard._parent.ws
             websocket._dispatch = gate._own

@@ -542,10 +542,10 @@ class Short:
         self.watch, self.client = watch, client
         self.file = SessionFile.create(directory / "sessions-1", token="t", supervisor=1)
         self.long: list[Begun] = []
-        watch.watcher, watch.places = self.long.append, self.file.places
+        watch.watcher = self.long.append
         self.kind = self.file.kind("on_message (MESSAGE_CREATE {})")
         watch.kinds = {"on_message": Kinds("discord.py: on_message", {"MESSAGE_CREATE": self.kind})}
-        watch.begin_handlers(client, asyncio.get_running_loop())
+        watch.begin_handlers(client, self.file.places)
 
     def dispatch(self, ident: Any = "7", *, decision: bool | None = True) -> asyncio.Task[Any]:
         before = asyncio.all_tasks()
@@ -658,13 +658,7 @@ async def its_kind_is_not_known(short: Short) -> None:
     short.watch.kinds = {"on_message": Kinds("discord.py: on_message")}
 
 
-async def nowhere_to_note(short: Short) -> None:
-    short.watch.places = None
-
-
-@pytest.mark.parametrize(
-    "why", [somebody_cares, a_factory_of_the_apps_own, no_place_is_free, its_kind_is_not_known, nowhere_to_note]
-)
+@pytest.mark.parametrize("why", [somebody_cares, a_factory_of_the_apps_own, no_place_is_free, its_kind_is_not_known])
 async def test_a_handler_goes_the_long_way(short: Short, why: Callable[[Short], Awaitable[None]]) -> None:
     await why(short)
     task = short.dispatch()

@@ -46,7 +46,6 @@ class Living:
         self.gate.install()
         self.inflight = InFlight()
         self.inflight.install(asyncio.get_running_loop())
-        self.inflight.begin_handlers(self.app, asyncio.get_running_loop())
         self.file = SessionFile.create(self.path, token="t", supervisor=1)
         self.trail = Trail(self.file, self.gate)
         self.trail.install(self.inflight)
@@ -243,7 +242,8 @@ async def test_a_handler_is_named_before_its_event_counts_as_handed_over(
 
     words = active.file.places.words
     active.receive()
-    active.inflight.places = replace(active.file.places, words=Words())  # type: ignore[arg-type]
+    del active.app._schedule_event
+    active.inflight.begin_handlers(active.app, replace(active.file.places, words=Words()))  # type: ignore[arg-type]
     active.receive(2)
     assert (seen, active.handed) == ([1, 2], 3)
     active.app.go.set()
