@@ -388,9 +388,8 @@ class Gate:
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
         """Let a dispatch pass, or not.
 
-        What comes of an event that was let through, or is claimed now, goes straight on, without a further frame of
-        Python: this is what every event of a quiet bot takes. If nothing hears it, it ends here, as discord.py's own
-        dispatch would find out at three times the cost.
+        This is what every event of a quiet bot takes, and in a window what is claimed: without a further frame of
+        Python, discord.py's own dispatch left out. If nothing hears it, it ends here.
         """
         event = current.get()
         method = self._plain.get(name)
@@ -398,15 +397,25 @@ class Gate:
             self._look(event, name, args, kwargs)
             return
         ears = self.ears
-        if hasattr(self.client, method) or name in ears.waiting or ears.cogs.get(method):  # as `Ears.hear`
-            if event.decision is None:
-                event.decision = self._claim(event)
-            if not event.decision:
-                return
-            if not event.counted:
-                event.counted = True
-                self.counters.handled += 1
+        handler, listeners = getattr(self.client, method, None), ears.cogs.get(method)
+        waiting = name in ears.waiting
+        if not (handler or listeners or waiting):
+            return
+        if event.decision is None:
+            event.decision = self._claim(event)
+        if not event.decision:
+            return
+        if not event.counted:
+            event.counted = True
+            self.counters.handled += 1
+        if waiting:
             self._own(name, *args, **kwargs)
+            return
+        schedule = internals.schedule_of(self.client)
+        if handler:
+            schedule(handler, method, *args, **kwargs)
+        for listener in listeners or ():
+            schedule(listener, method, *args, **kwargs)
 
     def _look(self, event: Origin | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Do the same for any dispatch of any event, or of none."""

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import copy
 import datetime
+import operator
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
@@ -114,6 +115,10 @@ def replace_dispatch(client: discord.Client, dispatch: Dispatch) -> Dispatch:
     client.dispatch = dispatch  # type: ignore[method-assign]
     client._connection.dispatch = dispatch
     return own
+
+
+schedule_of: Callable[[discord.Client], Schedule] = operator.attrgetter("_schedule_event")
+"""Return what begins the tasks of a client's handlers."""
 
 
 def replace_schedule(client: discord.Client, schedule: Schedule) -> None:

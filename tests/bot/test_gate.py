@@ -12,6 +12,7 @@ from typing import Any
 
 import discord
 import pytest
+from discord.ext import commands
 
 from bot import internals
 from bot.gate import Gate, Role
@@ -177,6 +178,41 @@ async def test_what_nothing_hears_is_not_dispatched_and_what_is_waited_for_is(wo
     feed(client, "MESSAGE_CREATE", message(2))
     assert (await waiting).id == 2
     assert (dispatched, gate.counters.handled) == (["message"], 1)
+
+
+@pytest.mark.parametrize("window", [False, True])
+async def test_a_bots_method_its_cogs_and_who_waits_hear_an_event_in_the_order_of_discord_py(
+    world: World, window: bool
+) -> None:
+    heard: list[str] = []
+
+    class Listening(commands.Cog):
+        @commands.Cog.listener("on_message")
+        async def first(self, message: discord.Message) -> None:
+            heard.append(f"first {message.id}")
+
+        @commands.Cog.listener("on_message")
+        async def second(self, message: discord.Message) -> None:
+            heard.append(f"second {message.id}")
+
+    class Bot(commands.Bot):
+        async def on_message(self, message: discord.Message, /) -> None:
+            heard.append(f"method {message.id}")
+
+    client, gate = await world.child("active", lambda: Bot("!", intents=discord.Intents.all()))
+    await client.add_cog(Listening())
+    if window:
+        gate.open_window()
+    for number in (1, 2):
+        feed(client, "MESSAGE_CREATE", message(number))
+        await settle()
+    waiting = asyncio.ensure_future(client.wait_for("message"))
+    await asyncio.sleep(0)
+    feed(client, "MESSAGE_CREATE", message(3))
+    await settle()
+    assert (await waiting).id == 3
+    assert heard == [f"{who} {number}" for number in (1, 2, 3) for who in ("method", "first", "second")]
+    assert (gate.counters.handled, gate.ledger.won) == (3, 3 if window else 0)
 
 
 async def test_an_app_that_puts_a_dispatch_of_its_own_into_its_client_hears_everything(world: World) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import discord
 import pytest
-from discord.ext import tasks
+from discord.ext import commands, tasks
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from discord.shard import Shard
@@ -106,12 +106,44 @@ return self.loop.create_task(wrapped, name=f'discord.py: {event_name}')
 """
 
 
-@pytest.mark.parametrize(("name", "body"), [("_run_event", RUN_EVENT), ("_schedule_event", SCHEDULE_EVENT)])
-def test_discord_py_begins_and_runs_a_handler_as_the_runtime_does_in_its_place(name: str, body: str) -> None:
-    """`internals.handler_run` and `InFlight.begin_handlers` do the same, in fewer frames."""
-    (theirs,) = ast.parse(textwrap.dedent(inspect.getsource(getattr(discord.Client, name)))).body
-    assert isinstance(theirs, ast.FunctionDef | ast.AsyncFunctionDef)
-    assert [ast.dump(line) for line in theirs.body] == [ast.dump(line) for line in ast.parse(body).body]
+DISPATCH = """
+_log.debug('Dispatching event %s', event)
+method = 'on_' + event
+listeners = self._listeners.get(event)
+if listeners:
+    ...
+try:
+    coro = getattr(self, method)
+except AttributeError:
+    pass
+else:
+    self._schedule_event(coro, method, *args, **kwargs)
+"""
+BOT_DISPATCH = """
+super().dispatch(event_name, *args, **kwargs)
+ev = 'on_' + event_name
+for event in self.extra_events.get(ev, []):
+    self._schedule_event(event, ev, *args, **kwargs)
+"""
+
+
+@pytest.mark.parametrize(
+    ("theirs", "body"),
+    [
+        (discord.Client._run_event, RUN_EVENT),
+        (discord.Client._schedule_event, SCHEDULE_EVENT),
+        (discord.Client.dispatch, DISPATCH),
+        (commands.Bot.dispatch, BOT_DISPATCH),
+    ],
+)
+def test_discord_py_begins_and_runs_a_handler_as_the_runtime_does_in_its_place(theirs: Any, body: str) -> None:
+    """`internals.handler_run`, `InFlight.begin_handlers` and the gate do the same, in fewer frames."""
+    (found,) = ast.parse(textwrap.dedent(inspect.getsource(theirs))).body
+    assert isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef)
+    for line in found.body:
+        if isinstance(line, ast.If):  # what becomes of pending `wait_for`s: with one, discord.py's own is called
+            line.body = [ast.Expr(ast.Constant(...))]
+    assert [ast.dump(line) for line in found.body] == [ast.dump(line) for line in ast.parse(body).body]
 
 
 def test_a_loop_calls_its_function_and_its_hooks_in_the_way_that_the_runtime_expects() -> None:
