@@ -247,9 +247,9 @@ class Child:
             return
         self._expendable = expendable
         with contextlib.suppress(OSError, ValueError):
-            ours = int(Path("/proc/self/oom_score_adj").read_text())
+            ours = int(Path("/proc/self/oom_score_adj").read_bytes())
             wanted = min(1000, ours + _EXPENDABLE) if expendable else ours
-            Path(f"/proc/{self.pid}/oom_score_adj").write_text(str(wanted))
+            Path(f"/proc/{self.pid}/oom_score_adj").write_bytes(str(wanted).encode())
 
     def sample(self) -> tuple[int | None, float | None]:
         """Return resident bytes and CPU per cent since the sample before (None at first, or when it is gone)."""

@@ -100,6 +100,7 @@ class Engine:
         root: Path = Path("/"),
         others: Collection[int] = (),
         on_move: Callable[[Summary], None] | None = None,
+        on_handoff: Callable[[], object] = lambda: None,
         standby_since: float | None = None,
     ) -> None:
         """Take the settings; nothing starts before `run`.
@@ -110,8 +111,8 @@ class Engine:
         process's signal handlers alone. ``command`` gives the start of a child's command line. Below ``root`` are the
         /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for: as PID 1
         the engine reaps orphans, and these are none. ``on_move`` is called in the event loop whenever something may
-        have changed, and must not block. ``standby_since``: when this supervisor was deployed beside another one that
-        shares its ledger, in unix seconds.
+        have changed, ``on_handoff`` when a handoff has ended; neither must block. ``standby_since``: when this
+        supervisor was deployed beside another one that shares its ledger, in unix seconds.
         """
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""
@@ -125,6 +126,7 @@ class Engine:
         self._root = root
         self._not_ours = frozenset(others)
         self._on_move = on_move
+        self._on_handoff = on_handoff
         self._standby_since = standby_since
         self._began = time.time()
         self._register: Register | None = None
@@ -653,6 +655,10 @@ class Engine:
             except Exception as error:
                 del self._watchers[command]
                 self.log(f"a watcher of a reload failed and is dropped: {error!r}", level=logging.WARNING)
+
+    def handed_over(self) -> None:
+        """Pass on, when the present turn is over, that a handoff has ended."""
+        asyncio.get_running_loop().call_soon(self._on_handoff)
 
     def stepped(self) -> None:
         """Wake who waits for rest; pass on what runs now."""

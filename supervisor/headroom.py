@@ -61,7 +61,7 @@ def tightest(*, root: Path = Path("/")) -> Room | None:
 def resident(pid: int, *, root: Path = Path("/")) -> int | None:
     """Return a process's resident bytes, None if it is gone."""
     try:
-        return int((root / "proc" / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int((root / "proc" / str(pid) / "statm").read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
 
@@ -139,7 +139,7 @@ def _unescaped(text: str) -> str:
 def _number(path: Path) -> int | None:
     """Return the number in a file; None for "max", which is none."""
     try:
-        return int(path.read_text())
+        return int(path.read_bytes())
     except (OSError, ValueError):
         return None
 
@@ -156,6 +156,6 @@ def _table(path: Path) -> dict[str, int]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text(errors="replace").splitlines() if line.strip()]
+        return [line for line in path.read_bytes().decode(errors="replace").splitlines() if line.strip()]
     except OSError:
         return []

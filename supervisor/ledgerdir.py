@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import glob
 import os
 import shutil
 import tempfile
@@ -118,8 +117,8 @@ def _forget_the_dead(place: Place) -> None:
     """Remove the session files of supervisors that are gone, and the state of their apps."""
     assert place.membership is not None
     living = neighbours.living(place.membership)
-    for file in place.path.parent.glob(f"{glob.escape(place.path.name)}-*"):
-        number = file.name.removeprefix(f"{place.path.name}-").partition(".")[0]
+    for name, file in _beside(place.path, f"{place.path.name}-"):
+        number = name.partition(".")[0]
         if number.isdecimal() and int(number) not in living:
             with contextlib.suppress(OSError):
                 file.unlink()  # an app's state
@@ -131,10 +130,18 @@ def _forget_the_dead(place: Place) -> None:
 
 def _session_files(ledger: Path) -> Iterator[tuple[int, Path]]:
     prefix = Path(sessions_path(str(ledger), 0)).name.removesuffix("0")
-    for file in ledger.parent.glob(f"{glob.escape(prefix)}*"):
-        number = file.name.removeprefix(prefix)
+    for number, file in _beside(ledger, prefix):
         if number.isdecimal():
             yield int(number), file
+
+
+def _beside(ledger: Path, prefix: str) -> list[tuple[str, Path]]:
+    """Return the files there whose name begins so, with the rest of that name."""
+    try:
+        found = list(ledger.parent.iterdir())
+    except FileNotFoundError:
+        return []
+    return [(file.name.removeprefix(prefix), file) for file in found if file.name.startswith(prefix)]
 
 
 def base_directory(environ: Mapping[str, str]) -> Path:

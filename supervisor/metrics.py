@@ -127,7 +127,9 @@ def _counted(totals: Totals) -> Iterator[Metric]:
     yield _counter("bastion_events_expired", "Interactions that were too old to be answered", totals.expired)
     yield _counter("bastion_events_overflowed", "Events that a standby could not hold", totals.overflowed)
     yield _counter(
-        "bastion_handlers_cut", "Handlers, loops, views, modals and conversations that drains cut", totals.cut
+        "bastion_handlers_cut",
+        "Handlers, loops, views, modals and conversations that drains, or deaths, cut",
+        totals.cut,
     )
     claims = CounterMetricFamily("bastion_claims", "Claims by what they came to", labels=["result"])
     counts = {"won": totals.claims_won, "lost": totals.claims_lost, "error": totals.claim_errors}

@@ -6,7 +6,7 @@ is shown that was not observed.
 
 from __future__ import annotations
 
-import datetime
+import time
 from dataclasses import dataclass, field
 
 from supervisor.release import Release
@@ -44,7 +44,8 @@ _NO_BEAT = Beat(n=0, loop_lag_ms=0.0, in_flight=0, handled=0)
 
 def utc_now() -> str:
     """Return the time as `status` writes it, to the millisecond."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    return time.strftime(f"%Y-%m-%dT%H:%M:%S.{milliseconds:03}Z", time.gmtime(seconds))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import urlsplit
@@ -253,6 +254,11 @@ def _checked_token(token: str, *, source: str) -> str:
 _S = TypeVar("_S", bound=msgspec.Struct)
 
 
+@cache
+def _fields(shape: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
+    return {item.name: item for item in msgspec.structs.fields(shape)}
+
+
 @dataclass(slots=True)
 class _Reader:
     """Turns TOML tables into structs and gathers what is wrong with them."""
@@ -267,7 +273,7 @@ class _Reader:
         if not isinstance(table, dict):
             self.bad(name, table, f"a table: write [{name}] on a line of its own")
             return shape()
-        known = {item.name: item for item in msgspec.structs.fields(shape)}
+        known = _fields(shape)
         values: dict[str, Any] = {}
         for key, value in table.items():
             if key not in known:

@@ -114,6 +114,9 @@ class Host(Protocol):
     def progressed(self) -> None:
         """Tell those who wait for a handoff how far it is."""
 
+    def handed_over(self) -> None:
+        """Learn that a handoff has ended, however."""
+
     def stepped(self) -> None:
         """Learn that what had happened has been worked off."""
 
@@ -404,6 +407,7 @@ class Slot:
                 self.totals.ended(kind, result, seconds=now - self.handoff.began)
                 way = f"{self.handoff.origin or 'none'} -> {target or 'none'}"
                 self._host.log(f"{kind} {way} {result} after {now - self.handoff.began:.1f} s")
+                self._host.handed_over()
 
     def _keep_sessions(self) -> None:
         self._host.keep_sessions({*self._members, *self._inquest.open, self.state.bereft or 0})

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 from supervising import (
@@ -119,6 +120,17 @@ async def test_reloads_asked_for_during_a_handoff_share_the_next_one(settings: S
         assert [outcomes[name].generation for name in ("first", "second", "third")] == [2, 3, 3]
         assert seen[0].phase == "waiting"
         await it.serving(3)
+
+
+async def test_the_end_of_each_handoff_is_passed_on(settings: Settings) -> None:
+    async with supervised(settings) as it:
+        ended: list[str] = []
+        it.engine._on_handoff = lambda: ended.append("handoff")
+        await it.engine.reload()
+        it.release("exit=start")
+        assert (await it.engine.reload()).result == "failed"
+        await anyio.lowlevel.checkpoint()
+        assert ended == ["handoff"] * 2
 
 
 async def test_a_caller_that_gives_up_does_not_end_the_handoff(settings: Settings) -> None:
