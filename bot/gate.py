@@ -55,6 +55,10 @@ _PLAIN_COUNT = 1024
 """Most names of dispatches that are remembered: an app may make up as many as it likes."""
 
 
+def _nothing() -> None:
+    pass
+
+
 @lru_cache(maxsize=1024)
 def _is_base(name: str) -> bool:
     return name in _BASE or name.startswith(("shard_", "socket_"))
@@ -132,8 +136,9 @@ class Gate:
     begun: Callable[[], None] = lambda: None
     """Called when handlers have begun of what was neither received just now nor held back."""
     waiting: Callable[[Event], Callable[[], None]] = lambda event: lambda: None
-    """Told of each interaction that is left to another child for a moment; what it returns is called after that, when
-    handlers that began for it are told of."""
+    """Told of each interaction that the active child leaves to an older one for a moment.
+
+    What it returns is called after that, when handlers that began for it are told of."""
     counters: Counters = field(default_factory=Counters)
     holding: bool = False
     """Whether events are held back. The gate's own to change."""
@@ -542,7 +547,8 @@ class Gate:
                 self._hold(_Held(event, None))
             over()
 
-        over = self.waiting(event)
+        # What an older child leaves to the active one does not die with it.
+        over = self.waiting(event) if self.role == "active" else _nothing
         handle = asyncio.get_running_loop().call_later(delay, take)
         self._later[handle] = event, over
 

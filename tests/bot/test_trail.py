@@ -217,6 +217,20 @@ async def test_what_was_left_to_an_older_child_is_named_all_the_time_until_its_h
     assert active.found.running()[0] == []
 
 
+async def test_what_an_older_child_leaves_to_the_active_one_is_not_named(active: Living) -> None:
+    """It would be handled all the same, should this one be killed."""
+    view = discord.ui.View(timeout=None).add_item(discord.ui.Button(custom_id="whose"))
+    active.app.add_view(view)
+    active.app._connection._view_store._views.setdefault(55, {}).update(active.app._connection._view_store._views[None])
+    active.gate.drain()
+    internals.parsers(active.app)["INTERACTION_CREATE"](PRESS | {"message": {"id": "55"}})
+    assert len(active.gate._later) == 1
+    assert active.found.running()[0] == []
+    for handle in active.gate._later:
+        handle.cancel()
+    view.stop()
+
+
 async def test_what_the_runtime_announces_is_named(active: Living) -> None:
     async def on_deactivate() -> None:
         await active.app.go.wait()
