@@ -55,10 +55,6 @@ _PLAIN_COUNT = 1024
 """Most names of dispatches that are remembered: an app may make up as many as it likes."""
 
 
-def _nothing() -> None:
-    pass
-
-
 @lru_cache(maxsize=1024)
 def _is_base(name: str) -> bool:
     return name in _BASE or name.startswith(("shard_", "socket_"))
@@ -548,7 +544,7 @@ class Gate:
             over()
 
         # What an older child leaves to the active one does not die with it.
-        over = self.waiting(event) if self.role == "active" else _nothing
+        over = self.waiting(event) if self.role == "active" else (lambda: None)
         handle = asyncio.get_running_loop().call_later(delay, take)
         self._later[handle] = event, over
 

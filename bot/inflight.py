@@ -2,7 +2,7 @@
 
 Knows asyncio tasks and the event that each descends from; knows nothing of roles, claims or time limits. A task factory
 sees every task; one that is created while an event is being handled belongs to that event. Handlers of a kind that is
-known, which nearly every event begins, come a shorter way; they are noted in `sessions`' places.
+known, which nearly every event begins, come a shorter way; they are noted in `sessions`' briefs.
 
 A handler that waits for something a person may do (`Client.wait_for`, the `wait` of a view or a modal) is in a
 *conversation*. It may wait in a task of its own making, as for `asyncio.gather`: then all handlers of its event are.
@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary, ref
 import discord
 
 from bot import internals
-from bot.sessions import Places
+from bot.sessions import Briefs
 
 ANSWER = "answer for an expired control"
 """How the task is named that answers in place of the app."""
@@ -136,9 +136,9 @@ class InFlight:
         """Told of each task as it begins; it has no name yet. It may set what is to be done at the end."""
         self.kinds: Mapping[str, Kinds] = {}
         """By method, how its handlers are noted; those of others are told to the watcher."""
-        self._places: Places | None = None
+        self._briefs: Briefs | None = None
         self._running: dict[int, tuple[asyncio.Task[Any], Origin]] = {}
-        """By place, those that have not outlasted a look."""
+        """By brief, those that have not outlasted a look."""
         self._factory: Callable[..., Any] | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -174,8 +174,8 @@ class InFlight:
         loop.set_task_factory(factory)  # type: ignore[arg-type]
         self._factory = None if inner else factory
 
-    def begin_handlers(self, client: discord.Client, places: Places) -> None:
-        """Begin handlers of this client whose kind is known without the task factory. They are noted in ``places``.
+    def begin_handlers(self, client: discord.Client, briefs: Briefs) -> None:
+        """Begin handlers of this client whose kind is known without the task factory. They are noted in ``briefs``.
 
         Such a one tells its own end, so it needs neither a weak reference nor to be asked for its name. As soon as
         somebody cares when tasks end, and where the app has a task factory or runs its handlers in another way than
@@ -184,25 +184,25 @@ class InFlight:
         own = internals.own_schedule(client)
         if own is None:
             return
-        words, free, running, loop = places.words, places.free, self._running, asyncio.get_running_loop()
+        words, free, running, loop = briefs.words, briefs.free, self._running, asyncio.get_running_loop()
         run = internals.handler_run(client, running, words, free)
-        self._places = places
+        self._briefs = briefs
 
         def schedule(coro: Callable[..., Any], method: str, *args: Any, **options: Any) -> asyncio.Task[Any]:
             origin, kinds = current.get(), self.kinds.get(method)
             if kinds is None or origin is None or not origin.decision or self.on_change is not None:
                 return own(coro, method, *args, **options)
             kind, data = kinds.of.get(origin.name), origin.data
-            if kind is None or loop.get_task_factory() is not self._factory or not (free or places.look()):
+            if kind is None or loop.get_task_factory() is not self._factory or not (free or briefs.look()):
                 return own(coro, method, *args, **options)
-            place = free.pop()
+            brief = free.pop()
             try:
-                words[place - 1] = int(data["id"]) if "id" in data else 0
+                words[brief - 1] = int(data["id"]) if "id" in data else 0
             except (TypeError, ValueError):  # it has no data, or its id is no number, or one of more than 64 bits
                 return own(coro, method, *args, **options)
-            words[place] = kind
-            task = asyncio.Task(run(place, coro, method, *args, **options), loop=loop, name=kinds.task)
-            running[place] = task, origin
+            words[brief] = kind
+            task = asyncio.Task(run(brief, coro, method, *args, **options), loop=loop, name=kinds.task)
+            running[brief] = task, origin
             return task
 
         internals.replace_schedule(client, schedule)
@@ -265,8 +265,8 @@ class InFlight:
 
     def look(self) -> None:
         """Give their callback to the new tasks that have not ended. Call it about once a second."""
-        for place in list(self._running):
-            self._keep_running(place)
+        for brief in list(self._running):
+            self._keep_running(brief)
         for begun in list(self._new):
             del self._new[begun]
             task = begun()
@@ -275,11 +275,11 @@ class InFlight:
             else:
                 self._keep(task, begun)
 
-    def _keep_running(self, place: int) -> None:
-        assert self._places is not None
-        task, origin = self._running.pop(place)
+    def _keep_running(self, brief: int) -> None:
+        assert self._briefs is not None
+        task, origin = self._running.pop(brief)
         begun = Begun(task)
-        begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, self._places.over[place]
+        begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, self._briefs.over[brief]
         if task.done():  # it was cancelled before its first step
             begun.end()
         else:

@@ -138,11 +138,11 @@ def handler_run(
 ) -> Callable[..., Coroutine[Any, Any, None]]:
     """Return what runs a handler exactly as discord.py's own `_run_event` does, and takes it from ``running`` then.
 
-    What it returns takes the handler's place before the rest: its key there, given back then by a 0 in ``words``. To
+    What it returns takes the handler's brief before the rest: its key there, given back then by a 0 in ``words``. To
     wrap discord.py's own, or to call somebody at the end, would be one more frame for every handler.
     """
 
-    async def run(place: int, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any) -> None:
+    async def run(brief: int, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any) -> None:
         try:
             await coro(*args, **kwargs)
         except asyncio.CancelledError:
@@ -151,9 +151,9 @@ def handler_run(
             with contextlib.suppress(asyncio.CancelledError):
                 await client.on_error(event_name, *args, **kwargs)
         finally:
-            if running.pop(place, None) is not None:
-                words[place] = 0
-                free.append(place)
+            if running.pop(brief, None) is not None:
+                words[brief] = 0
+                free.append(brief)
 
     return run
 

@@ -71,22 +71,22 @@ class DeadSession:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Places:
-    """Where handlers are noted by kind and id. A place is given by the word of its kind; the one before has the id.
+class Briefs:
+    """Where handlers are noted by kind and id. A brief is given by the word of its kind; the one before has the id.
 
-    A free place is one whose kind is 0, so nothing but that one store is needed at the end, which takes no frame of
-    Python. All places are looked through when those that were free at the last look are used up.
+    A free brief is one whose kind is 0, so nothing but that one store is needed at the end, which takes no frame of
+    Python. All briefs are looked through when those that were free at the last look are used up.
     """
 
     words: memoryview
     over: Mapping[int, Callable[[], object]]
-    """By place, what is to be called when its handler has ended."""
+    """By brief, what is to be called when its handler has ended."""
     free: list[int] = field(default_factory=list)
-    """Places that were free at the last look. Whoever takes one fills in the id, then the kind."""
+    """Briefs that were free at the last look. Whoever takes one fills in the id, then the kind."""
 
     def look(self) -> bool:
-        """Look for free places, when there are no more; return whether there is one."""
-        self.free.extend(place for place in self.over if not self.words[place])
+        """Look for free briefs, when there are no more; return whether there is one."""
+        self.free.extend(brief for brief in self.over if not self.words[brief])
         return bool(self.free)
 
 
@@ -100,11 +100,11 @@ class SessionFile:
         self._words = memoryview(self._map).cast("Q")
         self._slots: dict[int, int] = {}
         self._free = list(range(MAX_RUNNING - 1, -1, -1))
-        self.places = Places(
+        self.briefs = Briefs(
             self._words,
             {
-                place: partial(self._words.__setitem__, place, 0)
-                for place in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
+                brief: partial(self._words.__setitem__, brief, 0)
+                for brief in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
             },
         )
 
@@ -251,20 +251,20 @@ class SessionFile:
 
         None: there is no room. Raises `ValueError` for an id that has more than 64 bits.
         """
-        places = self.places
-        if not (places.free or places.look()):
+        briefs = self.briefs
+        if not (briefs.free or briefs.look()):
             return None
-        place = places.free.pop()
-        self._words[place - 1] = ident
-        self._words[place] = kind
-        return places.over[place]
+        brief = briefs.free.pop()
+        self._words[brief - 1] = ident
+        self._words[brief] = kind
+        return briefs.over[brief]
 
     def running(self) -> tuple[list[str], int]:
         """Return the names of the handlers that were running, and how many more there were."""
         names = []
-        for place in self.places.over:
-            if kind := min(self._words[place], MAX_KINDS):
-                ident, text = self._words[place - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
+        for brief in self.briefs.over:
+            if kind := min(self._words[brief], MAX_KINDS):
+                ident, text = self._words[brief - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
                 names.append(text.replace(ID, f" {ident}" if ident else ""))
         found = (self._text(_HEADER_SIZE + slot * _NAME) for slot in range(MAX_RUNNING))
         return [*names, *(text for text in found if text is not None)], self._words[_UNNAMED // 8]

@@ -57,7 +57,7 @@ class Trail:
         gate.taken, gate.place, gate.handed = self.taken, self.place, self.handed
         gate.waiting, gate.begun = self.waits, self.name_handlers
         inflight.watcher = self.unnamed.append
-        inflight.begin_handlers(gate.client, self.file.places)
+        inflight.begin_handlers(gate.client, self.file.briefs)
         self._inflight = inflight
         self.recover(None)
 

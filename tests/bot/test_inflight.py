@@ -545,7 +545,7 @@ class Short:
         watch.watcher = self.long.append
         self.kind = self.file.kind("on_message (MESSAGE_CREATE {})")
         watch.kinds = {"on_message": Kinds("discord.py: on_message", {"MESSAGE_CREATE": self.kind})}
-        watch.begin_handlers(client, self.file.places)
+        watch.begin_handlers(client, self.file.briefs)
 
     def dispatch(self, ident: Any = "7", *, decision: bool | None = True) -> asyncio.Task[Any]:
         before = asyncio.all_tasks()
@@ -649,7 +649,7 @@ async def a_factory_of_the_apps_own(short: Short) -> None:
     loop.set_task_factory(lambda loop, coro, **options: ours(loop, coro, **options))
 
 
-async def no_place_is_free(short: Short) -> None:
+async def no_brief_is_free(short: Short) -> None:
     while short.file.began_as(short.kind, 1):
         pass
 
@@ -658,7 +658,7 @@ async def its_kind_is_not_known(short: Short) -> None:
     short.watch.kinds = {"on_message": Kinds("discord.py: on_message")}
 
 
-@pytest.mark.parametrize("why", [somebody_cares, a_factory_of_the_apps_own, no_place_is_free, its_kind_is_not_known])
+@pytest.mark.parametrize("why", [somebody_cares, a_factory_of_the_apps_own, no_brief_is_free, its_kind_is_not_known])
 async def test_a_handler_goes_the_long_way(short: Short, why: Callable[[Short], Awaitable[None]]) -> None:
     await why(short)
     task = short.dispatch()

@@ -415,7 +415,7 @@ def test_old_claims_are_trimmed_but_for_the_newest_of_each_digest(
     assert (old.errors, new.errors) == (0, 0)
 
 
-def test_each_trim_looks_at_some_of_the_claims_and_a_few_at_all(
+def test_each_trim_looks_at_some_of_the_claims_and_a_few_trims_at_all(
     pair: tuple[SQLiteLedger, SQLiteLedger], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever their order: claims lie by key, not by age."""

@@ -247,17 +247,17 @@ async def test_a_handler_is_named_before_its_event_counts_as_handed_over(
     seen: list[int] = []
 
     class Words:
-        """The words of the places: notes what counts as handed over when a kind is stored."""
+        """The words of the briefs: notes what counts as handed over when a kind is stored."""
 
         def __setitem__(self, word: int, value: int) -> None:
             if value:
                 seen.append(active.handed)
             words[word] = value
 
-    words = active.file.places.words
+    words = active.file.briefs.words
     active.receive()
     del active.app._schedule_event
-    active.inflight.begin_handlers(active.app, replace(active.file.places, words=Words()))  # type: ignore[arg-type]
+    active.inflight.begin_handlers(active.app, replace(active.file.briefs, words=Words()))  # type: ignore[arg-type]
     active.receive(2)
     assert (seen, active.handed) == ([1, 2], 3)
     active.app.go.set()
