@@ -323,25 +323,41 @@ class Judgement:
             if kind in UNTOLD and key in self.installation.untold:
                 continue
             if short > 0 and short > sum(1 for _ in islice(filter(self.excuse, entries), short)):
-                heard = [(self.generation(session), round(at, 2)) for one in entries for session, at in one.delivered]
-                found[_class(kind)].append(f"{kind} {key} emitted at {entries[0].at:.2f}, delivered to {heard}")
+                found[_class(kind)].append(self.tell(kind, key, entries))
         return found
+
+    def tell(self, kind: str, key: str, entries: list[Entry]) -> str:
+        """Return when events of one key were emitted, delivered to whom, excused why, and handled by whom."""
+        emitted = [
+            f"emitted at {one.at:.3f}, delivered to"
+            f" {[(self.generation(session), round(at, 3)) for session, at in one.delivered]}"
+            f" (excused: {self.excuse(one) or 'no'})"
+            for one in entries
+        ]
+        handled = [
+            (one.by, round(one.at, 3), one.source) for one in self.installation.sandbox.journal.handlings(kind, key)
+        ]
+        return f"{kind} {key}: {'; '.join(emitted)}; handled {handled}"
 
 
 def _doubled(installation: Rig, judgement: Judgement) -> list[str]:
     """Tell all about the events that were handled too often."""
     journal = installation.sandbox.journal
-    told = []
-    for kind in journal.verdict().kinds.values():
-        for example in kind.duplicated_examples:
-            emitted = [one for one in journal.entries if (one.kind, one.key) == (kind.kind, example.key)]
-            heard = [
-                (round(one.at, 3), [(judgement.generation(session), round(at, 3)) for session, at in one.delivered])
-                for one in emitted
-            ]
-            handled = [(one.by, round(one.at, 3), one.source) for one in journal.handlings(kind.kind, example.key)]
-            told.append(f"{kind.kind} {example.key}: emitted and delivered {heard}, handled {handled}")
-    return told
+    return [
+        judgement.tell(
+            kind.kind, example.key, [one for one in journal.entries if (one.kind, one.key) == (kind.kind, example.key)]
+        )
+        for kind in journal.verdict().kinds.values()
+        for example in kind.duplicated_examples
+    ]
+
+
+def so_far(installation: Rig) -> str:
+    """Return the end of the log, with times, and where the whole of it is kept."""
+    lines = [f"{at:.2f} {line}" for at, line in zip(installation.log_at, installation.log, strict=True)]
+    whole = installation.directory / "whole.log"
+    whole.write_text("\n".join(lines))
+    return f"the whole log: {whole}\n" + "\n".join(lines[-80:])
 
 
 def _class(kind: str) -> str:
@@ -351,14 +367,16 @@ def _class(kind: str) -> str:
     return "others"
 
 
-async def judge(installation: Rig, *, doubled: int = 0) -> Judgement:
-    """Stop the traffic; assert that nothing is lost, no more than ``doubled`` doubled, and no other answer refused."""
+async def judge(installation: Rig, *, doubled: int = 0, quiet: float = 2) -> Judgement:
+    """Stop the traffic; assert that nothing is lost, no more than ``doubled`` doubled, and no other answer refused.
+
+    For ``quiet`` seconds nothing must have been handled before.
+    """
     sandbox = installation.sandbox
     await sandbox.traffic.stop()
-    found = await sandbox.settled(timeout=15, quiet=2)
+    found = await sandbox.settled(timeout=15, quiet=quiet)
     judgement = Judgement(installation)
-    times = [(round(at, 2), line) for at, line in zip(installation.log_at, installation.log, strict=True)][-80:]
-    told = f"{found}\n" + "\n".join(f"{at} {line}" for at, line in times)
+    told = f"{found}\n{so_far(installation)}"
     for name, lost in judgement.unhandled().items():
         assert not lost, f"lost {name}: {lost}\n{told}"
     assert found.emitted > RATE, told
@@ -454,14 +472,14 @@ async def under_traffic(
 
 
 @asynccontextmanager
-async def ordeal(directory: Path, **options: Any) -> AsyncIterator[Rig]:
+async def ordeal(directory: Path, *, quiet: float = 2, **options: Any) -> AsyncIterator[Rig]:
     """An installation under traffic. Afterwards the next reload works, nothing is lost or doubled, nobody is left."""
     async with under_traffic(directory, **options) as installation:
         yield installation
         await untold_counted(installation)
         again = await reload(installation)
         assert again["result"] == "succeeded", f"{again}\n{installation.tail()}"
-        await judge(installation)
+        await judge(installation, quiet=quiet)
         assert await installation.stop() == 0, installation.tail()
         assert_nobody_left(installation)
 

@@ -12,6 +12,7 @@ import re
 import signal
 import sqlite3
 import statistics
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from ordeal import (
     order,
     reload,
     session_ready,
+    so_far,
     under_traffic,
 )
 from rig import Rig
@@ -91,7 +93,7 @@ class Chaos:
     async def one(self, old: int, new: int) -> None:
         """Reload once, from generation ``old`` to ``new``, with a fault."""
         fault = self.random.choice(self.faults)
-        self.done.append(f"{old}->{new} {fault.__name__}")
+        self.done.append(f"{time.monotonic():.2f}: {old}->{new} {fault.__name__}")
         outcome = await fault(old, new)
         assert outcome["result"] in ("succeeded", "failed", "rolled-back"), outcome
         self.installation.sandbox.faults.clear()
@@ -155,7 +157,8 @@ class Chaos:
         first = Following(self.installation)
         await self.reaches(first, self.random.choice(["spawning", "connecting", "draining"]), new)
         second = Following(self.installation)
-        assert (await first.result())["result"] == "succeeded"
+        outcome = await first.result()
+        assert outcome["result"] == "succeeded", outcome
         return await second.result()
 
     async def reaches(self, following: Following, phase: str, new: int) -> bool:
@@ -205,7 +208,8 @@ async def test_reloads_with_random_faults_lose_nothing_double_nothing_and_leave_
             try:
                 await chaos.one(old["generation"], new)
             except AssertionError as error:
-                raise AssertionError(f"BASTION_SEED={seed} {chaos.done[-5:]}\n{error}") from None
+                told = f"{chaos.done[-5:]}\n{error}\n{so_far(installation)}"
+                raise AssertionError(f"BASTION_SEED={seed} {told}") from None
         await at_rest(installation)
         try:
             await judge(installation)
