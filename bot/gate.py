@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
+from weakref import WeakSet
 
 import discord
 import msgspec
 
 from bot import components, internals
 from bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
-from bot.inflight import Origin, current
+from bot.inflight import JOIN, Origin, current
 from bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify
 from bot.ledger import Ledger, number_key
 
@@ -149,13 +150,18 @@ class Gate:
     """By what the app hears events."""
     _plain: dict[str, str] = field(default_factory=dict)
     """The method of each name of which a dispatch is neither a base event nor needs a second look."""
-    _joins: dict[int, Event] = field(default_factory=dict)
+    _untold: dict[Event, asyncio.Event | None] = field(default_factory=dict)
+    """The joins that the app has not been told of. Of those that this child handles: what is set when it has."""
+    _awaited: dict[int, list[Event]] = field(default_factory=dict)
+    """Those of them, by guild, that discord.py tells of as available, when a shard is ready."""
+    _told_early: WeakSet[Event] = field(default_factory=WeakSet)
     _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
 
     def install(self) -> None:
         """Put the gate into the client. A standby's window is open from here on."""
         self.ears = internals.ears(self.client)
         self._own = internals.replace_dispatch(self.client, self._dispatch)
+        internals.on_awaited_guild(self.client, self._note_awaited)
         parsers = internals.parsers(self.client)
         for name, parser in list(parsers.items()):
             if name in _UNGATED_PARSERS:
@@ -183,9 +189,11 @@ class Gate:
     def first_held(self) -> dict[int, int]:
         """Return the sequence of the first event of each shard that is held back."""
         first: dict[int, int] = {}
-        for held in self._held:
-            if held.event.place is not None:
-                first.setdefault(*held.event.place)
+        joins = (event for event in self._untold if event.decision is None)
+        for event in (*(held.event for held in self._held), *joins):
+            if event.place is not None:
+                shard, sequence = event.place
+                first[shard] = min(sequence, first.get(shard, sequence))
         return first
 
     def open_window(self) -> None:
@@ -197,8 +205,8 @@ class Gate:
     def close_window(self) -> None:
         """Forget all claims and stop asking for them: no other child is there."""
         self._leave_claimed()
+        self._claim_joins()
         self._numbering = None
-        self._joins.clear()
         self.ledger.clear()
 
     def session_began(self, shard: int, shards: int, *, identified_at: float) -> None:
@@ -227,6 +235,21 @@ class Gate:
         self.role = "draining"
         self.holding = True
 
+    def tell_of_joins(self) -> None:
+        """Tell a draining child's app now of the guilds whose members are still awaited.
+
+        They may never come: Discord puts off whoever asks second, and a session that has ended is told nothing.
+        """
+        if self.role != "draining":
+            return
+        for event in [event for event, told in self._untold.items() if told]:
+            number = int(event.data["id"])
+            if event in (awaited := self._awaited.get(number, [])):
+                awaited.remove(event)
+            self._told_early.add(event)
+            guild = self.client.get_guild(number) or internals.make_guild(self.client, event.data)
+            self._tell_of_join(event, (guild,))
+
     def finish(self) -> None:
         """Take nothing any more, not even for what waits: it is about to be closed."""
         self._finishing = False
@@ -245,6 +268,7 @@ class Gate:
             await asyncio.sleep(0)
         if self.role == "active":
             self.holding = False
+            self._claim_joins()
 
     def recover(self, event: Event, run: Callable[[], None] | None = None) -> bool:
         """Hand an event to the app that was received in a dead child's session, and is claimed.
@@ -319,6 +343,8 @@ class Gate:
         if name == "INTERACTION_CREATE":
             self._parse_interaction = parser
             parser = self._take_interaction
+        elif name == "GUILD_CREATE":
+            parser = self._take_guild
 
         counters, clock = self.counters, self.clock
 
@@ -357,34 +383,81 @@ class Gate:
             return
         self.counters.heard += 1
         event.occurrence = self._numbering.observe(identity, event.at)
-        if event.name == "GUILD_CREATE":
+
+    def _take_guild(self, data: Any) -> None:
+        event = current.get()
+        assert isinstance(event, Event)
+        # Without the key it was joined just now: discord.py's own criterion.
+        if data.get("unavailable") is None:
             self._note_join(event)
+        self._parsers["GUILD_CREATE"](data)
+        if event.decision and event in self._untold:
+            self._await_telling(event)
 
     def _note_join(self, event: Event) -> None:
         """Take a join that discord.py tells the app of only later, when it has the guild's members.
 
-        It is claimed now: by then this child may be draining. While a READY is being awaited, also that of one shard
-        that had to identify anew, it is dispatched as guild_available by a task that began with READY, so it must be
-        found again by its guild.
+        It is claimed now, and runs from now on: by then this child may be draining, or dead.
         """
-        if not self.holding:
-            if not self.ears.hear("guild_join"):
-                return
+        heard = self.ears.hear("guild_join")
+        if heard or self.holding:
+            self._untold[event] = None
+        if heard and not self.holding and event.decision is None:
             event.decision = self._claim(event)
-        self._joins[int(event.data["id"])] = event
+
+    def _note_awaited(self) -> None:
+        """Note that the guild that came just now is told of by a task that began with READY.
+
+        That says guild_available of all guilds, of this one too, though the bot was not there before.
+        """
+        event = current.get()
+        if isinstance(event, Event) and event in self._untold:
+            self._awaited.setdefault(int(event.data["id"]), []).append(event)
+
+    def _claim_joins(self) -> None:
+        """Claim what was joined while events were held back, and is not told of yet."""
+        if not self.ears.hear("guild_join"):
+            return
+        for event in [event for event in self._untold if event.decision is None]:
+            event.decision = self._claim(event)
+            if event.decision:
+                self._await_telling(event)
+        self.begun()
+
+    def _await_telling(self, event: Event) -> None:
+        """Have a join count as running until it is told of."""
+        told = self._untold[event] = asyncio.Event()
+        token = current.set(event)
+        try:
+            asyncio.get_running_loop().create_task(told.wait(), name=JOIN)
+        finally:
+            current.reset(token)
 
     def _join(self, event: Any, guild: int) -> Event | None:
-        """Return the join that a dispatch tells of: the one it descends from, else the guild's last.
+        """Return the join that a dispatch tells of: the one that it descends from, or one that was awaited for READY.
 
         A guild may be joined again while the members of its first time are still awaited.
         """
         if isinstance(event, Event) and event.name == "GUILD_CREATE" and int(event.data["id"]) == guild:
-            if event.identity is None:
-                return None
-            if self._joins.get(guild) is event:
-                del self._joins[guild]
-            return event
-        return self._joins.pop(guild, None)
+            return event if event in self._untold else None
+        awaited = self._awaited.get(guild)
+        join = awaited.pop(0) if awaited else None
+        if not awaited:
+            self._awaited.pop(guild, None)
+        return join
+
+    def _tell_of_join(self, event: Event, args: tuple[Any, ...]) -> None:
+        token = current.set(event)
+        try:
+            if event.decision is None:
+                self._decide(event, "guild_join", args)
+            if event.decision:
+                self._pass(event, "guild_join", *args)
+                self.begun()
+        finally:
+            current.reset(token)
+            if told := self._untold.pop(event, None):
+                told.set()
 
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
         """Let a dispatch pass, or not.
@@ -424,9 +497,12 @@ class Gate:
             if self.ears.hear(name):
                 self._own(name, *args, **kwargs)
             return
-        if name in _JOINS and args and not (isinstance(event, Event) and event.recovered):
-            join = self._join(event, args[0].id)
-            name, event = ("guild_join", join) if join else (name, event)
+        recovered = isinstance(event, Event) and event.recovered
+        if name in _JOINS and args and not recovered and (join := self._join(event, args[0].id)):
+            self._tell_of_join(join, args)
+            return
+        if name == "guild_join" and event in self._told_early:
+            return
         if _is_base(name):
             self.observer(name, args)
             self._own(name, *args, **kwargs)

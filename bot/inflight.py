@@ -26,9 +26,12 @@ from bot.sessions import Briefs
 
 ANSWER = "answer for an expired control"
 """How the task is named that answers in place of the app."""
+JOIN = "guild_join, which discord.py tells when it has the members"
+"""How the task is named that lasts from a join until the app is told of it."""
 
 _DIRECT = (
     ANSWER,
+    JOIN,
     "discord.py: ",
     "CommandTree-invoker",
     "discord-ui-view-dispatch-",
@@ -38,9 +41,12 @@ _DIRECT = (
 """How the tasks are named that run an app's handlers, by discord.py, or answer for them."""
 
 _LIBRARY = os.path.dirname(discord.__file__) + os.sep  # noqa: PTH120 - compared with code objects' file names
-_ENDLESS = ("__timeout_task_impl", "do_typing", "_loop", "_poll_voice_ws")
-"""discord.py's own tasks that only end when something else does: view timeouts, typing indicators, ext.tasks loops,
-voice connections."""
+_ENDLESS = (
+    *("__timeout_task_impl", "do_typing", "_loop", "_poll_voice_ws"),
+    *("_chunk_and_dispatch", "chunk_guild"),
+)
+"""discord.py's own tasks that only end when something else does, or that something else stands for: view timeouts,
+typing indicators, ext.tasks loops, voice connections; waiting for the members of a guild."""
 
 
 class Origin(Protocol):

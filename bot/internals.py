@@ -46,6 +46,7 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
         "_intents",
         "_chunk_requests",
         "_chunk_timeout",
+        "_add_ready_state",
         "chunker",
         "_messages",
         "_activity",
@@ -528,6 +529,20 @@ def on_session(client: discord.Client, note: Callable[[int, int], None]) -> None
         ready(data)
 
     parsers(client)["READY"] = noted
+
+
+def on_awaited_guild(client: discord.Client, note: Callable[[], None]) -> None:
+    """Call ``note`` when a guild that came is left to the task that awaits the guilds of a READY."""
+    state = client._connection
+    own = state._add_ready_state
+
+    def add(guild: discord.Guild) -> bool:
+        awaited = own(guild)
+        if awaited:
+            note()
+        return awaited
+
+    state._add_ready_state = add  # type: ignore[method-assign]
 
 
 class _NoLongerAwaitedError(KeyError, AttributeError):

@@ -514,6 +514,9 @@ class Runtime:
         if self._drain is not None:
             self._drain.order(limit, linger)
             self.loops.order(limit)
+        if self.gate is not None:
+            # discord.py's own patience, 5 s for a small guild, may be longer than what is left.
+            asyncio.get_running_loop().call_later(limit / 2, self.gate.tell_of_joins)
 
     async def _drain_and_close(self) -> None:
         if self.recovery is not None:

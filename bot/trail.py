@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 from discord.gateway import DiscordWebSocket
 
 from bot.gate import Gate, Place
-from bot.inflight import ANSWER, Begun, InFlight, Kinds, Origin, is_handler
+from bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
 from bot.internals import Receiver
 from bot.sessions import ID, MAX_KINDS, SessionFile
 
 _METHOD = "discord.py: "
-_OF_ONE_KIND = (_METHOD, "CommandTree-invoker", ANSWER)
+_OF_ONE_KIND = (_METHOD, "CommandTree-invoker", ANSWER, JOIN)
 """How tasks are named that share their name with all others of their kind."""
 
 

@@ -137,6 +137,12 @@ async def settle() -> None:
         await asyncio.wait(handlers)
 
 
+async def turns() -> None:
+    """Let tasks that have been woken come to their end."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 async def test_an_active_child_passes_everything_and_claims_nothing_while_no_window_is_open(world: World) -> None:
     client, gate = await world.child("active")
     feed(client, "MESSAGE_CREATE", message(1))
@@ -416,18 +422,89 @@ async def test_a_guild_joined_while_the_standby_gets_ready_is_held_too(world: Wo
     assert gate.held == 1
 
 
+def await_ready(client: Any) -> None:
+    """Have discord.py take guilds for some that READY named: it tells of them later, as available."""
+    client._connection._ready_state = asyncio.Queue()
+
+
+def tell_of_guild(client: Any) -> None:
+    """Tell of one of them, as discord.py's task does that awaits them."""
+    client.dispatch("guild_available", client.get_guild(GUILD))
+
+
+@pytest.mark.parametrize("window", ["open", "none", "closed meanwhile", "opened meanwhile"])
 async def test_a_guild_joined_while_a_shard_of_the_active_child_identifies_anew_is_heard_as_a_join(
-    world: World,
+    world: World, window: str
 ) -> None:
     client, gate = await world.child("active")
-    gate.open_window()
-    client._connection._ready_state = asyncio.Queue()
+    if window in ("open", "closed meanwhile"):
+        gate.open_window()
+    await_ready(client)
     feed(client, "GUILD_CREATE", guild())
-    joined = client.get_guild(GUILD)
-    assert joined is not None
-    client.dispatch("guild_available", joined)
+    if window == "closed meanwhile":
+        gate.close_window()
+    elif window == "opened meanwhile":
+        gate.open_window()
+    tell_of_guild(client)
     await settle()
     assert client.heard == [f"join {GUILD}"]
+
+
+async def test_a_guild_that_ready_named_is_no_join(world: World) -> None:
+    client, _ = await world.child("active")
+    await_ready(client)
+    feed(client, "GUILD_CREATE", guild() | {"unavailable": False})
+    tell_of_guild(client)
+    await settle()
+    assert client.heard == []
+
+
+async def test_who_hears_of_available_guilds_alone_still_does(world: World) -> None:
+    heard = []
+
+    class Careless(discord.Client):
+        async def on_guild_available(self, guild: discord.Guild) -> None:
+            heard.append(guild.id)
+
+    client, _ = await world.child("active", lambda: Careless(intents=discord.Intents.all()))
+    await_ready(client)
+    feed(client, "GUILD_CREATE", guild())
+    tell_of_guild(client)
+    await settle()
+    assert heard == [GUILD]
+
+
+@pytest.mark.parametrize("over", [False, True])
+async def test_a_join_that_a_standby_heard_as_its_shard_identified_anew_is_its_own_once_it_is_active(
+    world: World, over: bool
+) -> None:
+    """discord.py tells of it when this child is active already, perhaps alone."""
+    client, gate = await world.child("standby")
+    await_ready(client)
+    feed(client, "GUILD_CREATE", guild())
+    await gate.activate()
+    assert gate.ledger.won == 1, "the older child, which ends now, may not take it"
+    if over:
+        gate.close_window()
+    tell_of_guild(client)
+    await settle()
+    assert client.heard == [f"join {GUILD}"]
+
+
+async def test_a_join_that_the_older_child_took_is_not_heard_by_the_younger_one_however_late_it_is_told(
+    world: World,
+) -> None:
+    old, old_gate = await world.child("active")
+    new, new_gate = await world.child("standby")
+    old_gate.open_window()
+    await_ready(new)
+    for client in (old, new):
+        feed(client, "GUILD_CREATE", guild())
+    await new_gate.activate()
+    new_gate.close_window()
+    tell_of_guild(new)
+    await settle()
+    assert (old.heard, new.heard) == ([f"join {GUILD}"], [])
 
 
 async def test_a_guild_that_is_joined_again_before_its_first_join_was_told_of_is_a_join_of_its_own(
@@ -462,6 +539,72 @@ async def test_a_guild_that_is_joined_again_before_its_first_join_was_told_of_is
     await settle()
     assert old.heard == [f"join {GUILD}"]
     assert gate.held == 1
+
+
+def await_members(client: Any) -> asyncio.Event:
+    """Have discord.py await the members of each guild that is joined until the event is set, then tell of it."""
+
+    async def tell(joined: discord.Guild, _: object) -> None:
+        await members.wait()
+        client.dispatch("guild_join", joined)
+
+    members = asyncio.Event()
+    client._connection._chunk_and_dispatch = tell
+    client._connection._guild_needs_chunking = lambda _: True
+    return members
+
+
+async def test_a_guild_that_was_left_and_joined_again_before_a_shard_was_ready_is_joined_once(world: World) -> None:
+    """The task that awaits READY's guilds tells of it as it was first, and another task of the join."""
+    client, gate = await world.child("active")
+    gate.open_window()
+    await_ready(client)
+    feed(client, "GUILD_CREATE", guild() | {"unavailable": False})
+    feed(client, "GUILD_DELETE", {"id": str(GUILD)})
+    del client._connection._ready_state  # all guilds are there, it only waits for their members
+    members = await_members(client)
+    feed(client, "GUILD_CREATE", guild())
+    tell_of_guild(client)
+    members.set()
+    await turns()
+    await settle()
+    assert client.heard == [f"join {GUILD}"]
+
+
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_draining_child_can_tell_of_a_join_whose_members_do_not_come_and_tells_once(
+    world: World, left: bool
+) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    members = await_members(client)
+    feed(client, "GUILD_CREATE", guild())
+    if left:
+        feed(client, "GUILD_DELETE", {"id": str(GUILD)})
+    gate.drain()
+    gate.tell_of_joins()
+    await settle()
+    assert client.heard == [f"join {GUILD}"]
+    members.set()
+    await turns()
+    await settle()
+    assert client.heard == [f"join {GUILD}"]
+
+
+async def test_a_child_that_is_active_again_awaits_the_members(world: World) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    members = await_members(client)
+    feed(client, "GUILD_CREATE", guild())
+    gate.drain()
+    await gate.activate()
+    gate.tell_of_joins()
+    await settle()
+    assert client.heard == []
+    members.set()
+    await turns()
+    await settle()
+    assert client.heard == [f"join {GUILD}"]
 
 
 async def test_a_ledger_that_fails_never_costs_an_event(world: World, tmp_path: Path) -> None:

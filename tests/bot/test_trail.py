@@ -14,12 +14,27 @@ import pytest
 
 from bot import internals, sessions
 from bot.gate import Gate, Role
-from bot.inflight import InFlight
+from bot.inflight import JOIN, InFlight
 from bot.ledger import SQLiteLedger
 from bot.sessions import DeadSession, SessionFile
 from bot.trail import Trail
 
 pytestmark = pytest.mark.anyio
+
+
+JOINED = {
+    "id": "77",
+    "name": "guild",
+    "joined_at": "2026-01-01T00:00:00+00:00",
+    "member_count": 300,
+    "members": [],
+    "channels": [],
+    "roles": [],
+    "emojis": [],
+    "features": [],
+    "owner_id": "9",
+    "large": True,
+}
 
 
 class App(discord.Client):
@@ -128,6 +143,25 @@ async def test_what_is_held_last_keeps_the_rest_from_counting(standby: Living) -
     assert standby.handed == 6
 
 
+async def test_a_join_that_is_not_told_yet_keeps_the_rest_from_counting_until_it_is_named(standby: Living) -> None:
+    async def on_guild_join(guild: discord.Guild) -> None:
+        standby.app.go.set()
+
+    standby.app.event(on_guild_join)
+    standby.app._connection._ready_state = asyncio.Queue()  # told of when the guilds are there that READY named
+    standby.websocket.sequence += 1
+    internals.parsers(standby.app)["GUILD_CREATE"](JOINED)
+    standby.receive()
+    standby.trail.begin_replay()
+    assert standby.handed == 0
+    await standby.gate.activate()
+    standby.trail.end_replay()
+    assert standby.handed == 2
+    assert f"{JOIN} (GUILD_CREATE 77)" in standby.found.running()[0]
+    standby.app.dispatch("guild_available", standby.app.get_guild(77))
+    await standby.app.go.wait()
+
+
 async def test_a_draining_child_stands_still_and_one_taken_back_goes_on(active: Living) -> None:
     active.receive(2)
     active.gate.drain()
@@ -229,6 +263,41 @@ async def test_what_an_older_child_leaves_to_the_active_one_is_not_named(active:
     for handle in active.gate._later:
         handle.cancel()
     view.stop()
+
+
+@pytest.mark.parametrize("window", [False, True])
+async def test_a_join_is_named_and_counts_as_running_from_its_receipt_until_its_handler_has_ended(
+    active: Living, window: bool
+) -> None:
+    """discord.py tells the app of it when it has the members; the process may drain, or die, before."""
+    go = asyncio.Event()
+
+    async def on_guild_join(guild: discord.Guild) -> None:
+        await go.wait()
+
+    active.app.on_guild_join = on_guild_join  # type: ignore[attr-defined]
+    members: asyncio.Future[list[discord.Member]] = asyncio.get_running_loop().create_future()
+    active.app._connection.chunk_guild = lambda *_, **__: members  # type: ignore[method-assign,assignment]
+    if window:
+        active.gate.open_window()
+    active.websocket.sequence += 1
+    internals.parsers(active.app)["GUILD_CREATE"](JOINED)
+    assert active.handed == 1
+    assert active.found.running()[0] == [f"{JOIN} (GUILD_CREATE 77)"]
+    assert active.inflight.count() == 1
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert [handler.task.get_name() for handler in active.inflight.handlers()] == [JOIN]
+    members.set_result([])
+    while active.inflight.handlers()[0].task.get_name() == JOIN:
+        assert active.found.running()[0]
+        await asyncio.sleep(0)
+    assert active.found.running()[0] == ["discord.py: on_guild_join (GUILD_CREATE 77)"]
+    assert active.inflight.count() == 1
+    go.set()
+    await asyncio.wait([handler.task for handler in active.inflight.handlers()])
+    assert active.inflight.count() == 0
+    assert active.found.running()[0] == []
 
 
 async def test_what_the_runtime_announces_is_named(active: Living) -> None:

@@ -23,13 +23,12 @@ _EVENTS = {
     "member_join": "GUILD_MEMBER_ADD",
     "member_leave": "GUILD_MEMBER_REMOVE",
     "member_update": "GUILD_MEMBER_UPDATE",
+    "guild_join": "GUILD_CREATE",
     "guild_leave": "GUILD_DELETE",
 }
 """The gateway's event of each of the journal's kinds; all others are interactions."""
-_WITH_ID = ("message", "command_message", "delete", "slash", "autocomplete", "button", "select", "modal")
+_WITH_ID = ("message", "command_message", "delete", "slash", "autocomplete", "button", "select", "modal", "guild_join")
 """Kinds whose key in the journal is the id that a name has."""
-_UNNAMED = ("guild_join",)
-"""One whose members were still being asked for dies without a name (docs/architecture.md, "Its limits")."""
 
 
 class Named:
@@ -47,8 +46,6 @@ class Named:
 
     def excuses(self, entry: Entry, *, before: float) -> bool:
         """Say whether a handler of this event is named. ``before`` is how long before the death it was received."""
-        if entry.kind in _UNNAMED:
-            return True
         event = _EVENTS.get(entry.kind, "INTERACTION_CREATE")
         name = f"{event} {entry.key}" if entry.kind in _WITH_ID else self._any(event)
         if name is not None and self._events[name] > 0:

@@ -27,8 +27,9 @@ from ordeal import (
     reload,
     serving_alone,
     session_ready,
+    settings,
 )
-from rig import Rig
+from rig import ALL_KINDS, Rig
 
 from sandbox.faults import Faults
 from supervisor.hearing import KICK_WITHIN
@@ -177,6 +178,34 @@ async def test_the_old_childs_session_closed_with_4004_on_probation_ends_the_pro
         outcome = await following.result()
         assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
         await serving_alone(installation, 2)
+
+
+JOINS = ALL_KINDS | {"guild_join": 1.5, "guild_leave": 1.6}
+
+
+@wide
+async def test_a_guild_is_joined_though_its_members_do_not_come_before_the_old_child_has_drained(
+    tmp_path: Path,
+) -> None:
+    """Discord puts off the second one who asks for a guild's members, and in a handoff both children do."""
+    discord = settings(member_request_window=5.0)
+    async with ordeal(tmp_path, sandbox=discord, mix=JOINS, quiet=6, handoff__drain_timeout=3) as installation:
+        for _ in range(4):
+            outcome = await reload(installation)
+            assert (outcome["result"], outcome["handoff"]["cut"]) == ("succeeded", []), installation.tail()
+
+
+@wide
+async def test_guilds_are_joined_while_the_sessions_of_both_children_end(tmp_path: Path) -> None:
+    """The old child, whose sessions Discord seems to have ended for the new one's, begins no others."""
+    async with ordeal(tmp_path, mix=JOINS, handoff__drain_timeout=3) as installation:
+        for generation in range(2, 6):
+            following = Following(installation)
+            await session_ready(installation, generation)
+            for shard in (0, 1):
+                invalidate(installation.sandbox.faults, shard, "all")
+            outcome = await following.result()
+            assert (outcome["result"], outcome["handoff"]["cut"]) == ("succeeded", []), installation.tail()
 
 
 async def unready_again(installation: Rig) -> None:
