@@ -383,13 +383,21 @@ def sign_requests(client: discord.Client, suffix: str) -> None:
     session.headers["User-Agent"] = client.http.user_agent
 
 
-def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
+GIVE_WAY_SECONDS = 2.0
+"""How much later a child asks for a guild's members that leaves the first answer to another: more than the time
+between the two receipts of a join."""
+
+
+def ask_again_for_members(
+    client: discord.Client, *, patience: float, gives_way: Callable[[], bool] = lambda: False
+) -> None:
     """Repeat a request for a guild's members that Discord put off, and let readiness wait ``patience`` seconds for it.
 
     Discord answers one such request a guild and 30 s, over all sessions of a bot, and discord.py does not know the
-    refusal: a bot that starts soon after another one would be ready with half a cache. It does not know either that a
-    request went down with its connection, so what is open is asked again on each new one. Nobody answers for a guild
-    that the bot has left meanwhile: whoever waits for its members is done.
+    refusal: a bot that starts soon after another one would be ready with half a cache. A ready child that
+    ``gives_way`` asks a little later: that of a guild which is joined now is for the child whose app is told of it. It
+    does not know either that a request went down with its connection, so what is open is asked again on each new one.
+    Nobody answers for a guild that the bot has left meanwhile: whoever waits for its members is done.
     """
     state = client._connection
     own_timeout = state._chunk_timeout
@@ -399,7 +407,7 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
         if request := state._chunk_requests.pop(key, None):
             request.done()
 
-    async def chunker(guild_id: int, *args: Any, **options: Any) -> None:
+    async def ask(guild_id: int, *args: Any, **options: Any) -> None:
         if client.get_guild(guild_id) is None:
             for key, request in state._chunk_requests.items():
                 if request.guild_id == guild_id:
@@ -412,7 +420,14 @@ def ask_again_for_members(client: discord.Client, *, patience: float) -> None:
 
     async def again(guild_id: int, nonce: str | None) -> None:
         if not client.is_closed() and any(request.nonce == nonce for request in state._chunk_requests.values()):
-            await state.chunker(guild_id, nonce=nonce)
+            await ask(guild_id, nonce=nonce)
+
+    async def chunker(guild_id: int, *args: Any, **options: Any) -> None:
+        if client.is_ready() and gives_way():
+            loop, nonce = asyncio.get_running_loop(), options.get("nonce")
+            loop.call_later(GIVE_WAY_SECONDS, lambda: loop.create_task(again(guild_id, nonce)))
+        else:
+            await ask(guild_id, *args, **options)
 
     def refused(data: Mapping[str, Any]) -> None:
         meta = data.get("meta") or {}

@@ -207,7 +207,7 @@ class Runtime:
         self.shards = Shards(client=client, requested=options.shards, send=self.link.send)
         self.shards.install()
         internals.before_connect(client, self._before_connect)
-        internals.ask_again_for_members(client, patience=MEMBERS_PATIENCE)
+        internals.ask_again_for_members(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
         internals.ready_with_the_last_guild(client)
         internals.on_session(client, self._session_began)
         self._leave_trail()
@@ -226,6 +226,10 @@ class Runtime:
         self.trail = Trail(file, self.gate)
         self.trail.install(self.inflight)
         internals.note_receiver(self.gate.ears, self.trail.receiver)
+
+    def _leaves_joins(self) -> bool:
+        """Whether another child's app is told of the guilds that are joined now."""
+        return self.gate is not None and self.gate.role != "active"
 
     def _window_open(self) -> bool:
         return self.gate is not None and self.gate.window_open

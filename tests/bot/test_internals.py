@@ -279,6 +279,36 @@ async def test_members_asked_for_on_a_connection_that_broke_are_asked_for_again(
     assert asked == [guilds[1]]
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("ready", "gives_way", "asks"), [(True, True, "later"), (True, False, "at once"), (False, True, "at once")]
+)
+async def test_a_ready_child_whose_app_is_not_told_of_a_join_leaves_the_first_answer_to_the_one_whose_is(
+    monkeypatch: pytest.MonkeyPatch, ready: bool, gives_way: bool, asks: str
+) -> None:
+    """Discord puts off whoever asks second, for half a minute."""
+    monkeypatch.setattr(internals, "GIVE_WAY_SECONDS", 0.05)
+    client = discord.AutoShardedClient(intents=discord.Intents.none())
+    monkeypatch.setattr(client, "is_ready", lambda: ready)
+    internals.prepare_shards(client, 1, range(1))
+    state, loop = client._connection, asyncio.get_running_loop()
+    asked: asyncio.Future[float] = loop.create_future()
+
+    async def note(guild_id: int, **_: Any) -> None:
+        asked.set_result(loop.time())
+
+    state.chunker = note  # type: ignore[assignment]
+    internals.ask_again_for_members(client, patience=35, gives_way=lambda: gives_way)
+    guild = discord.Guild(data={"id": "7"}, state=state)  # type: ignore[typeddict-item]
+    state._add_guild(guild)
+    async with client:
+        began = loop.time()
+        await state.chunk_guild(guild, wait=False)
+        assert asked.done() == (asks == "at once")
+        at = await asyncio.wait_for(asked, 5)
+    assert (at - began >= 0.04) == (asks == "later")
+
+
 class Becoming:
     """A client that is told of its guilds by hand; ``said`` is what it dispatched of readiness and guilds."""
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from casualties import child, longest_silence, unexplained
-from rig import ALL_KINDS, rig
+from rig import ALL_KINDS, Rig, rig
 
 from sandbox import SandboxSettings
 
@@ -31,16 +33,18 @@ def serving_with_spare(active: int, spare: int) -> Any:
     return holds
 
 
-async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_to_a_reload(tmp_path: Path) -> None:
+@asynccontextmanager
+async def with_spare(directory: Path, *, member_request_window: float = 0.0) -> AsyncIterator[Rig]:
+    """A supervisor that keeps a spare, on its way to serve."""
     settings = SandboxSettings(
         max_concurrency=2,
         identify_window=WINDOW,
         recommended_shards=2,
-        member_request_window=0.0,
+        member_request_window=member_request_window,
         identifies_per_day=100_000,
     )
     async with rig(
-        tmp_path,
+        directory,
         app="app:client",
         settings=settings,
         handler_ms="20-20",
@@ -48,10 +52,15 @@ async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_t
         restart__spare=True,
         restart__backoff_first=0.2,
     ) as installation:
-        sandbox = installation.sandbox
         source = "from sharded_client import ShardedClient\nclient = ShardedClient(guild_ready_timeout=0.5)\n"
         installation.configure(bot__directory=str(installation.release("app", source)))
         await installation.start(serving=False)
+        yield installation
+
+
+async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_to_a_reload(tmp_path: Path) -> None:
+    async with with_spare(tmp_path) as installation:
+        sandbox = installation.sandbox
         before = await installation.until(serving_with_spare(1, 2))
         assert child(before, 2)["rss_bytes"] > 10_000_000
         sandbox.traffic.start(rate=100, mix=ALL_KINDS)
@@ -72,4 +81,25 @@ async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_t
         assert found.refused == 0, f"{found}\n{installation.tail()}"
         missing = unexplained(installation, 1, killed_at, killed_at)
         assert not missing, f"{missing}\n{found}\n{installation.tail()}"
+        assert await installation.stop() == 0
+
+
+@pytest.mark.wide
+async def test_the_members_of_a_guild_that_is_joined_come_to_the_active_bot_first(tmp_path: Path) -> None:
+    """Discord answers one such request a guild and half a minute: the spare's would be in its way."""
+    async with with_spare(tmp_path, member_request_window=4) as installation:
+        await installation.until(serving_with_spare(1, 2))
+        sandbox = installation.sandbox
+        gateway, journal = sandbox.gateway, sandbox.journal
+
+        def asked(generation: int, guild: int | None) -> bool:
+            numbers = [one.info.number for one in gateway.sessions if one.generation == generation]
+            return any((number, guild) in gateway.members_at for number in numbers)
+
+        joins = [sandbox.emit_guild_join() for _ in range(6)]
+        for join in joins:
+            await journal.wait_handled(join, timeout=10)
+            assert journal.handlings(join.kind, join.key)[0].by == 1
+            assert (asked(1, join.guild_id), asked(2, join.guild_id)) == (True, False)
+        await installation.until(lambda _: all(asked(2, join.guild_id) for join in joins))
         assert await installation.stop() == 0
