@@ -186,7 +186,7 @@ async def test_a_reload_goes_ahead_where_discord_ends_the_old_session_for_the_ne
         with sandbox.faults.kick_old_sessions() as fault:
             outcome = await installation.reload()
             assert fault.hits == 4, "each shard of the new bot, once: nobody takes them back"
-            assert len(sandbox.gateway.identifies) == identifies + 4
+            assert len(sandbox.gateway.identifies) == identifies + 4, sandbox.gateway.identifies[identifies:]
         assert outcome["result"] == "succeeded", outcome
         assert "Discord ended generation 1's session" in outcome["handoff"]["reason"]
         await sandbox.traffic.stop()
