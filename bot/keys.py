@@ -16,7 +16,9 @@ number of occurrences, its *offset*, and works it out from what the others wrote
    so does an anchor that the other has claimed, for it had then handled everything before it.
 2. Without a common anchor, the occurrences are laid beside each other in time and the offset that fits best is taken.
    That is exact as long as equal events of such a stream are further apart than the sessions' skew. A child that stood
-   still read late: it knows for how long, and that what it then read may have come at any time meanwhile.
+   still read late: it knows for how long, and that what it then read may have come at any time meanwhile. How late one
+   session is at a time, by more than is usual, shows in what both heard on that shard and can tell apart: messages,
+   interactions and others with an id of their own, of any stream.
 
 Equal occurrences are interchangeable, so an offset needs only the right count, not the right pairing.
 
@@ -29,6 +31,8 @@ is still there and says how far the count is. The active child forgets, and coun
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
@@ -67,6 +71,21 @@ _BEYOND = 10.0
 
 _ALIGN_LIMIT = 64
 """Occurrences on either side that the comparison in time looks at; older ones cannot matter to it."""
+
+_LATE = 0.3
+"""Seconds by which a session must be later than another before that is reckoned with: less is what sessions differ."""
+
+_NEIGHBOURS = 6
+"""With how many receipts before an event, and as many after it, its lateness is judged."""
+
+_NEAR = 0.25
+"""How far from an event, in seconds, these may be."""
+
+_TOGETHER, _APART = 4, 0.05
+"""Of what comes within these seconds so many are remembered to judge lateness by."""
+
+_HEARD = 8000
+"""How many are remembered a shard: of a minute at least and, where less than that comes, as long as events are held."""
 
 _LOCAL = frozenset(
     {"READY", "RESUMED", "GUILD_MEMBERS_CHUNK", "RATE_LIMITED", "VOICE_SERVER_UPDATE", "VOICE_CHANNEL_STATUS_UPDATE"}
@@ -184,6 +203,9 @@ class Others(Protocol):
     def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
         """Return one of these anchors that another child has claimed, and when that child received it."""
 
+    def received_by_others(self, keys: Collection[str]) -> Mapping[str, float]:
+        """Return when the others received those of these events that they have claimed."""
+
 
 @dataclass(slots=True, eq=False)
 class Occurrence:
@@ -268,6 +290,8 @@ class Numbering:
         """The stream of each digest, in the order in which they occurred last."""
         self._sessions: dict[int, tuple[float, float]] = {}
         self._shards = 1
+        self._heard: dict[int, deque[tuple[float, str]]] = {}
+        """By shard, receipts of events with a key of their own, by which the session's lateness can be judged."""
 
     def session_began(
         self, shard: int, shards: int, *, identified_at: float, ready_at: float, active: bool = False
@@ -279,6 +303,7 @@ class Numbering:
         """
         self._shards = shards
         self._sessions[shard] = (identified_at, ready_at)
+        self._heard.pop(shard, None)
         for name in [name for name in self._streams if self._shard_of(name) == shard]:
             if active or not self._joined:
                 self._streams[name].mark = None
@@ -300,6 +325,8 @@ class Numbering:
                     stream.anchors[identity.text] = stream.position, at
                     if len(stream.anchors) > 2 * _NEWEST:
                         stream.anchors = dict(list(stream.anchors.items())[-_NEWEST:])
+            if stream.joined:
+                self._hear(identity, at)
             return None
         entry = stream.digests.get(identity.text)
         if entry is None:
@@ -324,7 +351,8 @@ class Numbering:
         stream = occurrence.stream
         entry = occurrence.entry
         rows = others.claimed_by_others(occurrence.identity.text)
-        entry.found(_align(entry, rows, sure=stream.sure, now=self._clock()))
+        late = self._lateness(entry, self._heard.get(self._shard_of(occurrence.identity.stream), ()), others)
+        entry.found(_align(entry, rows, late, sure=stream.sure, now=self._clock()))
         assert entry.offset is not None
         return entry.offset + occurrence.index
 
@@ -373,6 +401,25 @@ class Numbering:
     def _shard_of(self, stream: str) -> int:
         return 0 if stream.startswith("dm:") else (int(stream) >> 22) % self._shards
 
+    def _hear(self, identity: Identity, at: float) -> None:
+        heard = self._heard.setdefault(self._shard_of(identity.stream), deque(maxlen=_HEARD))
+        if len(heard) < _TOGETHER or at - heard[-_TOGETHER][0] > _APART:
+            heard.append((at, identity.text))
+
+    def _lateness(self, entry: _Digest, heard: Sequence[tuple[float, str]], others: Others) -> dict[int, Span]:
+        """Return how much later than the others this child received its occurrences, at least and at most, by index.
+
+        Those of which nothing is known, and those for which it is no more than usual, are left out.
+        """
+        near = {index: _near(heard, at) for index, (_, at) in entry.times(_ALIGN_LIMIT).items()}
+        theirs = others.received_by_others({key for receipts in near.values() for _, key in receipts})
+        found = {}
+        for index, receipts in near.items():
+            late = [at - theirs[key] for at, key in receipts if key in theirs]
+            if late and max(map(abs, late)) > _LATE:
+                found[index] = min(late), max(late)
+        return found
+
     def _offset(self, stream: _Stream, entry: _Digest, rows: Sequence[Claimed], others: Others) -> int | None:
         recent = [row for row in rows if row.at >= entry.since]
         if any(row.mark is None for row in recent):
@@ -397,9 +444,26 @@ def _before(entry: _Digest, place: int) -> int:
     return forgotten + sum(1 for position, _ in entry.places if position < place)
 
 
-def _align(entry: _Digest, rows: Sequence[Claimed], *, sure: float, now: float) -> int:
-    """Return the offset that lays this child's occurrences best beside the others' claims, by time alone."""
-    mine, seen = entry.times(_ALIGN_LIMIT), entry.seen
+def _near(heard: Sequence[tuple[float, str]], at: float) -> list[tuple[float, str]]:
+    """Return the receipts nearest to a time."""
+    place = bisect(heard, (at,))
+    nearest = (heard[index] for index in range(max(0, place - _NEIGHBOURS), min(len(heard), place + _NEIGHBOURS)))
+    return [receipt for receipt in nearest if abs(receipt[0] - at) <= _NEAR]
+
+
+def _align(entry: _Digest, rows: Sequence[Claimed], late: Mapping[int, Span], *, sure: float, now: float) -> int:
+    """Return the offset that lays this child's occurrences best beside the others' claims, by time alone.
+
+    ``late`` says of some occurrences by how much, from and to, they came later here.
+    """
+    seen = entry.seen
+    mine = {
+        index: (min(earliest, latest - late[index][1]), latest - late[index][0])
+        if index in late
+        else (earliest, latest)
+        for index, (earliest, latest) in entry.times(_ALIGN_LIMIT).items()
+    }
+    behind = max([0.0, *(most for _, most in late.values())])
     last = rows[-1].number
     theirs = {row.number: row.at for row in rows[-_ALIGN_LIMIT:]}
     lowest = max((row.number for row in rows if row.at < entry.since), default=0)
@@ -409,7 +473,7 @@ def _align(entry: _Digest, rows: Sequence[Claimed], *, sure: float, now: float) 
     candidates: Iterable[int] = range(max(lowest, first), max(lowest, final) + 1)
 
     def misfit(offset: int) -> float:
-        return _misfit(mine, seen, theirs, offset, last, sure=sure, now=now)
+        return _misfit(mine, seen, theirs, offset, last, sure=sure, now=now, behind=behind)
 
     return min(candidates, key=lambda offset: (misfit(offset), -offset))
 
@@ -423,11 +487,12 @@ def _misfit(
     *,
     sure: float,
     now: float,
+    behind: float,
 ) -> float:
     """Say how implausible an offset is: pairs that are apart, and events that should have had a partner.
 
-    What the other claimed may be from before this child's session, or on its way here; what came here may be on its way
-    to the other, or the other takes nothing any more.
+    What the other claimed may be from before this child's session, or on its way here, which is ``behind``; what came
+    here may be on its way to the other, or the other takes nothing any more.
     """
     total = 0.0
     for number, at in theirs.items():
@@ -438,10 +503,10 @@ def _misfit(
             earliest, latest = mine[index]
             total += _strain(max(earliest - at, at - latest))
         elif index > seen:
-            total += _strain(now - at)
+            total += _strain(now - behind - at)
     for index, (_, latest) in mine.items():
         if index + offset > last:
-            total += PAIR_WITHIN + min(now - latest, PAIR_WITHIN)
+            total += PAIR_WITHIN + min(max(0.0, now - latest), PAIR_WITHIN)
     return total
 
 

@@ -235,6 +235,21 @@ class SQLiteLedger:
         """Return the other children's claims of this digest, by number; none if the ledger fails."""
         return [Claimed(*row) for row in self._rows(_OTHERS, (digest, digest, self._generation))]
 
+    def received_by_others(self, keys: Collection[str]) -> Mapping[str, float]:
+        """Return when the others received those of these events that they have claimed."""
+        found: dict[str, float] = {}
+        wanted = list(keys)
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            marks = ",".join("?" * len(batch))
+            found.update(
+                self._rows(
+                    f"SELECT key, at FROM claims WHERE key IN ({marks}) AND generation != ?",
+                    (*batch, self._generation),
+                )
+            )
+        return found
+
     def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
         """Return one of these anchors that another child has claimed, and when that child received it."""
         keys = list(anchors)

@@ -25,7 +25,7 @@ PURE: dict[str, tuple[str, ...]] = {
     "supervisor/state.py": SHAPES,
     "supervisor/status.py": ("supervisor.wire", "msgspec"),
     "supervisor/wire.py": ("msgspec",),
-    "bot/keys.py": ("hashlib", "itertools", "msgspec"),
+    "bot/keys.py": ("bisect", "collections", "hashlib", "itertools", "msgspec"),
 }
 """The modules that do no I/O and know no clock, and what they import beside the language's own."""
 LANGUAGE = ("__future__", "collections.abc", "dataclasses", "enum", "typing")

@@ -22,6 +22,7 @@ from bot.stalls import TURN_SECONDS
 
 SKEW = 0.3
 STALL = 2.0
+LATE = 1.2
 FORGOTTEN = 3.0
 HELD, KEPT, IDLE = 3.0, 4.0, 8.0
 """As in the gate, but shorter: how long events are held, claims kept, idle digests counted."""
@@ -76,6 +77,10 @@ class MemoryLedger:
             del self.table.rows[key]
         return True
 
+    def received_by_others(self, keys: Collection[str]) -> dict[str, float]:
+        rows = {key: self.table.rows[key] for key in keys if key in self.table.rows}
+        return {key: row[4] for key, row in rows.items() if row[0] != self.generation}
+
     def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
         for key in anchors:
             row = self.table.rows.get(key)
@@ -105,10 +110,16 @@ class Plan:
     shards: int
     stalls: list[tuple[float, float]] = field(default_factory=list)
     """When it stands still, from and to: it then receives all that came, and does what was to be done."""
+    lates: list[tuple[float, float]] = field(default_factory=list)
+    """When nothing comes to it, from and to: it then receives all that was due."""
 
     def does(self, at: float) -> float:
         """Return when it does what was to be done at a time."""
         return next((until for since, until in self.stalls if since <= at < until), at)
+
+    def comes(self, at: float) -> float:
+        """Return when that comes to it which is due at a time."""
+        return self.does(next((until for since, until in self.lates if since <= at < until), at))
 
     def came(self, at: float) -> float:
         """Return the earliest time at which what it received at a time can have come, as `Stalls` does."""
@@ -194,7 +205,7 @@ def deliveries(rng: random.Random, events: list[Emitted], plan: Plan) -> list[tu
         if not plan.subscribed <= event.at < plan.left:
             continue
         shard = (event.guild >> 22) % plan.shards
-        last[shard] = max(last.get(shard, 0.0) + 1e-7, plan.does(event.at + rng.uniform(0, SKEW)))
+        last[shard] = max(last.get(shard, 0.0) + 1e-7, plan.comes(event.at + rng.uniform(0, SKEW)))
         out.append((last[shard], event))
     return out
 
@@ -246,7 +257,7 @@ def run(
             child.active = False
         elif what == "tick":
             child.tick(at)
-        elif event_ is not None and at < child.plan.left + SKEW:
+        elif event_ is not None and at < child.plan.does(child.plan.left) + SKEW:
             child.receive(event_, at)
     balance: Counter[str] = Counter()
     for event in events:
@@ -332,11 +343,14 @@ def test_every_occurrence_is_handled_exactly_once_in_silence_when_reactions_are_
 
 
 def stalled(seed: int, children: int) -> Counter[str]:
-    """Play a history in which each stands still about when it takes over, and repeats are further apart than that."""
+    """Play a history in which each stands still before it takes over, or is taken over from; repeats are further apart.
+
+    It does so once it has heard what came from before the younger one's session: how late it read that nobody knows.
+    """
     rng = random.Random(seed)
     plans = make_plans(rng, children)
     for plan, after in zip(plans, [plans[1], *plans[1:]], strict=True):
-        since = rng.uniform(after.ready, after.activated)
+        since = rng.uniform(after.ready + SKEW, after.activated)
         plan.stalls = [(since, since + rng.uniform(0.3, STALL))]
     return run(rng, silent_events(rng, plans, apart=STALL + SKEW + 0.2), plans)
 
@@ -352,6 +366,39 @@ def test_every_occurrence_is_handled_exactly_once_in_silence_when_repeats_are_fu
 def test_it_can_fail_when_a_child_does_not_know_that_it_stood_still(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Plan, "came", lambda self, at: at)
     assert any(stalled(seed, 2) for seed in range(100))
+
+
+def late(seed: int, children: int) -> Counter[str]:
+    """Play a history in which in each handoff the sessions of one of the two are late for a while.
+
+    In some guilds somebody reacts now and then and nobody writes, in others people write. Those of the younger one are
+    late before it is active: then it decides when it has heard what came with an event.
+    """
+    rng = random.Random(seed)
+    plans = make_plans(rng, children)
+    for both in itertools.pairwise(plans):
+        since = rng.uniform(both[1].ready + SKEW, both[1].activated)
+        one = rng.choice(both)
+        until = since + rng.uniform(0.3, LATE)
+        one.lates.append((since, min(until, one.activated) if one is both[1] else until))
+    ids = itertools.count(1000)
+    events = silent_events(rng, plans, apart=LATE + SKEW + 0.2)
+    for guild in (g << 22 for g in range(6, 12)):
+        events += [message(at / 20, guild, next(ids)) for at in range(int(20 * events[-1].at))]
+    return run(rng, sorted(events, key=lambda event: event.at), plans)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32), children=st.sampled_from([2, 2, 3]))
+def test_every_occurrence_is_handled_exactly_once_in_silence_when_a_session_is_late_and_others_of_its_shard_show_it(
+    seed: int, children: int
+) -> None:
+    assert late(seed, children) == Counter()
+
+
+def test_it_can_fail_when_a_child_does_not_know_that_a_session_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Numbering, "_lateness", lambda *_: {})
+    assert any(late(seed, 2) for seed in range(1000))
 
 
 def test_a_repeat_that_is_still_on_its_way_here_is_not_taken_for_one_that_was_missed() -> None:

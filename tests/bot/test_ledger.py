@@ -66,6 +66,15 @@ def test_an_anchor_is_found_only_if_another_child_claimed_it(pair: tuple[SQLiteL
     assert new.anchor_claimed_by_others(anchors) == (anchors[1100], 2.5)
 
 
+def test_it_is_known_when_another_child_received_what_it_claimed(pair: tuple[SQLiteLedger, SQLiteLedger]) -> None:
+    old, new = pair
+    keys = [f"INTERACTION_CREATE:{number}" for number in range(1200)]
+    assert new.claim(keys[0], 1.0)
+    assert old.claim(keys[1], 2.5)
+    assert old.claim(keys[1100], 3.5)
+    assert new.received_by_others(keys) == {keys[1]: 2.5, keys[1100]: 3.5}
+
+
 def test_more_keys_than_one_query_takes_are_looked_up(pair: tuple[SQLiteLedger, SQLiteLedger]) -> None:
     old, new = pair
     keys = [f"k{number}" for number in range(2500)]
@@ -125,7 +134,8 @@ class TestFaults:
             assert ledger.claimed(["k1"]) == set()
             assert ledger.claimed_by_others("d") == []
             assert ledger.anchor_claimed_by_others(["k1"]) is None
-        assert ledger.errors == 9
+            assert ledger.received_by_others(["k1"]) == {}
+        assert ledger.errors == 10
         assert len(caplog.records) == 1
         assert "events are handled without a claim" in caplog.text
 
