@@ -388,80 +388,104 @@ GIVE_WAY_SECONDS = 2.0
 between the two receipts of a join."""
 
 
-def ask_again_for_members(
-    client: discord.Client, *, patience: float, gives_way: Callable[[], bool] = lambda: False
-) -> None:
-    """Repeat a request for a guild's members that Discord put off, and let readiness wait ``patience`` seconds for it.
+class MemberRequests:
+    """Asks Discord for the members of guilds, for discord.py.
 
     Discord answers one such request a guild and 30 s, over all sessions of a bot, and discord.py does not know the
-    refusal: a bot that starts soon after another one would be ready with half a cache. A ready child that
-    ``gives_way`` asks a little later: that of a guild which is joined now is for the child whose app is told of it. It
-    does not know either that a request went down with its connection, so what is open is asked again on each new one.
-    Nobody answers for a guild that the bot has left meanwhile: whoever waits for its members is done.
+    refusal: a bot that starts soon after another one would be ready with half a cache. What was put off is asked again,
+    and readiness waits ``patience`` seconds for it. discord.py does not know either that a request went down with its
+    connection, so what is open is asked again on each new one. Nobody answers for a guild that the bot has left
+    meanwhile: whoever waits for its members is done.
+
+    A ready child that ``gives_way`` asks a little later: that of a guild which is joined now is for the child whose app
+    is told of it.
     """
-    state = client._connection
-    own_timeout = state._chunk_timeout
-    own_chunker = state.chunker
 
-    def close(key: Any) -> None:
-        if request := state._chunk_requests.pop(key, None):
-            request.done()
+    def __init__(
+        self, client: discord.Client, *, patience: float, gives_way: Callable[[], bool] = lambda: False
+    ) -> None:
+        self._client = client
+        self._state = client._connection
+        self._patience = patience
+        self._gives_way = gives_way
+        self._own_chunker = self._state.chunker
+        self._own_timeout = self._state._chunk_timeout
+        self._own_guild_delete = self._state.parsers["GUILD_DELETE"]
+        self._put_back: dict[asyncio.TimerHandle, tuple[int, str | None]] = {}
 
-    async def ask(guild_id: int, *args: Any, **options: Any) -> None:
-        if client.get_guild(guild_id) is None:
-            for key, request in state._chunk_requests.items():
-                if request.guild_id == guild_id:
-                    # Whoever asks begins to wait for the request only when this returns.
-                    asyncio.get_running_loop().call_soon(close, key)
+    def install(self) -> None:
+        """Take the place of discord.py's own asking."""
+        state = self._state
+        state.parsers["GUILD_DELETE"] = self._left
+        state.parsers["RATE_LIMITED"] = self._refused
+        state.parsers["READY"] = self._connected(state.parsers["READY"], lambda data: data.get("shard", (0, 1))[0])
+        state.parsers["RESUMED"] = self._connected(state.parsers["RESUMED"], lambda data: data.get("__shard_id__") or 0)
+        state.chunker = self._chunk  # type: ignore[method-assign]
+        state._chunk_timeout = self._timeout  # type: ignore[method-assign]
+
+    def ask_now(self) -> None:
+        """Ask for what was left to another child: this one gives way no longer."""
+        for handle, request in self._put_back.items():
+            handle.cancel()
+            asyncio.get_running_loop().create_task(self._again(*request))
+        self._put_back.clear()
+
+    async def _chunk(self, guild_id: int, *args: Any, **options: Any) -> None:
+        if not (self._client.is_ready() and self._gives_way()):
+            await self._ask(guild_id, *args, **options)
+            return
+        loop = asyncio.get_running_loop()
+        handle: asyncio.TimerHandle = loop.call_later(
+            GIVE_WAY_SECONDS, lambda: loop.create_task(self._again(*self._put_back.pop(handle)))
+        )
+        self._put_back[handle] = guild_id, options.get("nonce")
+
+    async def _ask(self, guild_id: int, *args: Any, **options: Any) -> None:
+        if self._client.get_guild(guild_id) is None:
+            for key in self._open(guild_id):
+                # Whoever asks begins to wait for the request only when this returns.
+                asyncio.get_running_loop().call_soon(self._close, key)
             return
         # On a connection that has just broken the request would raise, and readiness would never come.
         with contextlib.suppress(OSError, discord.ConnectionClosed):
-            await own_chunker(guild_id, *args, **options)
+            await self._own_chunker(guild_id, *args, **options)
 
-    async def again(guild_id: int, nonce: str | None) -> None:
-        if not client.is_closed() and any(request.nonce == nonce for request in state._chunk_requests.values()):
-            await ask(guild_id, nonce=nonce)
+    async def _again(self, guild_id: int, nonce: str | None) -> None:
+        requests = self._state._chunk_requests.values()
+        if not self._client.is_closed() and any(request.nonce == nonce for request in requests):
+            await self._ask(guild_id, nonce=nonce)
 
-    async def chunker(guild_id: int, *args: Any, **options: Any) -> None:
-        if client.is_ready() and gives_way():
-            loop, nonce = asyncio.get_running_loop(), options.get("nonce")
-            loop.call_later(GIVE_WAY_SECONDS, lambda: loop.create_task(again(guild_id, nonce)))
-        else:
-            await ask(guild_id, *args, **options)
+    def _open(self, guild_id: int) -> list[Any]:
+        return [key for key, request in self._state._chunk_requests.items() if request.guild_id == guild_id]
 
-    def refused(data: Mapping[str, Any]) -> None:
+    def _close(self, key: Any) -> None:
+        if request := self._state._chunk_requests.pop(key, None):
+            request.done()
+
+    def _left(self, data: Any) -> None:
+        for key in self._open(int(data["id"])):
+            self._close(key)
+        self._own_guild_delete(data)
+
+    def _refused(self, data: Mapping[str, Any]) -> None:
         meta = data.get("meta") or {}
         if data.get("opcode") != DiscordWebSocket.REQUEST_MEMBERS or "guild_id" not in meta:
             return
-        guild_id, nonce = int(meta["guild_id"]), meta.get("nonce")
+        request = int(meta["guild_id"]), meta.get("nonce")
         loop = asyncio.get_running_loop()
-        loop.call_later(float(data.get("retry_after", 1.0)), lambda: loop.create_task(again(guild_id, nonce)))
+        loop.call_later(float(data.get("retry_after", 1.0)), lambda: loop.create_task(self._again(*request)))
 
-    def connected(parser: Parser, shard_of: Callable[[Any], int]) -> Parser:
+    def _connected(self, parser: Parser, shard_of: Callable[[Any], int]) -> Parser:
         def parse(data: Any) -> None:
             parser(data)
-            for request in list(state._chunk_requests.values()):
-                if (request.guild_id >> 22) % (state.shard_count or 1) == shard_of(data):
-                    asyncio.get_running_loop().create_task(again(request.guild_id, request.nonce))
+            for request in list(self._state._chunk_requests.values()):
+                if (request.guild_id >> 22) % (self._state.shard_count or 1) == shard_of(data):
+                    asyncio.get_running_loop().create_task(self._again(request.guild_id, request.nonce))
 
         return parse
 
-    guild_delete = state.parsers["GUILD_DELETE"]
-
-    def left(data: Any) -> None:
-        for key, request in list(state._chunk_requests.items()):
-            if request.guild_id == int(data["id"]):
-                close(key)
-        guild_delete(data)
-
-    state.parsers["GUILD_DELETE"] = left
-    state.parsers["RATE_LIMITED"] = refused
-    state.parsers["READY"] = connected(state.parsers["READY"], lambda data: data.get("shard", (0, 1))[0])
-    state.parsers["RESUMED"] = connected(state.parsers["RESUMED"], lambda data: data.get("__shard_id__") or 0)
-    state.chunker = chunker  # type: ignore[method-assign]
-    state._chunk_timeout = (  # type: ignore[method-assign]
-        lambda guild: own_timeout(guild) + (0.0 if client.is_ready() else patience)
-    )
+    def _timeout(self, guild: discord.Guild) -> float:
+        return self._own_timeout(guild) + (0.0 if self._client.is_ready() else self._patience)
 
 
 def let_shards_be_ready_on_their_own(client: discord.AutoShardedClient) -> None:

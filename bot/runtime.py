@@ -115,6 +115,7 @@ class Runtime:
     shards: Shards | None = None
     trail: Trail | None = None
     recovery: Recovery | None = None
+    members: internals.MemberRequests | None = None
     _beats: int = 0
     _pong: int = 0
     _late: float = 0.0
@@ -207,7 +208,8 @@ class Runtime:
         self.shards = Shards(client=client, requested=options.shards, send=self.link.send)
         self.shards.install()
         internals.before_connect(client, self._before_connect)
-        internals.ask_again_for_members(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
+        self.members = internals.MemberRequests(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
+        self.members.install()
         internals.ready_with_the_last_guild(client)
         internals.on_session(client, self._session_began)
         self._leave_trail()
@@ -369,6 +371,8 @@ class Runtime:
         if announced:
             self.link.send(wire.Role(role="active"))
         await gate.activate()
+        if self.members is not None:
+            self.members.ask_now()
         if self.trail is not None:
             self.trail.end_replay()
         self._send_beat()

@@ -67,10 +67,11 @@ def test_the_private_name_is_there(owner: str, name: str) -> None:
 
 def test_every_private_name_that_the_runtime_uses_is_in_the_list() -> None:
     listed = {name for names in internals.PRIVATE.values() for name in names}
-    source = inspect.getsource(internals)
-    words = {word.strip("().,[]:") for part in source.split() for word in part.split(".")[1:]}
-    private = {word.split("(")[0].split("[")[0] for word in words if word.startswith("_") and not word.startswith("__")}
-    assert {word for word in private if word.isidentifier()} <= listed
+    touched = [node for node in ast.walk(ast.parse(inspect.getsource(internals))) if isinstance(node, ast.Attribute)]
+    others = {node.attr for node in touched if not (isinstance(node.value, ast.Name) and node.value.id == "self")}
+    private = {name for name in others if name.startswith("_") and not name.startswith("__")}
+    assert private
+    assert private <= listed
 
 
 def test_no_other_module_of_the_runtime_touches_a_private_attribute_of_discord_py() -> None:
@@ -156,7 +157,7 @@ def test_a_loop_calls_its_function_and_its_hooks_in_the_way_that_the_runtime_exp
 def test_who_waits_for_the_members_of_a_guild_that_is_left_waits_no_longer() -> None:
     loop = asyncio.new_event_loop()
     client = discord.AutoShardedClient(intents=discord.Intents.none())
-    internals.ask_again_for_members(client, patience=35)
+    internals.MemberRequests(client, patience=35).install()
     requests = client._connection._chunk_requests
     waiting = {}
     for guild in (1, 2):
@@ -172,7 +173,7 @@ def test_who_waits_for_the_members_of_a_guild_that_is_left_waits_no_longer() -> 
 async def test_who_asks_for_the_members_of_a_guild_that_is_left_already_does_not_wait() -> None:
     async with discord.AutoShardedClient(intents=discord.Intents(guilds=True, members=True)) as client:
         internals.prepare_shards(client, 1, range(1))
-        internals.ask_again_for_members(client, patience=35)
+        internals.MemberRequests(client, patience=35).install()
         state = client._connection
         gone = discord.Guild(data={"id": "1"}, state=state)  # type: ignore[typeddict-item]
         assert await asyncio.wait_for(state.chunk_guild(gone), 1) == []
@@ -268,7 +269,7 @@ async def test_members_asked_for_on_a_connection_that_broke_are_asked_for_again(
 
     state.chunker = broken  # type: ignore[assignment]
     internals.parsers(client)["READY"] = lambda data: None
-    internals.ask_again_for_members(client, patience=35)
+    internals.MemberRequests(client, patience=35).install()
     guilds = (4 << 22, 5 << 22)
     for guild in guilds:
         state._add_guild(discord.Guild(data={"id": str(guild)}, state=state))  # type: ignore[typeddict-item]
@@ -298,7 +299,7 @@ async def test_a_ready_child_whose_app_is_not_told_of_a_join_leaves_the_first_an
         asked.set_result(loop.time())
 
     state.chunker = note  # type: ignore[assignment]
-    internals.ask_again_for_members(client, patience=35, gives_way=lambda: gives_way)
+    internals.MemberRequests(client, patience=35, gives_way=lambda: gives_way).install()
     guild = discord.Guild(data={"id": "7"}, state=state)  # type: ignore[typeddict-item]
     state._add_guild(guild)
     async with client:
@@ -307,6 +308,31 @@ async def test_a_ready_child_whose_app_is_not_told_of_a_join_leaves_the_first_an
         assert asked.done() == (asks == "at once")
         at = await asyncio.wait_for(asked, 5)
     assert (at - began >= 0.04) == (asks == "later")
+
+
+@pytest.mark.anyio
+async def test_what_a_child_left_to_another_it_asks_as_soon_as_it_is_in_its_place() -> None:
+    client = discord.AutoShardedClient(intents=discord.Intents.none())
+    client.is_ready = lambda: True  # type: ignore[method-assign]
+    internals.prepare_shards(client, 1, range(1))
+    state, asked = client._connection, []
+
+    async def note(guild_id: int, **_: Any) -> None:
+        asked.append(guild_id)
+
+    state.chunker = note  # type: ignore[assignment]
+    requests = internals.MemberRequests(client, patience=35, gives_way=lambda: True)
+    requests.install()
+    async with client:
+        for number in (7, 8):
+            guild = discord.Guild(data={"id": str(number)}, state=state)  # type: ignore[typeddict-item]
+            state._add_guild(guild)
+            await state.chunk_guild(guild, wait=False)
+        assert asked == []
+        requests.ask_now()
+        requests.ask_now()
+        await asyncio.sleep(0)
+        assert asked == [7, 8]
 
 
 class Becoming:

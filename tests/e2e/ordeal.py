@@ -34,6 +34,8 @@ RATE = 100
 """Events a second."""
 CUT_SECONDS = 0.6
 """Longest time from an event's arrival to its report, with handlers of 50 ms: what is younger at a kill may be cut."""
+MEMBERS = 0.4
+"""How much longer it may take for a guild that is joined, whose members are asked for first."""
 MOMENT = 0.15
 """How late the log may tell of what has happened."""
 INTERACTIONS = frozenset({"slash", "autocomplete", "button", "select", "modal"})
@@ -301,8 +303,8 @@ class Judgement:
             begun = max(
                 [at, *(one for one in life.activations if one <= died)]
             )  # what it held began when it was active
-            left_to_owner = OWNER_FIRST if entry.kind in INTERACTIONS else 0.0
-            if not died - CUT_SECONDS - left_to_owner < begun or at > life.left + MOMENT:
+            longer = OWNER_FIRST if entry.kind in INTERACTIONS else MEMBERS if entry.kind == "guild_join" else 0.0
+            if not died - CUT_SECONDS - longer < begun or at > life.left + MOMENT:
                 continue
             if self.stopped_at < float("inf") or self.named[generation].excuses(entry, before=died - begun):
                 return f"its handler was running in generation {generation}"
