@@ -8,7 +8,7 @@ larger than the true one.
 The second table compares whole processes against the sandbox, by CPU time: the bot alone, under a supervisor, and under
 one that has been told to claim every event, as in a handoff's window. They are started several times, for two processes
 that run the same differ by some per cent for all their life. What the gate costs is therefore measured within one
-process, which takes it out and puts it back between the turns.
+process, which takes it out and puts it back every fifth of a second (`bots/toggled.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import json
 import os
 import signal
 import sys
@@ -49,13 +50,12 @@ SIDES: Final = ("alone", "active", "active, window", "joined, window", "standby"
 WHOLE: Final[dict[str, str | None]] = {
     "alone": None,
     "supervised": "sharded:make",
-    "toggled": "toggled:make",
     "window": "sharded:make",
 }
-"""Whole bots, with what their supervisor runs. "toggled" has its gate taken out for every other turn, "window" has
-claims switched on by hand."""
-MEASURED: Final = ("alone", "supervised", "window", "gate in", "gate out", "supervisor")
+"""Whole bots, with what their supervisor runs. "window" has claims switched on by hand."""
 _WARM = 20
+_BLOCK: Final = 4
+"""Turns that make a pair: with the gate, without, without, with."""
 
 
 class _Listener(discord.Client):
@@ -178,21 +178,17 @@ def _micros(seconds: Sequence[float]) -> Spread:
 
 async def _whole(options: argparse.Namespace) -> dict[str, list[float]]:
     """CPU seconds per event of whole bots, in turn."""
-    found: dict[str, list[float]] = {name: [] for name in MEASURED}
+    found: dict[str, list[float]] = {name: [] for name in (*WHOLE, "supervisor")}
     for _ in range(options.starts):
         async with AsyncExitStack() as stack:
             sides = {name: await _start(stack, name, options) for name in WHOLE}
             for turn in range(options.turns + 1):
-                measured: dict[str, float] = {}
                 for name in sorted(sides, reverse=bool(turn % 2)):
-                    if name == "toggled":
-                        measured |= await _both(sides[name], options)
-                        continue
-                    measured[name], of_supervisor = await _turn(sides[name], options)
-                    if name == "supervised":
-                        measured["supervisor"] = of_supervisor
-                for name in MEASURED if turn else ():  # the first turn warms all up
-                    found[name].append(measured[name])
+                    of_bot, of_supervisor = await _turn(sides[name], options)
+                    if turn:  # the first turn warms all up
+                        found[name].append(of_bot)
+                    if turn and name == "supervised":
+                        found["supervisor"].append(of_supervisor)
             windowed = sides["window"].supervisor
             assert windowed is not None
             claims = (await windowed.serving())["claims"]["won"]
@@ -201,27 +197,17 @@ async def _whole(options: argparse.Namespace) -> dict[str, list[float]]:
     return found
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Side:
     """A bot that runs, and what it hears."""
 
     sandbox: Sandbox
     pid: int
     supervisor: Supervised | None = None
-    gated: bool = True
-    """Of the one that can take its gate out."""
 
     def cpu_seconds(self) -> tuple[float, float]:
         """Return those of the bot and those of its supervisor."""
         return cpu_seconds(self.pid), cpu_seconds(self.supervisor.running.pid) if self.supervisor else 0.0
-
-    async def toggle(self) -> None:
-        """Have it take its gate out, or put it back."""
-        os.kill(self.pid, signal.SIGUSR2)
-        self.gated = not self.gated
-        said, journal = "in" if self.gated else "out", self.sandbox.journal
-        await journal.until(lambda: bool(journal.handlings("gate", said)), timeout=10)
-        journal.clear()
 
 
 async def _start(stack: AsyncExitStack, name: str, options: argparse.Namespace) -> _Side:
@@ -252,20 +238,42 @@ async def _turn(side: _Side, options: argparse.Namespace) -> tuple[float, float]
     return bot / report.total, supervisor / report.total
 
 
-async def _both(side: _Side, options: argparse.Namespace) -> dict[str, float]:
-    """Return CPU seconds per event of one process without its gate and with it, beginning with what is there."""
-    found: dict[str, float] = {}
-    for _ in range(2):
-        found["gate in" if side.gated else "gate out"], _ = await _turn(side, options)
-        if len(found) < 2:
-            await side.toggle()
+async def _gate(options: argparse.Namespace) -> dict[str, list[float]]:
+    """CPU seconds per event of one process with its gate and without it, in turn; several such processes."""
+    found: dict[str, list[float]] = {"gate in": [], "gate out": []}
+    for _ in range(options.starts):
+        turns = await _toggled(options)
+        blocks = [turns[start : start + _BLOCK] for start in range(0, len(turns) - _BLOCK + 1, _BLOCK)]
+        for block in blocks[2:-2]:  # those in which the traffic began and ended are left out
+            for name, side in (("gate in", True), ("gate out", False)):
+                mine = [(seconds, events) for gated, seconds, events in block if gated is side]
+                found[name].append(sum(seconds for seconds, _ in mine) / sum(events for _, events in mine))
     return found
+
+
+async def _toggled(options: argparse.Namespace) -> list[tuple[bool, float, int]]:
+    """Have a bot take turns with its gate and without it; return for each which it was, CPU seconds, and events."""
+    async with AsyncExitStack() as stack:
+        file = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "turns"
+        sandbox = await stack.enter_async_context(local_discord(sandbox_settings(shards=options.shards)))
+        toggled = supervised(sandbox, app="toggled:make", environ={"BENCH_TURNS": str(file)})
+        pid = (await (await stack.enter_async_context(toggled)).serving())["pid"]
+        await sandbox.traffic.run(rate=options.rate, seconds=options.seconds, mix=MIX)  # warms all up
+        gc.disable()  # a collection of all that the journal holds would keep the events back for a turn
+        os.kill(pid, signal.SIGUSR2)
+        await sandbox.traffic.run(rate=options.rate, seconds=options.toggled, mix=MIX)
+        os.kill(pid, signal.SIGUSR2)
+        journal = sandbox.journal
+        await journal.until(lambda: bool(journal.handlings("turns", "written")), timeout=10)
+        turns: list[tuple[bool, float, int]] = json.loads(file.read_text(encoding="ascii"))
+    gc.enable()
+    return turns
 
 
 async def run(options: argparse.Namespace) -> Result:
     """Measure both."""
     rows = await _by_kind(options)
-    whole = await _whole(options) if options.turns else {}
+    whole = await _whole(options) | await _gate(options) if options.turns else {}
     kinds = Table(
         title="Microseconds per event, from JSON text to the end of its handler; what each state adds; its share",
         columns=[
@@ -341,6 +349,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--starts", type=int, default=6, help="starts of the whole bots")
     parser.add_argument("--turns", type=int, default=6, help="turns after each start; 0 leaves them out")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of such a turn")
+    parser.add_argument("--toggled", type=float, default=30.0, help="seconds in which the gate goes out and in again")
     parser.add_argument("--rate", type=float, default=1000.0, help="events/s in such a turn")
     parser.add_argument("--shards", type=int, default=2)
 
@@ -348,7 +357,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 BENCHMARK = Benchmark(
     name="quiet",
     summary="What the gate costs an event, by kind and state, against the same bot without a supervisor.",
-    limit=600,
+    limit=900,
     arguments=arguments,
     run=run,
 )
