@@ -41,17 +41,20 @@ TERM_GRACE = 3.0
 SLACK = 4.0
 """For a busy machine."""
 SLOW_START = """#!{python} -P
-import os, sys, time
+import os, signal, sys, time
 if "{generation}" in sys.argv[sys.argv.index("--generation") + 1]:
+    if {deaf}:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("takes its time", flush=True)
     time.sleep(60)
 os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """
 """An interpreter that takes its time before one generation's Python starts."""
 
 
-def slow_start(directory: Path, generation: int) -> str:
+def slow_start(directory: Path, generation: int, *, deaf: bool = False) -> str:
     shim = directory / "python"
-    shim.write_text(SLOW_START.format(python=sys.executable, generation=generation))
+    shim.write_text(SLOW_START.format(python=sys.executable, generation=generation, deaf=deaf))
     shim.chmod(0o755)
     return str(shim)
 
@@ -287,13 +290,14 @@ async def test_a_second_sigterm_ends_a_child_at_once_that_neither_reads_its_pipe
 @pytest.mark.parametrize("times", [1, 2])
 @wide
 async def test_sigterm_before_a_child_has_said_hello(tmp_path: Path, generation: int, times: int) -> None:
-    shim = slow_start(tmp_path, generation)
+    # One that the first SIGTERM ends could be gone before the second.
+    shim = slow_start(tmp_path, generation, deaf=times > 1)
     async with under_traffic(
         tmp_path, serving=generation > 1, bot__python=shim, handoff__drain_timeout=DRAIN_TIMEOUT
     ) as installation:
         if generation > 1:
             await in_spawning(installation)
-        await installation.logged(f"generation {generation} spawned")
+        await installation.logged(f"gen {generation}: takes its time")
         stopped_at = terminate(installation)
         await installation.logged("told to stop")
         if times > 1:
