@@ -260,13 +260,13 @@ async def _toggled(options: argparse.Namespace) -> list[tuple[bool, float, int]]
         pid = (await (await stack.enter_async_context(toggled)).serving())["pid"]
         await sandbox.traffic.run(rate=options.rate, seconds=options.seconds, mix=MIX)  # warms all up
         gc.disable()  # a collection of all that the journal holds would keep the events back for a turn
+        stack.callback(gc.enable)
         os.kill(pid, signal.SIGUSR2)
         await sandbox.traffic.run(rate=options.rate, seconds=options.toggled, mix=MIX)
         os.kill(pid, signal.SIGUSR2)
         journal = sandbox.journal
         await journal.until(lambda: bool(journal.handlings("turns", "written")), timeout=10)
         turns: list[tuple[bool, float, int]] = json.loads(file.read_text(encoding="ascii"))
-    gc.enable()
     return turns
 
 

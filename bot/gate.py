@@ -155,6 +155,7 @@ class Gate:
     _awaited: dict[int, list[Event]] = field(default_factory=dict)
     """Those of them, by guild, that discord.py tells of as available, when a shard is ready."""
     _told_early: WeakSet[Event] = field(default_factory=WeakSet)
+    """The joins that the app was told of before discord.py does so."""
     _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
 
     def install(self) -> None:

@@ -17,7 +17,7 @@ import logging
 import sqlite3
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from bot.keys import Claimed, Others
@@ -101,6 +101,7 @@ INSERT INTO passed VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = max(numbe
 
 # The occurrences of a digest lie side by side, as their keys begin with it and "#": "$" is the next character.
 
+_RECEIVED = "SELECT key, at FROM claims WHERE key IN ({}) AND generation != ?"
 _OTHERS = (
     "SELECT number, mark, at FROM claims WHERE key > ? || '#' AND key < ? || '$' AND generation != ? ORDER BY number"
 )
@@ -224,12 +225,7 @@ class SQLiteLedger:
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed; none if the ledger fails."""
-        found: set[str] = set()
-        for start in range(0, len(keys), _BATCH):
-            batch = keys[start : start + _BATCH]
-            marks = ",".join("?" * len(batch))
-            found.update(row[0] for row in self._rows(f"SELECT key FROM claims WHERE key IN ({marks})", batch))
-        return found
+        return {key for (key,) in self._of_keys("SELECT key FROM claims WHERE key IN ({})", keys)}
 
     def claimed_by_others(self, digest: str) -> Sequence[Claimed]:
         """Return the other children's claims of this digest, by number; none if the ledger fails."""
@@ -237,32 +233,11 @@ class SQLiteLedger:
 
     def received_by_others(self, keys: Collection[str]) -> Mapping[str, float]:
         """Return when the others received those of these events that they have claimed."""
-        found: dict[str, float] = {}
-        wanted = list(keys)
-        for start in range(0, len(wanted), _BATCH):
-            batch = wanted[start : start + _BATCH]
-            marks = ",".join("?" * len(batch))
-            found.update(
-                self._rows(
-                    f"SELECT key, at FROM claims WHERE key IN ({marks}) AND generation != ?",
-                    (*batch, self._generation),
-                )
-            )
-        return found
+        return dict(self._of_keys(_RECEIVED, keys, self._generation))
 
     def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
         """Return one of these anchors that another child has claimed, and when that child received it."""
-        keys = list(anchors)
-        for start in range(0, len(keys), _BATCH):
-            batch = keys[start : start + _BATCH]
-            marks = ",".join("?" * len(batch))
-            found = self._rows(
-                f"SELECT key, at FROM claims WHERE key IN ({marks}) AND generation != ? LIMIT 1",
-                (*batch, self._generation),
-            )
-            if found:
-                return found[0]
-        return None
+        return next(self._of_keys(f"{_RECEIVED} LIMIT 1", anchors, self._generation), None)
 
     def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
         """Forget old claims among the next ones by key; what fails is done by the next call."""
@@ -367,6 +342,13 @@ class SQLiteLedger:
             return True
         self.lost += 1
         return False
+
+    def _of_keys(self, sql: str, keys: Collection[str], *values: object) -> Iterator[tuple[Any, ...]]:
+        """Yield what a query says of these keys, asked in as many parts as need be. It has ``{}`` in their place."""
+        wanted = list(keys)
+        for start in range(0, len(wanted), _BATCH):
+            batch = wanted[start : start + _BATCH]
+            yield from self._rows(sql.format(",".join("?" * len(batch))), (*batch, *values))
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         cursor = self._run(sql, values)
