@@ -493,25 +493,32 @@ def let_shards_be_ready_on_their_own(client: discord.AutoShardedClient) -> None:
 
     Stock, its READY cancels the waiting for all shards and with it each one's own: those are never called ready, and
     the guilds that they join from then on are never told of. Its own former waiting may outlive its cancellation (on
-    Python 3.11 `asyncio.wait_for` swallows one that comes together with a guild), and takes the new one's guilds away:
-    the new one begins when that has ended.
+    Python 3.11 `asyncio.wait_for` swallows one that comes together with a guild, or with the last members), and takes
+    away what the new one waits for: the new one begins when that has ended, with what was there at its READY.
+
+    Call it after `ready_with_the_last_guild`.
     """
     state = client._connection
-    own, own_of_shard = state._delay_ready, state._delay_shard_ready
+    own, own_of_shard, ready = state._delay_ready, state._delay_shard_ready, state.parsers["READY"]
     newest: dict[int, asyncio.Task[Any]] = {}
+    arrivals: dict[int, asyncio.Queue[discord.Guild]] = {}
+
+    def parse_ready(data: Any) -> None:
+        ready(data)
+        arrivals[data["shard"][0]] = state._ready_states[data["shard"][0]]
 
     async def delay_shard_ready(shard_id: int) -> None:
         former, newest[shard_id] = newest.get(shard_id), cast("asyncio.Task[Any]", asyncio.current_task())
         if former is not None and not former.done():
-            arrivals = state._ready_states[shard_id]
             await asyncio.wait([former])
-            state._ready_states.setdefault(shard_id, arrivals)
+        state._ready_states[shard_id] = arrivals[shard_id]
         await own_of_shard(shard_id)
 
     async def delay_ready() -> None:
         await asyncio.wait(state._ready_tasks.values())  # which, cancelled, leaves them alone
         await own()
 
+    state.parsers["READY"] = parse_ready
     state._delay_ready = delay_ready  # type: ignore[method-assign]
     state._delay_shard_ready = delay_shard_ready  # type: ignore[method-assign]
 

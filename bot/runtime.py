@@ -205,12 +205,12 @@ class Runtime:
             stranger_taken=ExpiredControls(options.expired_text, self.inflight).take,
         )
         self.gate.install()
+        internals.ready_with_the_last_guild(client)
         self.shards = Shards(client=client, requested=options.shards, send=self.link.send)
         self.shards.install()
         internals.before_connect(client, self._before_connect)
         self.members = internals.MemberRequests(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
         self.members.install()
-        internals.ready_with_the_last_guild(client)
         internals.on_session(client, self._session_began)
         self._leave_trail()
         if self.gate.role == "standby":

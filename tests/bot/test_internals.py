@@ -256,6 +256,59 @@ async def test_a_shard_is_ready_though_it_identifies_anew_just_as_a_guild_comes(
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("turns", range(5))
+async def test_a_shard_is_ready_though_it_identifies_anew_just_as_the_last_members_come(
+    turns: int, named: bool
+) -> None:
+    """Its former waiting then ends before the new one begins, whether or not the new READY names any guild."""
+    client = discord.AutoShardedClient(intents=discord.Intents(guilds=True), guild_ready_timeout=0.05)
+    state = client._connection
+    internals.prepare_shards(client, 1, range(1))
+    internals.ready_with_the_last_guild(client)
+    internals.let_shards_be_ready_on_their_own(client)
+    ready = asyncio.Event()
+    internals.replace_dispatch(client, lambda name, *_: ready.set() if name == "ready" else None)
+    members: list[asyncio.Future[Any]] = []
+
+    async def chunk(guild: Any, *, wait: bool) -> asyncio.Future[Any]:
+        members.append(asyncio.get_running_loop().create_future())
+        return members[-1]
+
+    state._guild_needs_chunking = lambda guild: True  # type: ignore[method-assign]
+    state.chunk_guild = chunk  # type: ignore[method-assign, assignment]
+
+    async def turn(count: int) -> None:
+        for _ in range(count):
+            await asyncio.sleep(0)
+
+    def begin(guilds: list[int]) -> None:
+        unavailable = [{"id": str(number), "unavailable": True} for number in guilds]
+        data = {"shard": [0, 1], "user": USER, "guilds": unavailable, "application": {"id": "1", "flags": 0}}
+        internals.parsers(client)["READY"](data)
+
+    def arrive() -> None:
+        guild = SimpleNamespace(id=1, unavailable=False, shard_id=0, member_count=1)
+        state._ready_states[0].put_nowait(guild)  # type: ignore[arg-type]
+
+    async with client:
+        begin([1])
+        await turn(5)
+        arrive()
+        await turn(5)
+        members[0].set_result([])
+        await turn(turns)
+        begin([1] if named else [])
+        if named:
+            await turn(5)
+            arrive()
+            await turn(5)
+            members[-1].set_result([])
+        async with asyncio.timeout(5):
+            await ready.wait()
+
+
+@pytest.mark.anyio
 @pytest.mark.parametrize("name", ["RESUMED", "READY"])
 async def test_members_asked_for_on_a_connection_that_broke_are_asked_for_again(name: str) -> None:
     client = discord.AutoShardedClient(intents=discord.Intents.none())
