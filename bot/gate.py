@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -130,8 +130,14 @@ class Gate:
     """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet."""
     handed: Callable[[Place], None] = lambda place: None
     """Told of each event that was held back, when it is held back no longer."""
+    claiming: Callable[[str], None] = lambda key: None
+    """Told of each key before it is claimed; it is in hand until `begun` or `handed` is called.
+
+    So there is nothing that a child has claimed when it dies, and of which it leaves no trace."""
     begun: Callable[[], None] = lambda: None
-    """Called when handlers have begun of what was neither received just now nor held back."""
+    """Called when handlers have begun of what was claimed just now, or was neither received just now nor held back."""
+    in_hand: Callable[[], Collection[str]] = lambda: ()
+    """The keys that other children have in hand now."""
     waiting: Callable[[Event], Callable[[], None]] = lambda event: lambda: None
     """Told of each interaction that the active child leaves to an older one for a moment.
 
@@ -308,7 +314,11 @@ class Gate:
         self.begun()
 
     def forget_claimed(self) -> None:
-        """Drop from what is held all that others have claimed, and what is too old. Call it about once a second."""
+        """Drop from what is held all that others have claimed, and what is too old. Call it about once a second.
+
+        What another one has had in hand for so long is kept: it stands still and will be ended, with its handler not
+        begun.
+        """
         if self.role == "active" or not self._held:
             return
         now = self.clock()
@@ -322,8 +332,9 @@ class Gate:
             key = self._sure_key(held.event)
             if key is not None:
                 keys[key] = held.event
-        for key in self.ledger.claimed(list(keys)):
-            keys[key].decision = False
+        if claimed := self.ledger.claimed(list(keys)):
+            for key in claimed.difference(self.in_hand()):
+                keys[key].decision = False
         self._held = deque(held for held in self._held if held.event.decision is not False)
 
     def trim(self) -> None:
@@ -394,6 +405,7 @@ class Gate:
         self._parsers["GUILD_CREATE"](data)
         if event.decision and event in self._untold:
             self._await_telling(event)
+            self.begun()
 
     def _note_join(self, event: Event) -> None:
         """Take a join that discord.py tells the app of only later, when it has the guild's members.
@@ -423,7 +435,7 @@ class Gate:
             event.decision = self._claim(event)
             if event.decision:
                 self._await_telling(event)
-        self.begun()
+                self.begun()
 
     def _await_telling(self, event: Event) -> None:
         """Have a join count as running until it is told of."""
@@ -476,7 +488,8 @@ class Gate:
         waiting = name in ears.waiting
         if not (handler or listeners or waiting):
             return
-        if event.decision is None:
+        undecided = event.decision is None
+        if undecided:
             event.decision = self._claim(event)
         if not event.decision:
             return
@@ -485,12 +498,14 @@ class Gate:
             self.counters.handled += 1
         if waiting:
             self._own(name, *args, **kwargs)
-            return
-        schedule = internals.schedule_of(self.client)
-        if handler:
-            schedule(handler, method, *args, **kwargs)
-        for listener in listeners or ():
-            schedule(listener, method, *args, **kwargs)
+        else:
+            schedule = internals.schedule_of(self.client)
+            if handler:
+                schedule(handler, method, *args, **kwargs)
+            for listener in listeners or ():
+                schedule(listener, method, *args, **kwargs)
+        if undecided:
+            self.begun()
 
     def _look(self, event: Origin | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Do the same for any dispatch of any event, or of none."""
@@ -518,12 +533,15 @@ class Gate:
         if not isinstance(event, Event):
             self._own(name, *args, **kwargs)
             return
-        if event.decision is None and not self._decide(event, name, args):
+        undecided = event.decision is None
+        if undecided and not self._decide(event, name, args):
             return
         if event.decision:
             if name == "interaction":
                 event.interaction = args[0]
             self._pass(event, name, *args, **kwargs)
+            if undecided:
+                self.begun()
 
     def _decide(self, event: Event, name: str, args: tuple[Any, ...]) -> bool:
         """Claim an undecided event if something here would hear it now; hold it if now is not the time."""
@@ -615,7 +633,6 @@ class Gate:
             mine = components.ownership(self.client, event.data)
             if self.role == "active" or (self._finishing and mine in (Ownership.OWNER, Ownership.SHARED)):
                 self._claim_interaction(event, mine)
-                self.begun()
             else:
                 self._hold(_Held(event, None))
             over()
@@ -645,14 +662,17 @@ class Gate:
         for handle, (event, over) in self._later.items():
             handle.cancel()
             self._claim_interaction(event, components.ownership(self.client, event.data))
-            self.begun()
             over()
         self._later.clear()
 
     def _claim_interaction(self, event: Event, mine: Ownership) -> bool:
+        # The active child has let it pass by the time at which an older one dies that has it in hand.
+        over: Callable[[], None] = (lambda: None) if self.role == "active" else self.waiting(event)
         event.decision = self._claim(event)
         if event.decision:
             self._run_interaction(event, mine)
+            self.begun()
+        over()
         return event.decision
 
     def _run_interaction(self, event: Event, mine: Ownership) -> None:
@@ -672,8 +692,10 @@ class Gate:
             return True
         occurrence = event.occurrence
         if occurrence is None:
+            self.claiming(event.identity.text)
             return self.ledger.claim(event.identity.text, event.at)
         number = self._numbering.number(occurrence, self.ledger)
+        self.claiming(number_key(event.identity.text, number))
         return self.ledger.claim_number(event.identity.text, number, occurrence.mark, event.at)
 
     def _sure_key(self, event: Event) -> str | None:

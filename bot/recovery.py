@@ -433,6 +433,7 @@ class Recovery:
                 _log.exception("%s could not be read again", event.describe())
                 self.missed += 1
         self._begun()
+        self._file.let_go()
         self._file.handed(side.dead.shard, missed.sequence)
 
     def _left_to_own_cache(self, event: Event) -> tuple[str, ...]:
@@ -506,8 +507,10 @@ class Recovery:
         assert event.identity is not None
         occurrence = event.occurrence
         if occurrence is None:
+            self._file.take_in_hand(event.identity.text)
             return self._ledger.claim(event.identity.text, event.at)
         number = self._numbering.number(occurrence, self._ledger)
+        self._file.take_in_hand(number_key(event.identity.text, number))
         return self._ledger.claim_number(event.identity.text, number, occurrence.mark, event.at)
 
     def _key(self, event: Event) -> str:

@@ -14,6 +14,7 @@ import platform
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from bot.presence import Presence
 from bot.reasons import SetupError, explain, origin
 from bot.recovery import Recovery
 from bot.registration import Registration
-from bot.sessions import DeadSession, SessionFile, SessionFileError
+from bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
 from bot.shards import Shards
 from bot.stalls import Stalls
 from bot.trail import Trail
@@ -219,7 +220,8 @@ class Runtime:
 
     def _leave_trail(self) -> None:
         assert self.gate is not None
-        path = Path(wire.sessions_path(self.options.ledger, self.options.claimer(self.options.generation)))
+        path = self._sessions_path(self.options.generation)
+        self.gate.in_hand = partial(keys_in_hand, path)
         try:
             file = SessionFile.create(path, token=self._token, supervisor=_supervisor())
         except (OSError, ValueError) as error:
@@ -391,6 +393,7 @@ class Runtime:
             self.link.send(wire.Recovered(generation=generation, sessions=0))
             self._take_over_early(gate)
             return
+        self._hand_on(file, generation)
         self.recovery = Recovery(
             client=self.client,
             gate=gate,
@@ -420,13 +423,23 @@ class Runtime:
         except SessionFileError:
             return [], 0  # It never came as far as to run anything, or has said itself that it could leave no file.
         left = file.running()
+        self._hand_on(file, generation)
         file.close()
         return left
 
+    def _hand_on(self, file: SessionFile, generation: int) -> None:
+        """Let somebody else claim what a dead child had claimed, and of which it had not begun a handler."""
+        key = file.in_hand
+        if key is not None and self.ledger.give_back(key, self.options.claimer(generation)):
+            _log.info("generation %s died before it began to handle %s: that is left to others", generation, key)
+        file.let_go()
+
     def _file_of(self, generation: int) -> SessionFile:
         """Open what a dead child of this supervisor left. Raises `SessionFileError`."""
-        path = Path(wire.sessions_path(self.options.ledger, self.options.claimer(generation)))
-        return SessionFile.open(path, token=self._token, supervisor=_supervisor())
+        return SessionFile.open(self._sessions_path(generation), token=self._token, supervisor=_supervisor())
+
+    def _sessions_path(self, generation: int) -> Path:
+        return Path(wire.sessions_path(self.options.ledger, self.options.claimer(generation)))
 
     def _taken_beside(self, recovery: Recovery) -> Callable[[], None]:
         """Return what is to be done for each event while a recovery goes on: one may have brought a guild."""

@@ -7,13 +7,15 @@ the kernel keeps the pages; nothing is ever flushed. Two kinds of content, writt
   being written when its writer died is recognised;
 - what changes with every event (the sequence handed to the app, the handler that runs for it) is one aligned eight-byte
   store, or two of which the second one counts. Such a handler is named by the number of its kind and the event's id:
-  whoever reads the file makes the name of them.
+  whoever reads the file makes the name of them. So it is with the key that is in hand: it is being claimed, or has been
+  and no handler has begun yet.
 
 Knows files and bytes. Knows nothing of discord.py, of roles, or of how a session is resumed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -24,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from string import digits
 from typing import Any
 
 MAX_SHARDS = 1024
@@ -35,14 +38,15 @@ MAX_KINDS = 128
 ID = " {}"
 """Where in the name of a kind the event's id belongs."""
 
-_MAGIC = b"BASTION2"
+_MAGIC = b"BASTION3"
 _HEADER = struct.Struct("<8s16sQ")
-_HEADER_SIZE = 64
 _ACTIVE_SINCE = struct.Struct("<d")
 _ACTIVE_SINCE_AT = 48
 _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
+_IN_HAND_AT = 64
 _NAME = 128
+_HEADER_SIZE = _IN_HAND_AT + _NAME
 _RECORD = 512
 _BODY = struct.Struct("<IH")
 _BODY_AT = 8
@@ -213,6 +217,21 @@ class SessionFile:
             if zlib.crc32(encoded) == checksum:
                 yield slot, json.loads(encoded)
 
+    def take_in_hand(self, key: str) -> None:
+        """Note a key that is about to be claimed, until `let_go`. Only one can be in hand."""
+        encoded = key.encode()
+        if len(encoded) < _NAME:
+            self._write(_IN_HAND_AT, encoded)
+
+    def let_go(self) -> None:
+        """Note that the handlers of what was in hand have been named, or that there are none."""
+        self._map[_IN_HAND_AT] = 0
+
+    @property
+    def in_hand(self) -> str | None:
+        """The key that its writer was claiming, or had claimed without having begun anything for it."""
+        return self._text(_IN_HAND_AT)
+
     def began(self, name: str) -> int:
         """Note a handler that runs now; the answer is for `ended`. Only the beginning of a long name is kept."""
         if not self._free:
@@ -281,6 +300,21 @@ class SessionFile:
         """Let go of the memory. The file stays."""
         self._words.release()
         self._map.close()
+
+
+def keys_in_hand(own: Path) -> set[str]:
+    """Return what the other children have in hand, whose files lie beside one's ``own``; nothing of what is unreadable.
+
+    The files' names differ in the number that they end with.
+    """
+    found = set()
+    with contextlib.suppress(OSError):
+        for path in own.parent.iterdir():
+            if path.name.startswith(own.name.rstrip(digits)) and path != own:
+                with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+                    noted = os.pread(file.fileno(), _NAME, _IN_HAND_AT)
+                    found.add(noted[1 : 1 + noted[0]].decode(errors="replace") if noted else "")
+    return found - {""}
 
 
 def _digest(token: str) -> bytes:

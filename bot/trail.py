@@ -56,6 +56,7 @@ class Trail:
         gate = self.gate
         gate.taken, gate.place, gate.handed = self.taken, self.place, self.handed
         gate.waiting, gate.begun = self.waits, self.name_handlers
+        gate.claiming = self.file.take_in_hand
         inflight.watcher = self.unnamed.append
         inflight.begin_handlers(gate.client, self.file.briefs)
         self._inflight = inflight
@@ -124,7 +125,7 @@ class Trail:
         return self._name(event.describe())
 
     def name_handlers(self) -> None:
-        """Note which handlers have begun since."""
+        """Note which handlers have begun since, and that nothing is in hand any more."""
         for begun in self.unnamed:
             task, origin = begun(), begun.origin
             if task is None or task.done():
@@ -144,6 +145,7 @@ class Trail:
             if begun.over is None:
                 begun.over = self._name(f"{name} ({origin.describe()})")
         self.unnamed.clear()
+        self.file.let_go()
 
     def _kind(self, name: str, event: str) -> int:
         if not name.startswith(_OF_ONE_KIND) or len(self._kinds) >= MAX_KINDS:

@@ -20,6 +20,8 @@ from typing import Any
 import discord
 from probe import Probe
 
+from bot.ledger import SQLiteLedger
+
 STALL_SECONDS = 3.0
 """How long a stalled child's event loop stands still."""
 BLOCK_SECONDS = 60.0
@@ -29,6 +31,8 @@ HOLD_SECONDS = 15.0
 
 MOMENTS = {"ready": "ready", "activate": "activating", "deactivate": "deactivating"}
 """Names of dispatched events, and of the moments at which they are dispatched; no handler has run then."""
+CLAIMS = {"claim": "claimed", "claim_number": "counted"}
+"""How an event is claimed, and the moments right after it: nothing has been begun for the event."""
 
 
 def pipes() -> tuple[int, int]:
@@ -101,10 +105,24 @@ def obey(moment: str) -> None:
         do(deed)
 
 
+def after(claim: Callable[..., bool], moment: str) -> Callable[..., bool]:
+    """Return a way to claim that lets a moment follow."""
+
+    def claim_and_obey(*args: Any) -> bool:
+        won = claim(*args)
+        if won:
+            obey(moment)
+        return won
+
+    return claim_and_obey
+
+
 class Vandal(Probe, discord.AutoShardedClient):
     """Handles everything that its class can hear, and obeys orders."""
 
     async def setup_hook(self) -> None:
+        for name, moment in CLAIMS.items():
+            setattr(SQLiteLedger, name, after(getattr(SQLiteLedger, name), moment))
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, obey, "now")
         await super().setup_hook()
         obey("setup")

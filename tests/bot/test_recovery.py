@@ -495,6 +495,18 @@ async def test_a_handler_is_named_before_its_event_counts_as_handed_over(scene: 
         assert named_at[0] == before < scene.handed()
 
 
+async def test_what_is_claimed_for_the_dead_is_in_hand_until_its_handlers_are_named(scene: Scene) -> None:
+    await scene.die()
+    scene.sandbox.emit_message()
+    async with scene.successor() as successor:
+        file = successor.recovery._file
+        seen: list[str | None] = []
+        successor.recovery._begun = lambda: seen.append(file.in_hand)
+        await successor.live()
+        assert (seen[0] or "").startswith("MESSAGE_CREATE:")
+        assert file.in_hand is None
+
+
 async def test_a_successor_that_dies_over_it_leaves_the_rest_to_the_next(scene: Scene) -> None:
     await scene.die()
     direct, kept = scene.sandbox.emit_direct_message(), scene.sandbox.emit_message()

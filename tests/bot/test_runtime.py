@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ import pytest
 
 from bot import __main__ as command_line
 from bot import runtime
+from bot.ledger import SQLiteLedger
 from bot.runtime import Options
 from bot.sessions import SessionFile
 from supervisor import wire
@@ -312,6 +314,29 @@ def test_it_tells_what_another_child_ran_when_it_died(start: Start, tmp_path: Pa
     child.order(wire.Inquire(generation=8))
     assert child.told(wire.Cut) == wire.Cut(generation=7, names=["discord.py: on_message (MESSAGE_CREATE 1)"])
     assert child.told(wire.Cut) == wire.Cut(generation=8, names=[]), "one that has left nothing ran nothing"
+    dead.close()
+
+
+def test_what_another_child_had_claimed_and_not_begun_when_it_died_is_handled_after_all(
+    start: Start, tmp_path: Path
+) -> None:
+    path = str(tmp_path / "ledger.db")
+    child = start(role="standby")
+    assert child.said() == "started"
+    dead = SessionFile.create(Path(wire.sessions_path(path, wire.claimer(0, 7))), token=TOKEN, supervisor=os.getpid())
+    ledger = SQLiteLedger(path, wire.claimer(0, 7))
+    for number in (1, 2):
+        dead.take_in_hand(f"MESSAGE_CREATE:{number}")
+        assert ledger.claim(f"MESSAGE_CREATE:{number}", time.monotonic())
+        child.discord(f"message {number}")
+    child.told(wire.Beat, lambda beat: beat.held == 2)
+    child.order(wire.Inquire(generation=7))
+    assert child.told(wire.Cut).names == []
+    child.order(wire.Activate())
+    assert child.told(wire.Role).role == "active"
+    assert (child.said(), child.said()) == ("activated", "began 2")
+    assert ledger.claimed(["MESSAGE_CREATE:1", "MESSAGE_CREATE:2"]) == {"MESSAGE_CREATE:1", "MESSAGE_CREATE:2"}
+    ledger.close()
     dead.close()
 
 

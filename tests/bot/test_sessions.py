@@ -11,7 +11,7 @@ import pytest
 from mounts import small
 
 from bot import sessions
-from bot.sessions import ID, DeadSession, SessionFile, SessionFileError
+from bot.sessions import ID, DeadSession, SessionFile, SessionFileError, keys_in_hand
 
 TOKEN = "a-token-that-nobody-may-see"
 PARENT = 77
@@ -117,6 +117,37 @@ def test_a_handler_that_is_noted_by_kind_and_id_is_named_by_who_reads(living: Se
     assert successor(path).running() == ([], 0)
     with pytest.raises(ValueError, match="invalid value"):
         living.began_as(message, 2**64)
+
+
+def test_a_successor_reads_the_key_that_was_in_hand(living: SessionFile, path: Path) -> None:
+    assert successor(path).in_hand is None
+    living.take_in_hand("MESSAGE_CREATE:1")
+    living.take_in_hand("abc#7")
+    assert successor(path).in_hand == "abc#7"
+    living.let_go()
+    assert successor(path).in_hand is None
+
+
+def test_a_key_that_does_not_fit_is_in_nobodys_hand(living: SessionFile, path: Path) -> None:
+    living.take_in_hand("k" * 128)
+    assert successor(path).in_hand is None
+
+
+def test_what_others_have_in_hand_is_read_from_beside_ones_own_file(living: SessionFile, path: Path) -> None:
+    others = [
+        SessionFile.create(path.with_name(f"ledger-sessions-{n}"), token=TOKEN, supervisor=PARENT) for n in (2, 34)
+    ]
+    for file, key in zip((living, *others), ("own", "abc#7", "MESSAGE_CREATE:1"), strict=True):
+        file.take_in_hand(key)
+    path.with_name("ledger-sessions-5").touch()
+    path.with_name("ledger-sessions-6").mkdir()
+    path.with_name("another-ledger-sessions-7").write_bytes(b"\x03key" * 200)
+    assert keys_in_hand(path) == {"abc#7", "MESSAGE_CREATE:1"}
+    others[0].let_go()
+    assert keys_in_hand(path) == {"MESSAGE_CREATE:1"}
+    assert keys_in_hand(path / "gone" / "ledger-sessions-1") == set()
+    for file in others:
+        file.close()
 
 
 def test_places_for_handlers_are_used_again_and_there_is_an_end_to_them(living: SessionFile, path: Path) -> None:

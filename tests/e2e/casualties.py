@@ -88,12 +88,7 @@ def unexplained(installation: Rig, killed: int, killed_at: float, served_at: flo
         id(entry): max((at for session, at in entry.delivered if session in deaf and at < killed_at), default=0.0)
         for entry in missing
     }
-    return [
-        entry
-        for entry in missing
-        if killed_at - received[id(entry)] > CUT_SECONDS
-        or not named.excuses(entry, before=killed_at - received[id(entry)])
-    ]
+    return [entry for entry in missing if killed_at - received[id(entry)] > CUT_SECONDS or not named.excuses(entry)]
 
 
 def sessions_of(installation: Rig, generation: int) -> set[int]:

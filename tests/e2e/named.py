@@ -9,9 +9,6 @@ from rig import Rig
 
 from sandbox import Entry
 
-INSTANT = 0.02
-"""Seconds before a death in which an event may have been taken and not yet been named: of one event only."""
-
 _EVENTS = {
     "message": "MESSAGE_CREATE",
     "command_message": "MESSAGE_CREATE",
@@ -42,17 +39,13 @@ class Named:
         names = [found[1] or found[2] for line in installation.log if (found := said.search(line))]
         self._events = Counter(found[1] for name in names if (found := re.search(r"\(([A-Z_]+(?: \d+)?)\)$", name)))
         self._events.update(found[1] for name in names if (found := re.fullmatch(r"([A-Z_]+(?: \d+)?)", name)))
-        self._instant = 1
 
-    def excuses(self, entry: Entry, *, before: float) -> bool:
-        """Say whether a handler of this event is named. ``before`` is how long before the death it was received."""
+    def excuses(self, entry: Entry) -> bool:
+        """Say whether a handler of this event is named."""
         event = _EVENTS.get(entry.kind, "INTERACTION_CREATE")
         name = f"{event} {entry.key}" if entry.kind in _WITH_ID else self._any(event)
         if name is not None and self._events[name] > 0:
             self._events[name] -= 1
-            return True
-        if before < INSTANT and self._instant:
-            self._instant = 0
             return True
         return False
 

@@ -105,7 +105,7 @@ class Following:
                 if "bot" in process.cmdline() and self._installation.sandbox.api_url in process.cmdline():
                     process.send_signal(signal.SIGUSR1)  # what they wait for is in their stacks
             await asyncio.sleep(1)
-            told = "\n".join(self._installation.log)
+            told = "\n".join([*self._installation.log, json.dumps(await ask_status(self._installation))])
             raise AssertionError(f"no result after {self.phases[-1:]}\n{told}") from None
 
     async def gave_up(self) -> None:
@@ -249,7 +249,13 @@ class Judgement:
                 life = self.lives[int(found[1])]
                 life.left, life.cleanly = at, found[2] == "exited with status 0" and life.signalled is None
         for generation, at in self.installation.hurt.items():
-            self.lives[generation].signalled = at
+            life = self.lives[generation]
+            life.signalled = at
+            # What a child does before it is hurt may be read in the log after that.
+            life.activations = [min(one, at) for one in life.activations]
+            self.activations = [
+                (min(one, at), whose) if whose == generation else (one, whose) for one, whose in self.activations
+            ]
         if not self.lives[1].activations:  # it handles events from its first moment
             self.lives[1].activations.append(0.0)
         self.named = {generation: Named(self.installation, generation) for generation in self.lives}
@@ -306,7 +312,7 @@ class Judgement:
             longer = OWNER_FIRST if entry.kind in INTERACTIONS else MEMBERS if entry.kind == "guild_join" else 0.0
             if not died - CUT_SECONDS - longer < begun or at > life.left + MOMENT:
                 continue
-            if self.stopped_at < float("inf") or self.named[generation].excuses(entry, before=died - begun):
+            if self.stopped_at < float("inf") or self.named[generation].excuses(entry):
                 return f"its handler was running in generation {generation}"
         if entry.kind in INTERACTIONS and any(all(start < at < end for _, at in due) for start, end in self.unserved()):
             return "nobody served"
