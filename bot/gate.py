@@ -52,6 +52,8 @@ _SLICE_SECONDS = 0.005
 _BASE = frozenset({"connect", "disconnect", "ready", "resumed", "error", "guild_available", "guild_unavailable"})
 _JOINS = frozenset({"guild_join", "guild_available"})
 _UNGATED_PARSERS = frozenset({"READY", "RESUMED", "GUILD_MEMBERS_CHUNK", "VOICE_SERVER_UPDATE"})
+_BEGIN_TASKS = frozenset({"INTERACTION_CREATE", "GUILD_CREATE", "VOICE_STATE_UPDATE"})
+"""Events for which discord.py begins tasks of its own, beside those of handlers."""
 _PLAIN_COUNT = 1024
 """Most names of dispatches that are remembered: an app may make up as many as it likes."""
 
@@ -67,6 +69,7 @@ class Event(msgspec.Struct, weakref=True, eq=False):
     name: str
     data: Any
     at: float
+    """When it came; nobody asks for that of one that was let through in quiet."""
     decision: bool | None = None
     """Whether this child handles it; None while undecided. Everything that follows from one event shares it."""
     identity: Identity | None = None
@@ -127,7 +130,11 @@ class Gate:
     place: Callable[[], Place | None] = lambda: None
     """Where in its session the event stands that is being received now."""
     taken: Callable[[], None] = lambda: None
-    """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet."""
+    """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet.
+
+    In quiet, of an event that something hears."""
+    begin: Callable[[Event, Any, str, tuple[Any, ...], dict[str, Any]], bool] = lambda *_: False
+    """Begins a handler, if it can: see `InFlight.begin`."""
     handed: Callable[[Place], None] = lambda place: None
     """Told of each event that was held back, when it is held back no longer."""
     claiming: Callable[[str], None] = lambda key: None
@@ -146,6 +153,8 @@ class Gate:
     holding: bool = False
     """Whether events are held back. The gate's own to change."""
     _numbering: Numbering | None = None
+    _now: Event | None = None
+    """The event that is being parsed, in quiet: `current` has it in its handlers, and nowhere else."""
     _held: deque[_Held] = field(default_factory=deque)
     _finishing: bool = False
     """Whether handlers, conversations and components of an active time may still be alive here."""
@@ -359,14 +368,24 @@ class Gate:
             parser = self._take_guild
 
         counters, clock = self.counters, self.clock
+        # Nothing else asks for `current` while these are parsed: it costs more than all the rest of what is done here.
+        light = name not in _BEGIN_TASKS and not self.ears.everything
 
         def gated(data: Any) -> None:
-            if self._numbering is None and not self.holding:
-                event = Event(name, data, clock(), True)
-            else:
-                event = Event(name, data, clock())
-                self._consider(event)
             counters.received += 1
+            quiet = self._numbering is None and not self.holding
+            if quiet and light:
+                event = self._now = Event(name, data, 0.0, True)
+                try:
+                    parser(data)
+                finally:
+                    self._now = None
+                if event.counted:
+                    self.taken()
+                return
+            event = Event(name, data, clock(), True if quiet else None)
+            if not quiet:
+                self._consider(event)
             token = current.set(event)
             try:
                 parser(data)
@@ -478,7 +497,9 @@ class Gate:
         This is what every event of a quiet bot takes, and in a window what is claimed: without a further frame of
         Python, discord.py's own dispatch left out. If nothing hears it, it ends here.
         """
-        event = current.get()
+        event: Origin | None = self._now
+        if event is None:
+            event = current.get()
         method = self._plain.get(name)
         if method is None or not isinstance(event, Event) or (event.decision is None and self.holding):
             self._look(event, name, args, kwargs)
@@ -497,21 +518,41 @@ class Gate:
             event.counted = True
             self.counters.handled += 1
         if waiting:
-            self._own(name, *args, **kwargs)
+            self._tell(name, *args, **kwargs)
         else:
-            schedule = internals.schedule_of(self.client)
-            if handler:
-                schedule(handler, method, *args, **kwargs)
+            if handler and not self.begin(event, handler, method, args, kwargs):
+                self._schedule(handler, method, *args, **kwargs)
             for listener in listeners or ():
-                schedule(listener, method, *args, **kwargs)
+                if not self.begin(event, listener, method, args, kwargs):
+                    self._schedule(listener, method, *args, **kwargs)
         if undecided:
             self.begun()
+
+    def _tell(self, name: str, /, *args: Any, **kwargs: Any) -> None:
+        """Have discord.py dispatch to whatever hears it."""
+        self._in_context(lambda: self._own(name, *args, **kwargs))
+
+    def _schedule(self, handler: Any, method: str, /, *args: Any, **kwargs: Any) -> None:
+        """Have discord.py begin a handler."""
+        self._in_context(lambda: internals.schedule_of(self.client)(handler, method, *args, **kwargs))
+
+    def _in_context(self, run: Callable[[], object]) -> None:
+        """Let the tasks that are begun descend from the event that is being parsed."""
+        if self._now is None:
+            run()
+            return
+        token = current.set(self._now)
+        try:
+            run()
+        finally:
+            current.reset(token)
+        self.begun()
 
     def _look(self, event: Origin | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Do the same for any dispatch of any event, or of none."""
         if name == "socket_event_type":
             if self.ears.hear(name):
-                self._own(name, *args, **kwargs)
+                self._tell(name, *args, **kwargs)
             return
         recovered = isinstance(event, Event) and event.recovered
         if name in _JOINS and args and not recovered and (join := self._join(event, args[0].id)):
@@ -521,7 +562,7 @@ class Gate:
             return
         if _is_base(name):
             self.observer(name, args)
-            self._own(name, *args, **kwargs)
+            self._tell(name, *args, **kwargs)
             return
         if (
             name not in _JOINS
@@ -531,7 +572,7 @@ class Gate:
         ):
             self._plain[name] = internals.method_of(name)
         if not isinstance(event, Event):
-            self._own(name, *args, **kwargs)
+            self._tell(name, *args, **kwargs)
             return
         undecided = event.decision is None
         if undecided and not self._decide(event, name, args):
@@ -563,7 +604,7 @@ class Gate:
         if not event.counted:
             event.counted = True
             self.counters.handled += 1
-        self._own(name, *args, **kwargs)
+        self._tell(name, *args, **kwargs)
 
     def _hold(self, held: _Held) -> None:
         if len(self._held) >= HELD_COUNT:

@@ -2,7 +2,8 @@
 
 Knows asyncio tasks and the event that each descends from; knows nothing of roles, claims or time limits. A task factory
 sees every task; one that is created while an event is being handled belongs to that event. Handlers of a kind that is
-known, which nearly every event begins, come a shorter way; they are noted in `sessions`' briefs.
+known, which nearly every event begins, come a shorter way: they are noted in `sessions`' briefs, say themselves which
+event theirs is, and are looked for among the loop's tasks when somebody asks.
 
 A handler that waits for something a person may do (`Client.wait_for`, the `wait` of a view or a modal) is in a
 *conversation*. It may wait in a task of its own making, as for `asyncio.gather`: then all handlers of its event are.
@@ -117,6 +118,11 @@ class Kinds:
 
     task: str
     of: dict[str, int] = field(default_factory=dict)
+    """What their briefs say."""
+
+
+def _the_long_way(origin: Origin, coro: object, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    return False
 
 
 class InFlight:
@@ -142,9 +148,15 @@ class InFlight:
         """Told of each task as it begins; it has no name yet. It may set what is to be done at the end."""
         self.kinds: Mapping[str, Kinds] = {}
         """By method, how its handlers are noted; those of others are told to the watcher."""
+        self.begin: Callable[[Origin, Any, str, tuple[Any, ...], dict[str, Any]], bool] = _the_long_way
+        """Begin a handler the short way, of an event that was let through. False: it has to go the long way.
+
+        It takes the event, the handler, its method's name, and what the handler is called with."""
         self._briefs: Briefs | None = None
-        self._running: dict[int, tuple[asyncio.Task[Any], Origin]] = {}
-        """By brief, those that have not outlasted a look."""
+        self._run: Callable[..., Any] | None = None
+        """What runs in the tasks that came the short way."""
+        self._all_found = False
+        """Whether none of these can be new."""
         self._factory: Callable[..., Any] | None = None
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -181,37 +193,35 @@ class InFlight:
         self._factory = None if inner else factory
 
     def begin_handlers(self, client: discord.Client, briefs: Briefs) -> None:
-        """Begin handlers of this client whose kind is known without the task factory. They are noted in ``briefs``.
+        """Have `begin` begin handlers of this client whose kind is known. They are noted in ``briefs``.
 
         Such a one tells its own end, so it needs neither a weak reference nor to be asked for its name. As soon as
         somebody cares when tasks end, and where the app has a task factory or runs its handlers in another way than
         discord.py does, all go the long way.
         """
-        own = internals.own_schedule(client)
-        if own is None:
+        if internals.runs_its_own_way(client):
             return
-        words, free, running, loop = briefs.words, briefs.free, self._running, asyncio.get_running_loop()
-        run = internals.handler_run(client, running, words, free)
+        words, free, loop = briefs.words, briefs.free, asyncio.get_running_loop()
+        run = self._run = internals.handler_run(client, words, free, current.set)
         self._briefs = briefs
 
-        def schedule(coro: Callable[..., Any], method: str, *args: Any, **options: Any) -> asyncio.Task[Any]:
-            origin, kinds = current.get(), self.kinds.get(method)
-            if kinds is None or origin is None or not origin.decision or self.on_change is not None:
-                return own(coro, method, *args, **options)
+        def begin(origin: Origin, coro: Any, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+            kinds = self.kinds.get(method)
+            if kinds is None or self.on_change is not None:
+                return False
             kind, data = kinds.of.get(origin.name), origin.data
             if kind is None or loop.get_task_factory() is not self._factory or not (free or briefs.look()):
-                return own(coro, method, *args, **options)
+                return False
             brief = free.pop()
             try:
                 words[brief - 1] = int(data["id"]) if "id" in data else 0
             except (TypeError, ValueError):  # it has no data, or its id is no number, or one of more than 64 bits
-                return own(coro, method, *args, **options)
+                return False
             words[brief] = kind
-            task = asyncio.Task(run(brief, coro, method, *args, **options), loop=loop, name=kinds.task)
-            running[brief] = task, origin
-            return task
+            asyncio.Task(run(brief, origin, coro, method, *args, **kwargs), loop=loop, name=kinds.task)
+            return True
 
-        internals.replace_schedule(client, schedule)
+        self.begin = begin
 
     def count(self) -> int:
         """Return how many handlers are running, not counting what they began beside themselves."""
@@ -270,9 +280,20 @@ class InFlight:
         future.add_done_callback(lambda _: end())
 
     def look(self) -> None:
-        """Give their callback to the new tasks that have not ended. Call it about once a second."""
-        for brief in list(self._running):
-            self._keep_running(brief)
+        """Give their callback to the new tasks that have not ended. Call it about once a second, within the loop."""
+        self._look_at_new()
+        if self._run is None or self._briefs is None or self._all_found:
+            return
+        living = set()
+        for task in asyncio.all_tasks():
+            if (found := internals.run_by(self._run, task)) is not None:
+                brief, origin = found
+                living.add(brief)
+                self._adopt(task, origin)
+        self._briefs.reclaim(living)
+        self._all_found = self.on_change is not None  # from then on nothing comes the short way
+
+    def _look_at_new(self) -> None:
         for begun in list(self._new):
             del self._new[begun]
             task = begun()
@@ -281,14 +302,11 @@ class InFlight:
             else:
                 self._keep(task, begun)
 
-    def _keep_running(self, brief: int) -> None:
-        assert self._briefs is not None
-        task, origin = self._running.pop(brief)
-        begun = Begun(task)
-        begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, self._briefs.over[brief]
-        if task.done():  # it was cancelled before its first step
-            begun.end()
-        else:
+    def _adopt(self, task: asyncio.Task[Any], origin: Origin) -> None:
+        """Keep a task that came the short way. It gives its brief back itself."""
+        if task not in self._tasks:
+            begun = Begun(task)
+            begun.coroutine, begun.origin, begun.over = task.get_coro(), origin, None
             self._keep(task, begun)
 
     def _keep(self, task: asyncio.Task[Any], begun: Begun) -> None:
@@ -309,10 +327,14 @@ class InFlight:
         return begun
 
     def _begin_wait(self) -> Callable[[], None]:
-        self.look()
+        self._look_at_new()
         task = asyncio.current_task()
-        begun = self._tasks.get(task) if task is not None else None
-        if task is None or begun is None:
+        if task is None:
+            return lambda: None
+        if self._run is not None and (found := internals.run_by(self._run, task)) is not None:
+            self._adopt(task, found[1])
+        begun = self._tasks.get(task)
+        if begun is None:
             return lambda: None
         waits = self._waits.setdefault(task, _Waits())
         counted = [waits] if _is_direct(task) else [waits, self._beside.setdefault(begun.origin, _Waits())]

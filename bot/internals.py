@@ -122,28 +122,25 @@ schedule_of: Callable[[discord.Client], Schedule] = operator.attrgetter("_schedu
 """Return what begins the tasks of a client's handlers."""
 
 
-def replace_schedule(client: discord.Client, schedule: Schedule) -> None:
-    """Have ``schedule`` begin the tasks of the client's handlers."""
-    client._schedule_event = schedule  # type: ignore[method-assign]
-
-
-def own_schedule(client: discord.Client) -> Schedule | None:
-    """Return what begins them, None if that, or what runs in them, is not discord.py's own."""
+def runs_its_own_way(client: discord.Client) -> bool:
+    """Whether what begins the tasks of handlers, or what runs in them, is not discord.py's own."""
     kind, own = type(client), discord.Client
-    theirs = kind._schedule_event is not own._schedule_event or kind._run_event is not own._run_event
-    return None if theirs else client._schedule_event
+    return kind._schedule_event is not own._schedule_event or kind._run_event is not own._run_event
 
 
 def handler_run(
-    client: discord.Client, running: dict[int, Any], words: memoryview, free: list[int]
+    client: discord.Client, words: memoryview, free: list[int], enter: Callable[[Any], object]
 ) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Return what runs a handler exactly as discord.py's own `_run_event` does, and takes it from ``running`` then.
+    """Return what runs a handler exactly as discord.py's own `_run_event` does, and gives its brief back then.
 
-    What it returns takes the handler's brief before the rest: its key there, given back then by a 0 in ``words``. To
-    wrap discord.py's own, or to call somebody at the end, would be one more frame for every handler.
+    What it returns takes the brief and the origin before the rest; ``enter`` is called with that in the handler's
+    context. To wrap discord.py's own, or to call somebody at the end, would be one more frame for every handler.
     """
 
-    async def run(brief: int, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any) -> None:
+    async def run(
+        brief: int, origin: object, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any
+    ) -> None:
+        enter(origin)
         try:
             await coro(*args, **kwargs)
         except asyncio.CancelledError:
@@ -152,11 +149,19 @@ def handler_run(
             with contextlib.suppress(asyncio.CancelledError):
                 await client.on_error(event_name, *args, **kwargs)
         finally:
-            if running.pop(brief, None) is not None:
-                words[brief] = 0
-                free.append(brief)
+            words[brief] = 0
+            free.append(brief)
 
     return run
+
+
+def run_by(run: Callable[..., Coroutine[Any, Any, None]], task: asyncio.Task[Any]) -> tuple[int, Any] | None:
+    """Return brief and origin of a task that ``run``, of `handler_run`, was begun in and has not ended; else None."""
+    coroutine: Any = task.get_coro()
+    frame = getattr(coroutine, "cr_frame", None)
+    if frame is None or coroutine.cr_code is not run.__code__:
+        return None
+    return frame.f_locals["brief"], frame.f_locals["origin"]
 
 
 @lru_cache(maxsize=1024)

@@ -624,6 +624,7 @@ class Runtime:
                 self.gate.trim()
             if self.trail is not None:
                 self.trail.name_handlers()  # those that began beside any event
+                self.trail.catch_up()
             self.inflight.look()
             self._send_beat()
 

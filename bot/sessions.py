@@ -22,7 +22,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -35,6 +35,8 @@ MAX_RUNNING = 256
 """Handlers that can be named in full at the same time; further ones are counted. As many more by kind and id."""
 MAX_KINDS = 128
 """Kinds of handlers of which there is one name each."""
+SHORT = 256
+"""Added to a kind's number in the brief of a handler that came the short way, and gives its brief back itself."""
 ID = " {}"
 """Where in the name of a kind the event's id belongs."""
 
@@ -92,6 +94,12 @@ class Briefs:
         """Look for free briefs, when there are no more; return whether there is one."""
         self.free.extend(brief for brief in self.over if not self.words[brief])
         return bool(self.free)
+
+    def reclaim(self, living: Container[int]) -> None:
+        """Take back the briefs of handlers that came the short way and were cancelled before their first step."""
+        for brief in self.over:
+            if self.words[brief] & SHORT and brief not in living:
+                self.words[brief] = 0
 
 
 class SessionFile:
@@ -282,7 +290,7 @@ class SessionFile:
         """Return the names of the handlers that were running, and how many more there were."""
         names = []
         for brief in self.briefs.over:
-            if kind := min(self._words[brief], MAX_KINDS):
+            if kind := min(self._words[brief] & ~SHORT, MAX_KINDS):
                 ident, text = self._words[brief - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
                 names.append(text.replace(ID, f" {ident}" if ident else ""))
         found = (self._text(_HEADER_SIZE + slot * _NAME) for slot in range(MAX_RUNNING))

@@ -1,8 +1,8 @@
 """The trail that a living child leaves for its successor: what it has handed to the app, what is running.
 
-Called for every event of the gateway, so it does as little as it can (`benchmarks.quiet`). A sequence counts as handed
-over when the gate has taken its event and holds nothing back; handlers begin only after that, as tasks, and are named
-before. While the gate holds events back the sequence stands still, and follows the replay event by event.
+Called for nearly every event of the gateway, so it does as little as it can (`benchmarks.quiet`). A sequence counts as
+handed over when the gate has taken its event and holds nothing back; handlers begin only after that, as tasks, and are
+named before. While the gate holds events back the sequence stands still, and follows the replay event by event.
 
 Knows the gate's places and `sessions`' file. Decides nothing.
 """
@@ -17,21 +17,11 @@ from discord.gateway import DiscordWebSocket
 from bot.gate import Gate, Place
 from bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
 from bot.internals import Receiver
-from bot.sessions import ID, MAX_KINDS, SessionFile
+from bot.sessions import ID, MAX_KINDS, SHORT, SessionFile
 
 _METHOD = "discord.py: "
 _OF_ONE_KIND = (_METHOD, "CommandTree-invoker", ANSWER, JOIN)
 """How tasks are named that share their name with all others of their kind."""
-
-
-@dataclass(slots=True, eq=False)
-class _Session:
-    """A gateway session of this child."""
-
-    session: str
-    note: Callable[[int], object]
-    """Notes a sequence of it as handed over."""
-    received: int = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +33,10 @@ class Trail:
     receiver: Receiver = field(default_factory=Receiver)
     unnamed: list[Begun] = field(default_factory=list)
     """What has begun since handlers were named last; tasks get their names only after they have begun."""
-    _sessions: dict[int, _Session] = field(default_factory=dict)
+    _notes: dict[DiscordWebSocket | None, Callable[[int], object]] = field(default_factory=dict)
+    """By the newest connection of each shard, what notes a sequence of it as handed over."""
+    _sessions: dict[int, str] = field(default_factory=dict)
+    """The session of each shard."""
     _kinds: dict[tuple[str, str], int] = field(default_factory=dict)
     """The number in the file of each kind of handler: task and event."""
     _methods: dict[str, Kinds] = field(default_factory=dict)
@@ -59,6 +52,7 @@ class Trail:
         gate.claiming = self.file.take_in_hand
         inflight.watcher = self.unnamed.append
         inflight.begin_handlers(gate.client, self.file.briefs)
+        gate.begin = inflight.begin
         self._inflight = inflight
         self.recover(None)
 
@@ -74,27 +68,34 @@ class Trail:
     def taken(self) -> None:
         """Note that the event that was received last has been taken."""
         websocket = self.receiver.websocket
-        if websocket is None or websocket.sequence is None:
+        note = self._notes.get(websocket) or self._began(websocket)
+        if websocket is None or note is None:
             return
-        session = self._sessions.get(websocket.shard_id or 0)
-        if session is None or session.session != websocket.session_id:
-            session = self._began(websocket)
-            if session is None:
-                return
-        session.received = websocket.sequence
         if self.unnamed:
             self.name_handlers()
         if not self.gate.holding:
-            session.note(websocket.sequence)
+            note(websocket.sequence)  # type: ignore[arg-type]  # each event of a session has one
 
-    def _began(self, websocket: DiscordWebSocket) -> _Session | None:
-        shard, session = websocket.shard_id or 0, websocket.session_id
-        if session is None:
+    def _began(self, websocket: DiscordWebSocket | None) -> Callable[[int], object] | None:
+        """Begin to note what a connection brings: of a new session, or of the one that its shard had before."""
+        if websocket is None or websocket.session_id is None or websocket.sequence is None:
             return None
-        shards, gateway = websocket.shard_count or 1, str(websocket.gateway)
-        self.file.session(shard=shard, shards=shards, session=session, gateway=gateway)
-        began = self._sessions[shard] = _Session(session, self.file.noting(shard))
-        return began
+        shard = websocket.shard_id or 0
+        for other in [one for one in self._notes if one is not None and (one.shard_id or 0) == shard]:
+            del self._notes[other]
+        if self._sessions.get(shard) != websocket.session_id:
+            shards, gateway = websocket.shard_count or 1, str(websocket.gateway)
+            self.file.session(shard=shard, shards=shards, session=websocket.session_id, gateway=gateway)
+            self._sessions[shard] = websocket.session_id
+        note = self._notes[websocket] = self.file.noting(shard)
+        return note
+
+    def catch_up(self) -> None:
+        """Note all that was received: what nothing hears is not noted as it comes. Call it about once a second."""
+        if not self.gate.holding:
+            for websocket, note in self._notes.items():
+                if websocket is not None and websocket.sequence is not None:
+                    note(websocket.sequence)
 
     def place(self) -> Place | None:
         """Return where the event stands that is being received now."""
@@ -110,15 +111,15 @@ class Trail:
         """Note that all but what is held back has been handled, here or by another child."""
         self.file.active_since = self.gate.clock()
         first = self.gate.first_held()
-        for shard, session in self._sessions.items():
-            session.note(first[shard] - 1 if shard in first else session.received)
+        for websocket, note in self._notes.items():
+            if websocket is not None and websocket.sequence is not None:
+                shard = websocket.shard_id or 0
+                note(first[shard] - 1 if shard in first else websocket.sequence)
 
     def end_replay(self) -> None:
         """Note that nothing is held back any more."""
         self.name_handlers()
-        if not self.gate.holding:
-            for session in self._sessions.values():
-                session.note(session.received)
+        self.catch_up()
 
     def waits(self, event: Origin) -> Callable[[], None]:
         """Name an event whose handler begins in a moment; call what is returned when it does, or when it need not."""
@@ -151,8 +152,8 @@ class Trail:
         if not name.startswith(_OF_ONE_KIND) or len(self._kinds) >= MAX_KINDS:
             return 0
         kind = self._kinds[name, event] = self.file.kind(f"{name} ({event}{ID})")
-        if name.startswith(_METHOD):
-            self._methods.setdefault(name.removeprefix(_METHOD), Kinds(name)).of[event] = kind
+        if kind and name.startswith(_METHOD):
+            self._methods.setdefault(name.removeprefix(_METHOD), Kinds(name)).of[event] = kind | SHORT
         return kind
 
     def _name(self, name: str) -> Callable[[], None]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import discord
@@ -46,6 +45,17 @@ class App(discord.Client):
         await self.go.wait()
 
 
+@dataclass(eq=False)
+class Connection:
+    """What is asked of a connection."""
+
+    session_id: str
+    sequence: int
+    shard_id: int = 3
+    shard_count: int = 4
+    gateway: str = "wss://resume.invalid"
+
+
 class Living:
     """A child whose gateway messages are made by hand."""
 
@@ -64,9 +74,11 @@ class Living:
         self.file = SessionFile.create(self.path, token="t", supervisor=1)
         self.trail = Trail(self.file, self.gate)
         self.trail.install(self.inflight)
-        self.websocket: Any = SimpleNamespace(
-            session_id="abc", sequence=0, shard_id=3, shard_count=4, gateway="wss://resume.invalid"
-        )
+        self.connect("abc", 0)
+
+    def connect(self, session: str, sequence: int) -> None:
+        """Have all that comes from now on come on a new connection."""
+        self.websocket: Any = Connection(session, sequence)
         self.trail.receiver.websocket = self.websocket
 
     def receive(self, count: int = 1) -> None:
@@ -74,6 +86,13 @@ class Living:
             self.websocket.sequence += 1
             data = {"channel_id": "5", "user_id": "9", "timestamp": self.websocket.sequence}
             internals.parsers(self.app)["TYPING_START"](data)
+
+    async def nothing_runs(self) -> None:
+        """Wait for the end of all handlers."""
+        await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")])
+        await asyncio.sleep(0)
+        assert self.found.running() == ([], 0)
+        assert self.inflight.count() == 0
 
     @property
     def found(self) -> SessionFile:
@@ -175,9 +194,31 @@ async def test_a_draining_child_stands_still_and_one_taken_back_goes_on(active: 
 
 async def test_a_shard_that_identified_anew_begins_a_new_session(active: Living) -> None:
     active.receive(5)
-    active.websocket.session_id, active.websocket.sequence = "def", 0
+    active.connect("def", 0)
     active.receive()
     assert [(one.session, one.sequence) for one in active.found.sessions()] == [("def", 1)]
+    active.app.go.set()
+
+
+async def test_a_shard_that_is_resumed_goes_on_where_it_was(active: Living) -> None:
+    active.receive(5)
+    active.connect("abc", 5)
+    active.receive()
+    assert [(one.session, one.sequence) for one in active.found.sessions()] == [("abc", 6)]
+    active.app.go.set()
+
+
+async def test_what_nothing_hears_is_noted_once_a_second(active: Living) -> None:
+    active.receive()
+    active.websocket.sequence += 1
+    internals.parsers(active.app)["CHANNEL_PINS_UPDATE"]({"channel_id": "5"})
+    assert active.handed == 1
+    active.trail.catch_up()
+    assert active.handed == 2
+    active.gate.drain()
+    active.websocket.sequence += 1
+    active.trail.catch_up()
+    assert active.handed == 2, "it is held back"
     active.app.go.set()
 
 
@@ -300,6 +341,77 @@ async def test_a_join_is_named_and_counts_as_running_from_its_receipt_until_its_
     assert active.found.running()[0] == []
 
 
+async def first_of_its_kind(living: Living) -> None:
+    living.receive()
+
+
+async def of_a_kind_that_is_known(living: Living) -> None:
+    living.app.go.set()
+    living.receive()
+    await living.nothing_runs()
+    living.app.go.clear()
+    living.receive()
+
+
+async def beside_one_that_waits_for_it(living: Living) -> None:
+    waiting = asyncio.ensure_future(living.app.wait_for("raw_typing"))
+    await asyncio.sleep(0)
+    living.receive()
+    await waiting
+
+
+async def begun_by_the_app_in_its_own_way(living: Living) -> None:
+    schedule = living.app._schedule_event
+    living.app._schedule_event = lambda *args, **options: schedule(*args, **options)  # type: ignore[method-assign]
+    living.inflight.kinds = {}
+    living.receive()
+
+
+async def of_an_event_that_is_in_no_role_held_back(living: Living) -> None:
+    async def on_guild_unavailable(guild: discord.Guild) -> None:
+        await living.app.go.wait()
+
+    living.app.event(on_guild_unavailable)
+    living.app._connection._guild_needs_chunking = lambda guild: False  # type: ignore[method-assign]
+    internals.parsers(living.app)["GUILD_CREATE"](JOINED | {"unavailable": False})
+    living.websocket.sequence += 1
+    internals.parsers(living.app)["GUILD_DELETE"]({"id": "77", "unavailable": True})
+
+
+@pytest.mark.parametrize(
+    "comes",
+    [
+        first_of_its_kind,
+        of_a_kind_that_is_known,
+        beside_one_that_waits_for_it,
+        begun_by_the_app_in_its_own_way,
+        of_an_event_that_is_in_no_role_held_back,
+    ],
+)
+async def test_in_quiet_a_handler_is_named_and_counted_and_what_it_begins_descends_from_its_event(
+    active: Living, comes: Callable[[Living], Awaitable[None]]
+) -> None:
+    begun: list[asyncio.Task[Any]] = []
+
+    async def begin() -> bool:
+        begun.append(asyncio.create_task(asyncio.Event().wait()))
+        return await own()
+
+    own, active.app.go.wait = active.app.go.wait, begin  # type: ignore[method-assign]
+    await comes(active)
+    (name,) = active.found.running()[0]
+    assert name.startswith(("discord.py: on_raw_typing (TYPING_START", "discord.py: on_guild_unavailable (GUILD_DEL"))
+    assert active.inflight.count() == 1
+    await asyncio.sleep(0)
+    (handler,) = active.inflight.handlers()
+    assert begun[-1] in active.inflight.of(active.inflight._tasks[handler.task].origin)
+    active.app.go.set()
+    await active.nothing_runs()
+    for task in begun:
+        task.cancel()
+    await asyncio.wait(begun)
+
+
 async def test_what_the_runtime_announces_is_named(active: Living) -> None:
     async def on_deactivate() -> None:
         await active.app.go.wait()
@@ -325,8 +437,8 @@ async def test_a_handler_is_named_before_its_event_counts_as_handed_over(
 
     words = active.file.briefs.words
     active.receive()
-    del active.app._schedule_event
     active.inflight.begin_handlers(active.app, replace(active.file.briefs, words=Words()))  # type: ignore[arg-type]
+    active.gate.begin = active.inflight.begin
     active.receive(2)
     assert (seen, active.handed) == ([1, 2], 3)
     active.app.go.set()
