@@ -1,8 +1,9 @@
 """Soak: reloads in a row under traffic; whether anything grows.
 
 After each reload the supervisor's memory, descriptors, threads and processes are looked at, and the ledger's files. The
-slope is the median of the slopes between all pairs of looks (Theil and Sen), with its 95 % interval; the first third is
-left out, for caches, and the arenas of Python's allocator, fill there.
+memory is what a process has for itself: its share of what several map would change with who else runs. The slope is the
+median of the slopes between all pairs of looks (Theil and Sen), with its 95 % interval; the first third is left out,
+for caches, and the arenas of Python's allocator, fill there.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ from typing import Any
 import psutil
 
 from benchmarks.installation import MIX, Supervised, discord, sandbox_settings, supervised
-from benchmarks.processes import MIB, descriptors, family, pss
+from benchmarks.processes import MIB, descriptors, family, own
 from benchmarks.report import Benchmark, Result, Table
 from benchmarks.stats import slope, spread
 from benchmarks.svg import Chart, Line
 
 _LEAST = 5
+_SUPERVISOR, _BOT = "supervisor's own memory, KiB", "bot's own memory, KiB"
 
 
 async def _look(supervisor: Supervised, ledger: Path, child: int) -> dict[str, float]:
     pid = supervisor.running.pid
     return {
-        "supervisor PSS, KiB": await asyncio.to_thread(pss, pid) / 1024,
-        "bot PSS, KiB": await asyncio.to_thread(pss, child) / 1024,
+        _SUPERVISOR: await asyncio.to_thread(own, pid) / 1024,
+        _BOT: await asyncio.to_thread(own, child) / 1024,
         "descriptors": descriptors(pid),
         "threads": psutil.Process(pid).num_threads(),
         "processes": len(family(pid)),
@@ -95,12 +97,12 @@ def _result(
             for row in rows
         ],
     )
-    memory = [(float(number), look["supervisor PSS, KiB"] * 1024 / MIB) for number, look in enumerate(looks)]
-    bots = [(float(number), look["bot PSS, KiB"] * 1024 / MIB) for number, look in enumerate(looks)]
+    memory = [(float(number), look[_SUPERVISOR] * 1024 / MIB) for number, look in enumerate(looks)]
+    bots = [(float(number), look[_BOT] * 1024 / MIB) for number, look in enumerate(looks)]
     chart = Chart(
         title="Memory after each reload",
         x="reload",
-        y="MiB (PSS)",
+        y="MiB of its own",
         lines=[Line(name="supervisor", points=memory), Line(name="bot", points=bots)],
     )
     return Result(
