@@ -368,7 +368,7 @@ class Gate:
             parser = self._take_guild
 
         counters, clock = self.counters, self.clock
-        # Nothing else asks for `current` while these are parsed: it costs more than all the rest of what is done here.
+        # Nothing but a handler asks for `current` while these are parsed, and to set it twice an event is dear.
         light = name not in _BEGIN_TASKS and not self.ears.everything
 
         def gated(data: Any) -> None:

@@ -22,7 +22,7 @@ from discord.http import Route
 from discord.shard import Shard
 from discord.state import ChunkRequest, ConnectionState
 
-from bot import internals
+from bot import gate, internals
 
 SUPPORTED = ("2.5.0", "2.6.4", "2.7.1")
 """The oldest of pyproject's range, one between, and the newest one known."""
@@ -145,6 +145,15 @@ def test_discord_py_begins_and_runs_a_handler_as_the_runtime_does_in_its_place(t
         if isinstance(line, ast.If):  # what becomes of pending `wait_for`s: with one, discord.py's own is called
             line.body = [ast.Expr(ast.Constant(...))]
     assert [ast.dump(line) for line in found.body] == [ast.dump(line) for line in ast.parse(body).body]
+
+
+@pytest.mark.parametrize("kind", [discord.Client, discord.AutoShardedClient])
+def test_only_the_parsers_that_the_gate_knows_of_begin_tasks(kind: type[discord.Client]) -> None:
+    """What any other one began in quiet would descend from no event."""
+    parsers = internals.parsers(kind(intents=discord.Intents.none()))
+    begins = re.compile("create_task|ensure_future|dispatch_view|_command_tree")
+    found = {name for name, parser in parsers.items() if begins.search(inspect.getsource(parser))}
+    assert {"READY", "GUILD_CREATE", "INTERACTION_CREATE"} <= found <= gate._BEGIN_TASKS | gate._UNGATED_PARSERS
 
 
 def test_a_loop_calls_its_function_and_its_hooks_in_the_way_that_the_runtime_expects() -> None:
