@@ -43,6 +43,7 @@ ID = " {}"
 _MAGIC = b"BASTION3"
 _HEADER = struct.Struct("<8s16sQ")
 _ACTIVE_SINCE = struct.Struct("<d")
+_NOBODYS_AT = 40
 _ACTIVE_SINCE_AT = 48
 _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
@@ -109,13 +110,14 @@ class SessionFile:
         """Use `create` or `open`."""
         self.path = path
         self._map = mmap.mmap(descriptor, _SIZE)
-        self._words = memoryview(self._map).cast("Q")
+        self.words = memoryview(self._map).cast("Q")
+        """The file as words of eight bytes."""
         self._slots: dict[int, int] = {}
         self._free = list(range(MAX_RUNNING - 1, -1, -1))
         self.briefs = Briefs(
-            self._words,
+            self.words,
             {
-                brief: partial(self._words.__setitem__, brief, 0)
+                brief: partial(self.words.__setitem__, brief, 0)
                 for brief in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
             },
         )
@@ -179,7 +181,7 @@ class SessionFile:
             return
         at = _RECORDS_AT + slot * _RECORD
         _BODY.pack_into(self._map, at + _BODY_AT, 0, 0)
-        self._words[at // 8] = 0
+        self.words[at // 8] = 0
         start = at + _BODY_AT + _BODY.size
         self._map[start : start + len(encoded)] = encoded
         _BODY.pack_into(self._map, at + _BODY_AT, zlib.crc32(encoded), len(encoded))
@@ -195,20 +197,21 @@ class SessionFile:
 
     def handed(self, shard: int, sequence: int) -> None:
         """Note that everything up to this sequence was handed to the app."""
-        self.noting(shard)(sequence)
+        self.words[self.word(shard)] = sequence
 
-    def noting(self, shard: int) -> Callable[[int], object]:
-        """Return what notes for one shard, as `handed` does, without a frame of Python. It outlives new sessions."""
+    def word(self, shard: int) -> int:
+        """Return which of the `words` says how far a shard's sessions were handed over, the present and later ones.
+
+        Of one that there is no room for, one that nobody reads.
+        """
         slot = self._slots.get(shard, MAX_SHARDS)
-        if slot >= MAX_SHARDS:
-            return lambda sequence: None
-        return partial(self._words.__setitem__, _RECORDS_AT // 8 + slot * (_RECORD // 8))
+        return (_RECORDS_AT + slot * _RECORD if slot < MAX_SHARDS else _NOBODYS_AT) // 8
 
     def sessions(self) -> list[DeadSession]:
         """Return the sessions of which something was handed to the app."""
         found = []
         for slot, body in self._found():
-            sequence = self._words[(_RECORDS_AT + slot * _RECORD) // 8]
+            sequence = self.words[(_RECORDS_AT + slot * _RECORD) // 8]
             if sequence:
                 found.append(DeadSession(sequence=sequence, **body))
         return found
@@ -243,7 +246,7 @@ class SessionFile:
     def began(self, name: str) -> int:
         """Note a handler that runs now; the answer is for `ended`. Only the beginning of a long name is kept."""
         if not self._free:
-            self._words[_UNNAMED // 8] += 1
+            self.words[_UNNAMED // 8] += 1
             return -1
         slot = self._free.pop()
         self._write(_HEADER_SIZE + slot * _NAME, name.encode()[: _NAME - 1])
@@ -252,7 +255,7 @@ class SessionFile:
     def ended(self, slot: int) -> None:
         """Note that a handler has ended."""
         if slot < 0:
-            self._words[_UNNAMED // 8] -= 1
+            self.words[_UNNAMED // 8] -= 1
             return
         self._map[_HEADER_SIZE + slot * _NAME] = 0
         self._free.append(slot)
@@ -282,19 +285,19 @@ class SessionFile:
         if not (briefs.free or briefs.look()):
             return None
         brief = briefs.free.pop()
-        self._words[brief - 1] = ident
-        self._words[brief] = kind
+        self.words[brief - 1] = ident
+        self.words[brief] = kind
         return briefs.over[brief]
 
     def running(self) -> tuple[list[str], int]:
         """Return the names of the handlers that were running, and how many more there were."""
         names = []
         for brief in self.briefs.over:
-            if kind := min(self._words[brief] & ~SHORT, MAX_KINDS):
-                ident, text = self._words[brief - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
+            if kind := min(self.words[brief] & ~SHORT, MAX_KINDS):
+                ident, text = self.words[brief - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
                 names.append(text.replace(ID, f" {ident}" if ident else ""))
         found = (self._text(_HEADER_SIZE + slot * _NAME) for slot in range(MAX_RUNNING))
-        return [*names, *(text for text in found if text is not None)], self._words[_UNNAMED // 8]
+        return [*names, *(text for text in found if text is not None)], self.words[_UNNAMED // 8]
 
     def _write(self, at: int, encoded: bytes) -> None:
         self._map[at + 1 : at + 1 + len(encoded)] = encoded
@@ -306,7 +309,7 @@ class SessionFile:
 
     def close(self) -> None:
         """Let go of the memory. The file stays."""
-        self._words.release()
+        self.words.release()
         self._map.close()
 
 

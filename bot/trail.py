@@ -33,8 +33,8 @@ class Trail:
     receiver: Receiver = field(default_factory=Receiver)
     unnamed: list[Begun] = field(default_factory=list)
     """What has begun since handlers were named last; tasks get their names only after they have begun."""
-    _notes: dict[DiscordWebSocket | None, Callable[[int], object]] = field(default_factory=dict)
-    """By the newest connection of each shard, what notes a sequence of it as handed over."""
+    _words: dict[DiscordWebSocket, int] = field(default_factory=dict)
+    """By the newest connection of each shard, the word in the file that says how far it was handed over."""
     _sessions: dict[int, str] = field(default_factory=dict)
     """The session of each shard."""
     _kinds: dict[tuple[str, str], int] = field(default_factory=dict)
@@ -68,34 +68,36 @@ class Trail:
     def taken(self) -> None:
         """Note that the event that was received last has been taken."""
         websocket = self.receiver.websocket
-        note = self._notes.get(websocket) or self._began(websocket)
-        if websocket is None or note is None:
+        if websocket is None:
+            return
+        word = self._words.get(websocket) or self._began(websocket)
+        if word is None:
             return
         if self.unnamed:
             self.name_handlers()
         if not self.gate.holding:
-            note(websocket.sequence)  # type: ignore[arg-type]  # each event of a session has one
+            self.file.words[word] = websocket.sequence or 0
 
-    def _began(self, websocket: DiscordWebSocket | None) -> Callable[[int], object] | None:
+    def _began(self, websocket: DiscordWebSocket) -> int | None:
         """Begin to note what a connection brings: of a new session, or of the one that its shard had before."""
-        if websocket is None or websocket.session_id is None or websocket.sequence is None:
+        if websocket.session_id is None or websocket.sequence is None:
             return None
         shard = websocket.shard_id or 0
-        for other in [one for one in self._notes if one is not None and (one.shard_id or 0) == shard]:
-            del self._notes[other]
+        for other in [one for one in self._words if (one.shard_id or 0) == shard]:
+            del self._words[other]
         if self._sessions.get(shard) != websocket.session_id:
             shards, gateway = websocket.shard_count or 1, str(websocket.gateway)
             self.file.session(shard=shard, shards=shards, session=websocket.session_id, gateway=gateway)
             self._sessions[shard] = websocket.session_id
-        note = self._notes[websocket] = self.file.noting(shard)
-        return note
+        word = self._words[websocket] = self.file.word(shard)
+        return word
 
     def catch_up(self) -> None:
         """Note all that was received: what nothing hears is not noted as it comes. Call it about once a second."""
         if not self.gate.holding:
-            for websocket, note in self._notes.items():
-                if websocket is not None and websocket.sequence is not None:
-                    note(websocket.sequence)
+            for websocket, word in self._words.items():
+                if websocket.sequence is not None:
+                    self.file.words[word] = websocket.sequence
 
     def place(self) -> Place | None:
         """Return where the event stands that is being received now."""
@@ -111,10 +113,10 @@ class Trail:
         """Note that all but what is held back has been handled, here or by another child."""
         self.file.active_since = self.gate.clock()
         first = self.gate.first_held()
-        for websocket, note in self._notes.items():
-            if websocket is not None and websocket.sequence is not None:
+        for websocket, word in self._words.items():
+            if websocket.sequence is not None:
                 shard = websocket.shard_id or 0
-                note(first[shard] - 1 if shard in first else websocket.sequence)
+                self.file.words[word] = first[shard] - 1 if shard in first else websocket.sequence
 
     def end_replay(self) -> None:
         """Note that nothing is held back any more."""
