@@ -12,6 +12,7 @@ A handler that waits for something a person may do (`Client.wait_for`, the `wait
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
@@ -158,6 +159,8 @@ class InFlight:
         self._all_found = False
         """Whether none of these can be new."""
         self._factory: Callable[..., Any] | None = None
+        self._theirs = False
+        """Whether the loop makes tasks in a way of the app's own."""
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Watch the creation of tasks, keeping any task factory that is there already."""
@@ -191,6 +194,21 @@ class InFlight:
 
         loop.set_task_factory(factory)  # type: ignore[arg-type]
         self._factory = None if inner else factory
+        self._watch_factory(loop)
+
+    def _watch_factory(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Notice at once when the app puts in a task factory; on a loop that takes no attributes, at the next look.
+
+        To ask for it before each handler would be one more frame of Python.
+        """
+
+        def set_task_factory(factory: Any) -> None:
+            type(loop).set_task_factory(loop, factory)
+            self._theirs = factory is not self._factory
+
+        self._theirs = loop.get_task_factory() is not self._factory
+        with contextlib.suppress(AttributeError):
+            loop.set_task_factory = set_task_factory  # type: ignore[method-assign]
 
     def begin_handlers(self, client: discord.Client, briefs: Briefs) -> None:
         """Have `begin` begin handlers of this client whose kind is known. They are noted in ``briefs``.
@@ -210,7 +228,7 @@ class InFlight:
             if kinds is None or self.on_change is not None:
                 return False
             kind, data = kinds.of.get(origin.name), origin.data
-            if kind is None or loop.get_task_factory() is not self._factory or not (free or briefs.look()):
+            if kind is None or self._theirs or not (free or briefs.look()):
                 return False
             brief = free.pop()
             try:
@@ -284,6 +302,7 @@ class InFlight:
         self._look_at_new()
         if self._run is None or self._briefs is None or self._all_found:
             return
+        self._theirs = asyncio.get_running_loop().get_task_factory() is not self._factory
         living = set()
         for task in asyncio.all_tasks():
             if (found := internals.run_by(self._run, task)) is not None:

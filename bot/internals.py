@@ -812,15 +812,17 @@ def note_receiver(ears: Ears, receiver: Receiver) -> None:
 def note_receipt(websocket: DiscordWebSocket, ears: Ears, receiver: Receiver) -> None:
     """Note it on one connection.
 
-    A connection dispatches a ``socket_event_type`` for each event, whoever hears it. To note it there costs nothing: a
-    dispatch that nothing hears is spared for it.
+    A connection dispatches a ``socket_event_type`` for each event, whoever hears it, and nothing else unless it is
+    debugged. To note it there costs nothing: a dispatch that nothing hears is spared for it.
     """
     client, waiting, cogs, everything = ears.client, ears.waiting, ears.cogs, ears.everything
+    each = "socket_event_type"
+    method = method_of(each)
 
     def dispatch(name: str, *args: Any) -> None:
         receiver.websocket = websocket
-        method = method_of(name)
-        if everything or hasattr(client, method) or name in waiting or cogs.get(method):  # as `Ears.hear`
+        # as `Ears.hear`
+        if everything or hasattr(client, method) or each in waiting or cogs.get(method) or name != each:
             client.dispatch(name, *args)
 
     websocket._dispatch = dispatch
