@@ -349,7 +349,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--starts", type=int, default=6, help="starts of the whole bots")
     parser.add_argument("--turns", type=int, default=6, help="turns after each start; 0 leaves them out")
     parser.add_argument("--seconds", type=float, default=1.0, help="length of such a turn")
-    parser.add_argument("--toggled", type=float, default=30.0, help="seconds in which the gate goes out and in again")
+    parser.add_argument("--toggled", type=float, default=60.0, help="seconds in which the gate goes out and in again")
     parser.add_argument("--rate", type=float, default=1000.0, help="events/s in such a turn")
     parser.add_argument("--shards", type=int, default=2)
 
