@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from casualties import UNTOLD
+from casualties import UNTOLD, tellable
 from named import Named
 from rig import ALL_KINDS, Rig, rig
 
@@ -297,6 +297,8 @@ class Judgement:
         """Return why nobody need have handled an event, None if somebody should have."""
         if entry.kind == "member_join" and entry.guild_id in self.left_guilds:
             return "its guild was left: nobody can tell of a member"
+        if entry.delivered and not tellable(entry, self.installation.sandbox):
+            return "no session that received it had been sent the members"
         heard = [(self.generation(session), at) for session, at in entry.delivered]
         due = [(generation, at) for generation, at in heard if at < self.responsible_until(generation)]
         if not due:
