@@ -12,10 +12,9 @@ A handler that waits for something a person may do (`Client.wait_for`, the `wait
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -207,7 +206,7 @@ class InFlight:
             self._theirs = factory is not self._factory
 
         self._theirs = loop.get_task_factory() is not self._factory
-        with contextlib.suppress(AttributeError):
+        with suppress(AttributeError):
             loop.set_task_factory = set_task_factory  # type: ignore[method-assign]
 
     def begin_handlers(self, client: discord.Client, briefs: Briefs) -> None:

@@ -44,10 +44,12 @@ _MAGIC = b"BASTION3"
 _HEADER = struct.Struct("<8s16sQ")
 _ACTIVE_SINCE = struct.Struct("<d")
 _NOBODYS_AT = 40
+"""Where in the header a shard that there is no room for has its sequence."""
 _ACTIVE_SINCE_AT = 48
 _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
 _IN_HAND_AT = 64
+"""Where the header ends with the key that is in hand."""
 _NAME = 128
 _HEADER_SIZE = _IN_HAND_AT + _NAME
 _RECORD = 512

@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -219,49 +220,62 @@ async def test_a_shard_that_identifies_anew_does_not_keep_the_others_from_being_
     assert heard.count(("ready",)) == 1
 
 
+class OneShard:
+    """A client of one shard, made as the runtime makes it; READYs and guilds come by hand, members from ``chunk``."""
+
+    def __init__(self, chunk: Callable[..., Awaitable[asyncio.Future[Any]]], *, members_of: set[int]) -> None:
+        self.client = discord.AutoShardedClient(intents=discord.Intents(guilds=True), guild_ready_timeout=0.05)
+        self.ready = asyncio.Event()
+        self._state = self.client._connection
+        self._state._guild_needs_chunking = lambda guild: guild.id in members_of  # type: ignore[method-assign]
+        self._state.chunk_guild = chunk  # type: ignore[method-assign, assignment]
+        internals.prepare_shards(self.client, 1, range(1))
+        internals.ready_with_the_last_guild(self.client)
+        internals.let_shards_be_ready_on_their_own(self.client)
+        internals.replace_dispatch(self.client, lambda name, *_: self.ready.set() if name == "ready" else None)
+
+    def identified(self, *guilds: int) -> None:
+        """Have READY come, which names these guilds."""
+        unavailable = [{"id": str(number), "unavailable": True} for number in guilds]
+        data = {"shard": [0, 1], "user": USER, "guilds": unavailable, "application": {"id": "1", "flags": 0}}
+        internals.parsers(self.client)["READY"](data)
+
+    def arrive(self, *guilds: int) -> None:
+        for number in guilds:
+            guild = SimpleNamespace(id=number, unavailable=False, shard_id=0, member_count=1)
+            self._state._ready_states[0].put_nowait(guild)  # type: ignore[arg-type]
+
+    async def is_ready(self) -> None:
+        async with asyncio.timeout(5):
+            await self.ready.wait()
+
+
+async def turn(count: int) -> None:
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 @pytest.mark.anyio
 @pytest.mark.parametrize("turns", range(5))
 async def test_a_shard_is_ready_though_it_identifies_anew_just_as_a_guild_comes(turns: int) -> None:
-    client = discord.AutoShardedClient(intents=discord.Intents(guilds=True))
-    state = client._connection
-    internals.prepare_shards(client, 1, range(1))
-    internals.ready_with_the_last_guild(client)
-    internals.let_shards_be_ready_on_their_own(client)
-    ready = asyncio.Event()
-    internals.replace_dispatch(client, lambda name, *_: ready.set() if name == "ready" else None)
-    unavailable = [{"id": str(number), "unavailable": True} for number in (1, 2, 3)]
-
     async def chunk(guild: Any, *, wait: bool) -> asyncio.Future[Any]:
         await turn(10)
         members = asyncio.get_running_loop().create_future()
         members.set_result([])
         return members
 
-    state._guild_needs_chunking = lambda guild: guild.id == 2  # type: ignore[method-assign]
-    state.chunk_guild = chunk  # type: ignore[method-assign, assignment]
-    data = {"shard": [0, 1], "user": USER, "guilds": unavailable, "application": {"id": "1", "flags": 0}}
-
-    async def turn(count: int) -> None:
-        for _ in range(count):
-            await asyncio.sleep(0)
-
-    def arrive(*numbers: int) -> None:
-        for number in numbers:
-            guild = SimpleNamespace(id=number, unavailable=False, shard_id=0, member_count=1)
-            state._ready_states[0].put_nowait(guild)  # type: ignore[arg-type]
-
-    async with client:
-        internals.parsers(client)["READY"](data)
+    shard = OneShard(chunk, members_of={2})
+    async with shard.client:
+        shard.identified(1, 2, 3)
         await turn(5)
-        arrive(1)
+        shard.arrive(1)
         await turn(turns)
-        internals.parsers(client)["READY"](data)
+        shard.identified(1, 2, 3)
         await turn(5)
-        arrive(1)
+        shard.arrive(1)
         await turn(5)
-        arrive(2, 3)
-        async with asyncio.timeout(5):
-            await ready.wait()
+        shard.arrive(2, 3)
+        await shard.is_ready()
 
 
 @pytest.mark.anyio
@@ -271,50 +285,27 @@ async def test_a_shard_is_ready_though_it_identifies_anew_just_as_the_last_membe
     turns: int, named: bool
 ) -> None:
     """Its former waiting then ends before the new one begins, whether or not the new READY names any guild."""
-    client = discord.AutoShardedClient(intents=discord.Intents(guilds=True), guild_ready_timeout=0.05)
-    state = client._connection
-    internals.prepare_shards(client, 1, range(1))
-    internals.ready_with_the_last_guild(client)
-    internals.let_shards_be_ready_on_their_own(client)
-    ready = asyncio.Event()
-    internals.replace_dispatch(client, lambda name, *_: ready.set() if name == "ready" else None)
     members: list[asyncio.Future[Any]] = []
 
     async def chunk(guild: Any, *, wait: bool) -> asyncio.Future[Any]:
         members.append(asyncio.get_running_loop().create_future())
         return members[-1]
 
-    state._guild_needs_chunking = lambda guild: True  # type: ignore[method-assign]
-    state.chunk_guild = chunk  # type: ignore[method-assign, assignment]
-
-    async def turn(count: int) -> None:
-        for _ in range(count):
-            await asyncio.sleep(0)
-
-    def begin(guilds: list[int]) -> None:
-        unavailable = [{"id": str(number), "unavailable": True} for number in guilds]
-        data = {"shard": [0, 1], "user": USER, "guilds": unavailable, "application": {"id": "1", "flags": 0}}
-        internals.parsers(client)["READY"](data)
-
-    def arrive() -> None:
-        guild = SimpleNamespace(id=1, unavailable=False, shard_id=0, member_count=1)
-        state._ready_states[0].put_nowait(guild)  # type: ignore[arg-type]
-
-    async with client:
-        begin([1])
+    shard = OneShard(chunk, members_of={1})
+    async with shard.client:
+        shard.identified(1)
         await turn(5)
-        arrive()
+        shard.arrive(1)
         await turn(5)
         members[0].set_result([])
         await turn(turns)
-        begin([1] if named else [])
+        shard.identified(*([1] if named else []))
         if named:
             await turn(5)
-            arrive()
+            shard.arrive(1)
             await turn(5)
             members[-1].set_result([])
-        async with asyncio.timeout(5):
-            await ready.wait()
+        await shard.is_ready()
 
 
 @pytest.mark.anyio

@@ -44,10 +44,10 @@ class Named:
         """Say whether a handler of this event is named."""
         event = _EVENTS.get(entry.kind, "INTERACTION_CREATE")
         name = f"{event} {entry.key}" if entry.kind in _WITH_ID else self._any(event)
-        if name is not None and self._events[name] > 0:
-            self._events[name] -= 1
-            return True
-        return False
+        if name is None or self._events[name] == 0:
+            return False
+        self._events[name] -= 1
+        return True
 
     def _any(self, event: str) -> str | None:
         """Return a name of this event that is still good: its id may be that of something else."""

@@ -14,7 +14,7 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -105,8 +105,10 @@ class Following:
                 if "bot" in process.cmdline() and self._installation.sandbox.api_url in process.cmdline():
                     process.send_signal(signal.SIGUSR1)  # what they wait for is in their stacks
             await asyncio.sleep(1)
-            told = "\n".join([*self._installation.log, json.dumps(await ask_status(self._installation))])
-            raise AssertionError(f"no result after {self.phases[-1:]}\n{told}") from None
+            told = [*self._installation.log]
+            with suppress(OSError):  # there may be nobody to ask
+                told.append(json.dumps(await ask_status(self._installation)))
+            raise AssertionError("\n".join([f"no result after {self.phases[-1:]}", *told])) from None
 
     async def gave_up(self) -> None:
         """Wait for the end of the connection, whatever it brought."""
@@ -228,7 +230,8 @@ class Judgement:
       session's beginning until another one became active or it was killed: afterwards it hears, but for nobody;
     - that a child received so shortly before it was killed in its active time that the handler may have been running,
       and that is named as cut; where the supervisor ended everything at once nobody was left to name it;
-    - that is an interaction and came when nobody served: Discord takes no answer after 3 s.
+    - that is an interaction and came when nobody served: Discord takes no answer after 3 s;
+    - that nobody can tell: an update, or a join, of a member of whom no session that received it knew.
     """
 
     installation: Rig
