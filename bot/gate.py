@@ -158,6 +158,8 @@ class Gate:
     _held: deque[_Held] = field(default_factory=deque)
     _finishing: bool = False
     """Whether handlers, conversations and components of an active time may still be alive here."""
+    _shut: bool = False
+    """Whether the client is being closed: what it holds is held for good."""
     _own: internals.Dispatch = field(init=False)
     _parse_interaction: internals.Parser = field(init=False)
     _parsers: dict[str, internals.Parser] = field(default_factory=dict)
@@ -235,7 +237,7 @@ class Gate:
     def standby(self) -> None:
         """Hold everything from now on, but for what a child that was active still owes its conversations."""
         self._take_now()
-        self._finishing = self._finishing or self.role == "active"
+        self._finishing = not self._shut and (self._finishing or self.role == "active")
         self.role = "standby"
         self.holding = True
 
@@ -247,7 +249,7 @@ class Gate:
         """
         self.open_window()
         self._take_now()
-        self._finishing = True
+        self._finishing = not self._shut
         self.role = "draining"
         self.holding = True
 
@@ -270,11 +272,25 @@ class Gate:
         """Take nothing any more, not even for what waits: it is about to be closed."""
         self._finishing = False
 
+    def shut(self) -> list[str]:
+        """Take nothing any more and hold everything, whatever is ordered: the client is being closed, and nobody asked.
+
+        What is not claimed is another child's to handle. Returns the names of interactions that were left to an older
+        child for a moment, and that this one will not take after all.
+        """
+        self._shut = self.holding = True
+        self._finishing = False
+        left = [event.describe() for event, _ in self._later.values()]
+        for handle in self._later:
+            handle.cancel()
+        self._later.clear()
+        return left
+
     async def activate(self) -> None:
         """Handle what was held and nobody claimed, in order and in slices, then go on live."""
         self.role = "active"
         self._finishing = False
-        while self._held and self.role == "active":
+        while self._held and self.role == "active" and not self._shut:
             until = self.clock() + _SLICE_SECONDS
             while self._held and self.clock() < until:
                 held = self._held.popleft()
@@ -282,7 +298,7 @@ class Gate:
                 if held.event.place is not None:
                     self.handed(held.event.place)
             await asyncio.sleep(0)
-        if self.role == "active":
+        if self.role == "active" and not self._shut:
             self.holding = False
             self._claim_joins()
 

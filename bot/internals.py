@@ -663,6 +663,17 @@ def around_setup_hook(client: discord.Client, translate: Callable[[Exception], E
     client.setup_hook = setup_hook  # type: ignore[method-assign]
 
 
+def before_close(client: discord.Client, told: Callable[[], Awaitable[None]]) -> None:
+    """Have ``told`` awaited before the client is closed, by whom ever, and before the app's own ``close`` begins."""
+    inner = client.close
+
+    async def close() -> None:
+        await told()
+        await inner()
+
+    client.close = close  # type: ignore[method-assign]
+
+
 def wrap_loops(
     *,
     started: Callable[[tasks.Loop[Any], tuple[Any, ...], dict[str, Any]], None],

@@ -130,6 +130,8 @@ class Runtime:
     _ending: asyncio.Task[None] | None = None
     _drain: Drain | None = None
     _closing: bool = False
+    _left: list[str] | None = None
+    """Once the client is being closed and nobody asked: what this child will not take after all."""
     _orders: int = 0
     """How many roles this child was told to take: an older order ends where a newer one begins."""
     _was_active: bool = False
@@ -191,6 +193,7 @@ class Runtime:
         )
         self.registration.install(client)
         internals.set_addresses(api_url=options.api_url)
+        internals.before_close(client, self._before_close)
         internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
         self.inflight.install(loop)
         internals.on_wait_for(client, self.inflight.note_wait)
@@ -250,6 +253,25 @@ class Runtime:
             self._report(await self.carry.take_checkpoint())
         self.presence.inherit()
         await self.shards.prepare()
+
+    async def _before_close(self) -> None:
+        """Leave to a successor what is not claimed, where discord.py gives up or the app closes its own client.
+
+        Of a client with several shards discord.py closes all when Discord refuses one.
+        """
+        if self._closing or self._left is not None or self.gate is None:
+            return
+        self._left = self.gate.shut()
+        if self.gate.role == "active":
+            internals.keep_sessions()
+        asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self._close_hangs)
+        if self.recovery is not None:
+            await self.recovery.abandon()
+
+    def _close_hangs(self) -> None:
+        if self._ending is None:
+            reason = f"the app's client was being closed, and was not within {_CLOSE_SECONDS:g} s"
+            self._say_fatal(reason, retryable=True)
 
     def _send_hello(self) -> None:
         versions = {
@@ -579,7 +601,7 @@ class Runtime:
         if self._ending is None and error is not None:
             return self._give_up(error)
         if self._ending is None:
-            self.link.send(wire.Fatal(reason="the app closed its own client", retryable=True))
+            self._say_fatal("the app closed its own client", retryable=True)
         else:
             self._ending.result()
         for task in self._tasks:
@@ -590,11 +612,16 @@ class Runtime:
     def _give_up(self, error: BaseException) -> int:
         reason, retryable = explain(error, self.options.api_url)
         _log.error("%s", reason, exc_info=origin(error))
-        if cut := [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]:
-            self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(cut)))
-        self.link.send(wire.Fatal(reason=reason, retryable=retryable))
+        self._say_fatal(reason, retryable=retryable)
         self.link.flush_now()
         return 1 if retryable else wire.EXIT_CONFIG
+
+    def _say_fatal(self, reason: str, *, retryable: bool) -> None:
+        """Say that this child cannot go on, and what it does not finish."""
+        cut = [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]
+        if cut := cut + (self._left or []):
+            self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(cut)))
+        self.link.send(wire.Fatal(reason=reason, retryable=retryable))
 
     def _orphaned(self, reason: str) -> None:
         _log.warning("%s: ending", reason)

@@ -841,6 +841,35 @@ async def test_a_finished_child_takes_nothing_any_more_not_even_its_own(pair: Pa
     view.stop()
 
 
+async def test_what_was_left_to_an_owner_is_named_and_not_taken_by_a_child_whose_client_is_closed(pair: Pair) -> None:
+    feed(pair.new, "INTERACTION_CREATE", press(1))
+    assert pair.new_gate.shut() == ["INTERACTION_CREATE 1"]
+    assert pair.new_gate.shut() == []
+    await taken_later(pair)
+    assert (pair.strangers, pair.new_gate.ledger.won) == ([], 0)
+
+
+@pytest.mark.parametrize("order", [None, Gate.activate, Gate.standby, Gate.drain])
+async def test_a_child_whose_client_is_closed_claims_nothing_any_more_whatever_it_is_told(
+    world: World, order: Callable[[Gate], Any] | None
+) -> None:
+    client, gate = await world.child("active")
+    gate.open_window()
+    view = show(client)
+    feed(client, "MESSAGE_CREATE", message(1))
+    await settle()
+    gate.shut()
+    for _ in range(2):
+        if order and asyncio.iscoroutine(ordered := order(gate)):
+            await ordered
+        feed(client, "MESSAGE_CREATE", message(2))
+        feed(client, "INTERACTION_CREATE", press(3))
+        feed(client, "GUILD_CREATE", guild())
+        await settle()
+    assert (client.heard, gate.ledger.won) == (["message 1 hello", "noticed 1"], 1)
+    view.stop()
+
+
 async def test_an_app_that_hears_all_interactions_leaves_an_owner_its_moment_too(world: World) -> None:
     old, old_gate = await world.child("active", Quiet)
     old_gate.open_window()

@@ -555,8 +555,49 @@ def test_a_discord_that_cannot_be_reached_is_fatal_but_another_try_could_succeed
 
 def test_an_app_that_closes_its_own_client_is_fatal_but_another_try_could_succeed(serving: Child) -> None:
     serving.discord("close")
+    assert serving.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
     assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
     assert serving.ended() == 1
+
+
+SLOW_TO_CLOSE = APP.replace(
+    "        self.left.set()\n", '        say("closing")\n        await self.go.wait()\n        self.left.set()\n'
+)
+
+
+def test_an_app_that_is_slow_to_close_its_own_client_leaves_to_others_what_comes_meanwhile(
+    start: Start, tmp_path: Path
+) -> None:
+    child = start(source=SLOW_TO_CLOSE)
+    assert child.said() == "started"
+    child.order(wire.Window(open=True))
+    child.told(wire.WindowAck)
+    child.discord("message 1")
+    assert child.said() == "began 1"
+    child.discord("close")
+    assert child.said() == "closing"
+    child.discord("message 2")
+    child.told(wire.Beat, lambda beat: beat.held == 1)
+    child.discord("finish")
+    assert {child.said(), child.said()} == {"ended 1", "left"}
+    assert child.told(wire.Fatal).reason == "the app closed its own client"
+    assert child.ended() == 1
+    assert SQLiteLedger(str(tmp_path / "ledger.db"), 2).claimed(["MESSAGE_CREATE:1", "MESSAGE_CREATE:2"]) == {
+        "MESSAGE_CREATE:1"
+    }
+
+
+@pytest.mark.wide
+def test_an_app_that_never_gets_its_own_client_closed_is_fatal_too(start: Start) -> None:
+    child = start(source=SLOW_TO_CLOSE)
+    assert child.said() == "started"
+    child.discord("message 1")
+    assert child.said() == "began 1"
+    child.discord("close")
+    assert child.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert child.told(wire.Fatal) == wire.Fatal(
+        reason="the app's client was being closed, and was not within 5 s", retryable=True
+    )
 
 
 def test_an_app_that_closes_its_own_client_during_a_drain_can_still_be_hurried(serving: Child) -> None:

@@ -408,3 +408,5 @@ async def test_the_old_childs_session_closed_with_4004_hands_over_to_the_new_one
         installation.sandbox.faults.close(0, 4004, which="oldest")
         outcome = await following.result()
         assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail()
+        lost = [line for line in installation.log if "session of shard 1 of generation 1 cannot be resumed" in line]
+        assert not lost, "only the shard that Discord refused has lost its session"
