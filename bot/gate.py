@@ -2,7 +2,8 @@
 
 Active passes everything, claiming first while a window is open. Standby keeps discord.py's cache right but holds every
 event back. Draining holds too, for it may be made active again. A child that was active once, draining or in standby,
-still feeds its `wait_for`s and its own components, until it has finished.
+still feeds its `wait_for`s and its own components, until it has finished. One whose client is being closed holds
+everything for good.
 What is held and was claimed by another child is forgotten as time goes by; what is left on activation is what nobody
 handled, and is replayed in order before anything that arrives meanwhile.
 
