@@ -109,8 +109,8 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
             )
         )
         deaf = {session.info.number for session in sandbox.gateway.sessions if session.generation == victim}
-        os.kill(child(before, victim)["pid"], number)
         killed_at = time.monotonic()
+        os.kill(child(before, victim)["pid"], number)
 
         assert await reload.result() == code, reload.lines
         after = await installation.until(
