@@ -6,6 +6,7 @@ waits for it, is the children's affair: whatever goes wrong here costs the state
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,6 +81,6 @@ class Relay:
 
 def forget(ledger: Path, *, supervisor: int = 0) -> None:
     """Remove the state that earlier children left beside this ledger under a number: a new start begins without."""
-    base = Path(state_base(str(ledger), supervisor)).name
+    base = glob.escape(Path(state_base(str(ledger), supervisor)).name)
     for left in (*ledger.parent.glob(f"{base}.state-*"), *ledger.parent.glob(f"{base}.checkpoint*")):
         left.unlink(missing_ok=True)

@@ -82,9 +82,10 @@ def test_other_messages_go_as_they_are(slot: Slot) -> None:
     assert slot.relay.addressed(1, Ping(n=1), active=2) == Ping(n=1)
 
 
-def test_a_new_start_finds_nothing_of_an_earlier_one(tmp_path: Path) -> None:
-    names = ("ledger.state-3", "ledger.checkpoint", "ledger.checkpoint.taken", "ledger", "other.state-3")
+@pytest.mark.parametrize("ledger", ["ledger", "ledger[1]"])
+def test_a_new_start_finds_nothing_of_an_earlier_one(tmp_path: Path, ledger: str) -> None:
+    names = (f"{ledger}.state-3", f"{ledger}.checkpoint", f"{ledger}.checkpoint.taken", ledger, "ledger1.state-3")
     for name in names:
         (tmp_path / name).write_bytes(b"")
-    forget(tmp_path / "ledger")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ledger", "other.state-3"]
+    forget(tmp_path / ledger)
+    assert {path.name for path in tmp_path.iterdir()} == {ledger, "ledger1.state-3"}
