@@ -2,7 +2,8 @@
 
 The old child exports when it has taken its last event, into a private file beside the ledger; the new one imports
 before it handles its first. An active child also exports every so often: should it crash, that *checkpoint* is given to
-its successor. Each step has limits of time and size, and whatever goes wrong costs the state alone.
+its successor, before that handles what the dead one has missed. Each step has limits of time and size, and whatever
+goes wrong costs the state alone.
 
 Knows hooks, files and limits; knows nothing of roles, events or pipes.
 """

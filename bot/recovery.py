@@ -203,8 +203,8 @@ class Recovery:
         return any(side.broken for side in self._sides)
 
     def begin(self) -> None:
-        """Connect. The client must have logged in."""
-        if self._began_at is not None:
+        """Connect, once. The client must have logged in."""
+        if self._began_at is not None or self._stopped:
             return
         self._began_at = self._clock()
         self._settle()

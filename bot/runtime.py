@@ -138,6 +138,8 @@ class Runtime:
     _told_active: bool = False
     """Whether the app has heard last that it is active."""
     _early: asyncio.Task[None] | None = None
+    _taking: asyncio.Task[None] | None = None
+    """The app's import of what a predecessor left."""
     _checkpoints: asyncio.Task[None] | None = None
     _exporting: asyncio.Task[None] | None = None
 
@@ -247,10 +249,10 @@ class Runtime:
         internals.sign_requests(self.client, f"generation/{self.options.generation}")
         self._logged_in = True
         if self.recovery is not None:
-            self.recovery.begin()
+            await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_FIRST)
         if not self.options.standby:
-            self._report(await self.carry.take_checkpoint())
+            await self._take_state(wait=False)
         self.presence.inherit()
         await self.shards.prepare()
 
@@ -308,6 +310,7 @@ class Runtime:
             silent_until = self._youngest_session + SILENT_PATIENCE
             await asyncio.sleep(max(0.0, silent_until - asyncio.get_running_loop().time()))
         if self.recovery is not None:
+            await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_PATIENCE)
         self._send_beat()  # so that the supervisor can compare what this child has heard
         self.link.send(
@@ -369,6 +372,7 @@ class Runtime:
         if gate.client.is_closed():
             return  # The app or Discord closed it during the drain: `_last_words` says so.
         if self.recovery is not None:
+            await self._begin_recovery(self.recovery)
             await self.recovery.finish()
         if self.trail is not None:
             self.trail.recover(None)
@@ -433,7 +437,12 @@ class Runtime:
             self.recovery.session_began(shard, count)
         self._recovery_changed()
         if self._logged_in:
-            self.recovery.begin()
+            self._spawn(self._begin_recovery(self.recovery))
+
+    async def _begin_recovery(self, recovery: Recovery) -> None:
+        """Begin it, once the app has the dead child's state: what is recovered comes after that."""
+        await self._take_state(wait=False)
+        recovery.begin()
 
     def _left_running(self, generation: int) -> tuple[list[str], int]:
         """Return the names of what another child of this supervisor ran when it died, and how many more there were."""
@@ -524,9 +533,13 @@ class Runtime:
             gate.announce("activate" if active else "deactivate")
 
     async def _take_state(self, *, wait: bool) -> None:
-        self._report(await self.carry.take_over() if wait else await self.carry.take_checkpoint())
+        """Have the app import what a predecessor left, once: whoever asks later waits for the same."""
+        if self._taking is None:
+            self._taking = self._spawn(self._import_state(wait=wait))
+        await asyncio.wait([self._taking])
 
-    def _report(self, message: wire.FromChild | None) -> None:
+    async def _import_state(self, *, wait: bool) -> None:
+        message = await self.carry.take_over() if wait else await self.carry.take_checkpoint()
         if message is not None:
             self.link.send(message)
 

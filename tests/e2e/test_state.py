@@ -122,6 +122,33 @@ async def test_after_a_crash_the_last_checkpoint_is_given(tmp_path: Path) -> Non
         assert await remembered(installation) == (5, 5), "the second crash too"
 
 
+@pytest.mark.parametrize(
+    ("fault", "state", "count"),
+    [
+        ("", "checkpoint", 6),
+        pytest.param("import hangs", "failed: import_state takes longer", 3, marks=pytest.mark.wide),
+    ],
+)
+async def test_what_came_after_a_crash_is_handled_after_the_import(
+    tmp_path: Path, fault: str, state: str, count: int
+) -> None:
+    async with installation_of(tmp_path, state__timeout=0.5, state__checkpoint=0.1) as installation:
+        installation.environ["STATE_FAULT"] = fault
+        await installation.start()
+        sandbox = installation.sandbox
+        for _ in range(3):
+            await sandbox.journal.wait_handled(sandbox.emit_message())
+        await checkpointed(installation)
+        await kill(installation, generation=1)
+        missed = [sandbox.emit_message() for _ in range(2)]
+        await installation.until(lambda status: (active(status) or {}).get("generation") == 2)
+        for entry in missed:
+            await sandbox.journal.wait_handled(entry)
+        assert (await state_of(installation)).startswith(state)
+        assert installation.sandbox.journal.notes("import") == ["first"]
+        assert await remembered(installation) == (count, count)
+
+
 @pytest.mark.wide
 async def test_a_stop_and_a_start_begin_without_state(tmp_path: Path) -> None:
     async with installation_of(tmp_path, state__checkpoint=0.1) as installation:
@@ -197,9 +224,13 @@ async def checkpointed(installation: Rig) -> None:
 
 
 async def crash(installation: Rig, *, generation: int) -> None:
+    await kill(installation, generation=generation)
+    await installation.until(lambda status: (active(status) or {}).get("generation") == generation + 1)
+
+
+async def kill(installation: Rig, *, generation: int) -> None:
     status = await installation.status()
     serving = active(status)
     assert serving is not None
     assert serving["generation"] == generation
     psutil.Process(serving["pid"]).kill()
-    await installation.until(lambda status: (active(status) or {}).get("generation") == generation + 1)
