@@ -253,6 +253,8 @@ class Recovery:
         while any(side.pending for side in self._sides) and not self._stopped:
             self.advance()
             await asyncio.sleep(0)
+        if self._stopped:
+            return  # `abandon` leaves them to another child
         self._close_code = 1000
         self._stopped = True
         self._hang_up()
@@ -287,7 +289,9 @@ class Recovery:
                 _log.exception("shard %s of generation %s", side.dead.shard, self.generation)
                 self._lose(side, "it cannot be read")
                 return
-            if self._clock() > give_up:
+            if side.connected:  # Discord counts from the end of the connection
+                give_up = self._clock() + RESUMABLE_SECONDS
+            elif self._clock() > give_up:
                 self._lose(side, f"no answer within {RESUMABLE_SECONDS:g} s")
                 return
             pause, side.connected = _AT_ONCE if side.connected else _RETRY_SECONDS, False

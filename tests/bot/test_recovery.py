@@ -455,6 +455,21 @@ async def test_a_connection_that_breaks_is_resumed_where_it_stood(scene: Scene) 
         assert [line.split()[1] for line in successor.app.heard] == [first.key, second.key]
 
 
+async def test_how_long_a_session_was_connected_does_not_count_against_it_when_it_breaks(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "RESUMABLE_SECONDS", 0.0)
+    await scene.die()
+    async with scene.successor() as successor:
+        await successor.resume()
+        scene.sandbox.faults.drop_shard(0, which="oldest")
+        message = scene.sandbox.emit_message()
+        await successor.connect()
+        await until(lambda: successor.app.heard)
+        assert [line.split()[1] for line in successor.app.heard] == [message.key]
+        assert successor.recovery.lost == 0
+
+
 async def test_a_connection_that_breaks_just_before_the_end_is_resumed_first(scene: Scene) -> None:
     """What came on it before the new session began is due to nobody else."""
     await scene.die()
@@ -467,6 +482,27 @@ async def test_a_connection_that_breaks_just_before_the_end_is_resumed_first(sce
         await successor.take_over()
         assert [line.split()[1] for line in successor.app.heard] == [message.key]
         assert successor.recovery.lost == 0
+
+
+async def test_who_is_ended_while_it_hands_over_leaves_the_session_and_the_rest_to_the_next(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_SLICE_SECONDS", 0.0001)
+    await scene.die()
+    sent = [scene.sandbox.emit_message().key for _ in range(100)]
+    async with scene.successor() as first:
+        await first.resume()
+        finishing = asyncio.create_task(first.recovery.finish())
+        while not first.gate.counters.replayed:
+            await asyncio.sleep(0)
+        await first.recovery.abandon()
+        await finishing
+        await settle()
+    assert 0 < len(first.app.heard) < len(sent)
+    async with scene.successor() as second:
+        await second.live()
+    assert second.recovery.lost == 0
+    assert [line.split()[1] for line in first.app.heard + second.app.heard] == sent
 
 
 async def test_a_connection_that_breaks_and_does_not_come_back_is_counted_and_holds_up_nobody(
