@@ -493,7 +493,7 @@ async def test_who_is_ended_while_it_hands_over_leaves_the_session_and_the_rest_
     async with scene.successor() as first:
         await first.resume()
         finishing = asyncio.create_task(first.recovery.finish())
-        while not first.gate.counters.replayed:
+        while not first.gate.counters.replayed:  # noqa: ASYNC110 - what it does in a turn of the loop, nobody tells
             await asyncio.sleep(0)
         await first.recovery.abandon()
         await finishing
