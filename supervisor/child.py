@@ -184,8 +184,8 @@ class Child:
         self._process, self._read, self._write = process, carried.read, carried.write
         self._psutil = _watched(process.pid)
         self._outputs: dict[Stream, _Output] = {
-            "stdout": _Output(carried.stdout, bytearray(carried.out_part)),
-            "stderr": _Output(carried.stderr, bytearray(carried.err_part)),
+            "stdout": _Output(carried.stdout, self._token.encode(), bytearray(carried.out_part)),
+            "stderr": _Output(carried.stderr, self._token.encode(), bytearray(carried.err_part)),
         }
         for stream, output in self._outputs.items():
             self._loop.add_reader(output.fd, self._on_output, stream)
@@ -415,6 +415,7 @@ class _Output:
     """One output stream, cut into lines of bounded length."""
 
     fd: int
+    token: bytes = field(repr=False)
     part: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> list[str]:
@@ -435,9 +436,16 @@ class _Output:
 
     def _line(self) -> str:
         cut = len(self.part) >= MAX_LOG_LINE
+        if cut:
+            del self.part[len(self.part) - self._begun() :]
         text = self.part.decode("utf-8", "replace").rstrip("\r")
         self.part.clear()
         return text + " ... (cut)" if cut else text
+
+    def _begun(self) -> int:
+        """Return how much of the token the line ends with: what is cut in its middle could not be masked."""
+        lengths = range(min(len(self.token), len(self.part)), 0, -1)
+        return next((length for length in lengths if self.part.endswith(self.token[:length])), 0)
 
 
 def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[Process, CarriedChild]:

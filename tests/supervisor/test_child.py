@@ -156,6 +156,14 @@ async def test_an_endless_line_of_output_is_cut_and_the_next_is_whole(nursery: N
     assert seen.lines[1] == ("stdout", "next")
 
 
+@pytest.mark.parametrize("shown", [1, 8, len(TOKEN) - 1, len(TOKEN)])
+async def test_a_line_that_is_cut_within_the_token_shows_nothing_of_it(nursery: Nursery, shown: int) -> None:
+    before = MAX_LOG_LINE - shown
+    _, seen = nursery.script(f"import os; print('x' * {before} + os.environ['DISCORD_TOKEN'] + 'y' * 100)")
+    await until(lambda: seen.exits)
+    assert seen.lines == [("stdout", "x" * before + " ... (cut)")]
+
+
 async def test_everything_a_child_said_is_heard_before_its_exit(nursery: Nursery) -> None:
     _, seen = nursery.fake("fatal=hello", "print=last words")
     await until(lambda: seen.exits)
