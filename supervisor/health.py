@@ -239,7 +239,8 @@ async def _request(reader: asyncio.StreamReader, connection: h11.Connection) -> 
 
 def _readyz(readiness: ActiveReadiness | None) -> _Answer:
     if readiness is None:
-        said: dict[str, object] = {"ready": False, "reason": "no bot is active", "generation": None, "not_ready": []}
+        said: dict[str, object] = {"ready": False, "reason": "no bot is active"}
+        said |= {"generation": None, "not_ready": [], "role": None}
     else:
         waiting = [{"shard": id, "state": state} for id, state in sorted(readiness.not_ready.items())]
         reason = f"{len(waiting)} of {readiness.shards} shards are not ready" if not readiness.ready else None

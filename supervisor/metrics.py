@@ -49,12 +49,15 @@ class _Families(Collector):
 def _families(status: Status, totals: Totals, readiness: ActiveReadiness | None, tasks: int) -> Iterator[Metric]:
     yield from _supervisor(status, readiness, tasks)
     yield from _children(status.children)
-    active = next((child for child in status.children if readiness and child.generation == readiness.generation), None)
+    serving = None if readiness is None or readiness.standby else readiness.generation
+    active = next((child for child in status.children if child.generation == serving), None)
     yield from _active(active)
     yield from _shards(status.children, active)
     yield from _counted(totals)
     yield from _handoffs(totals)
-    yield _counter("bastion_restarts", "Bots spawned because the one before them died", status.restarts)
+    yield _counter(
+        "bastion_restarts", "Bots that followed a dead one: spawned for it, or there to take over", status.restarts
+    )
     if status.session_start_limit is not None:
         yield from _identifies(status.session_start_limit)
 
@@ -72,7 +75,8 @@ def _supervisor(status: Status, readiness: ActiveReadiness | None, tasks: int) -
         state.add_metric([name], name == status.supervisor.state)
     yield state
     ready = readiness is not None and readiness.ready
-    yield _gauge("bastion_ready", "1 if every shard of the active bot is ready, as /readyz says it", ready)
+    text = "1 if every shard of the active bot, or of one that waits to take over, is ready, as /readyz says it"
+    yield _gauge("bastion_ready", text, ready)
 
 
 def _children(children: list[ChildStatus]) -> Iterator[Metric]:

@@ -13,11 +13,11 @@ from supervisor.status import HandoffResult, HandoffStatus
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What a waiting `reload` is told.
 
-    ``phase``: "waiting" (another handoff is under way, or the bot is starting), "preparing" (settings and release are
-    read), "window" (the old child is asked to claim), "spawning" (until the new child's hello), "connecting" (until
-    all its shards are ready), "activating" (until it says that it is active), "probation" (the new one is active, the
-    old one stands by in case it fails), "draining" (until the old one has left), "backoff" (nobody serves; the next try
-    waits). ``message`` says the same to people. ``generation`` is the new child's; ``shards_total`` is None until it
+    ``phase``: "waiting" (another handoff is under way, the bot is starting, or nobody serves and the next try waits),
+    "preparing" (settings and release are read), "window" (the old child is asked to claim), "spawning" (until the new
+    child's hello), "connecting" (until all its shards are ready), "activating" (until it says that it is active),
+    "probation" (the new one is active, the old one stands by in case it fails), "draining" (until the old one has
+    left). ``message`` says the same to people. ``generation`` is the new child's; ``shards_total`` is None until it
     has said how many shards it connects.
     """
 

@@ -112,7 +112,14 @@ class TestAnswers:
         engine.active = None
         async with serving(engine) as address:
             status, _, body = await get(address, "/readyz")
-        assert (status, json.loads(body)["reason"]) == (503, "no bot is active")
+        assert status == 503
+        assert json.loads(body) == {
+            "ready": False,
+            "reason": "no bot is active",
+            "generation": None,
+            "not_ready": [],
+            "role": None,
+        }
 
     @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/nowhere"])
     async def test_head_has_the_headers_of_get_and_no_body(self, engine: FakeEngine, path: str) -> None:
