@@ -520,14 +520,19 @@ class Slot:
         """Follow what the active child hears while another one's sessions are young."""
         if generation == self.state.active and isinstance(message, Beat):
             self._hearing.active_heard(message.heard)
-        elif generation == self.state.incoming and isinstance(message, Shard) and message.state == "connecting":
+        elif generation == self._newcomer and isinstance(message, Shard) and message.state == "connecting":
             self._hearing.restart()
             self._ask_for_numbers()
+
+    @property
+    def _newcomer(self) -> int | None:
+        """The child whose sessions are young: a spare comes only while no other one does."""
+        return self.state.incoming or self.state.spare
 
     def _meant(self, member: _Member, message: FromChild) -> Event | None:
         """Return what a message means to the machine. A deaf standby that calls itself ready has failed."""
         generation = member.seen.generation
-        if isinstance(message, Ready) and generation == self.state.incoming and member.seen.standby:
+        if isinstance(message, Ready) and generation == self._newcomer and member.seen.standby:
             heard = member.seen.beat.heard if member.seen.beat else 0
             if reason := self._hearing.deaf(heard):
                 return Broke(generation, reason, True)

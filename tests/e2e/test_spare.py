@@ -103,3 +103,22 @@ async def test_the_members_of_a_guild_that_is_joined_come_to_the_active_bot_firs
             assert (asked(1, join.guild_id), asked(2, join.guild_id)) == (True, False)
         await installation.until(lambda _: all(asked(2, join.guild_id) for join in joins))
         assert await installation.stop() == 0
+
+
+@pytest.mark.wide
+async def test_a_spare_to_which_discord_gives_nothing_is_none(tmp_path: Path) -> None:
+    async with with_spare(tmp_path) as installation:
+        sandbox = installation.sandbox
+        await installation.logged("generation 2 is ready, as a spare")
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        with sandbox.faults.deaf_sessions():
+            os.kill(child(await installation.status(), 2)["pid"], signal.SIGKILL)
+            await installation.logged("generation 3, the spare: heard nothing while the active one heard", timeout=20)
+            assert not any("generation 3 is ready" in line for line in installation.log)
+        await installation.until(lambda status: any("is ready, as a spare" in line for line in installation.log[-5:]))
+        serving = next(one for one in (await installation.status())["children"] if one["role"] == "active")
+        assert serving["generation"] == 1, "which nothing has happened to"
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.clean, f"{found}\n{installation.tail()}"
+        assert await installation.stop() == 0
