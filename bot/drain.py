@@ -54,7 +54,7 @@ class Drain:
     """One drain.
 
     ``on_lingering`` is called once, with views and conversations, when only they are left; ``on_over`` when nothing is
-    waited for any more: from there on, nothing new may begin.
+    waited for any more: from there on, nothing new may begin. ``on_cut`` is told of what is cut, when it is.
     """
 
     def __init__(
@@ -64,17 +64,20 @@ class Drain:
         *,
         on_lingering: Callable[[int, int], None] = lambda *_: None,
         on_over: Callable[[], None] = lambda: None,
+        on_cut: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
         self.lingering = 0
         """How many views, modals and conversations it waits for."""
+        self.cut: list[str] = []
+        """Names of what was cut so far."""
         self._inflight = inflight
         self._controls = controls
         self._on_lingering = on_lingering
         self._on_over = on_over
+        self._on_cut = on_cut
         self._orders: list[Order] = []
         self._changed = asyncio.Event()
         self._told = False
-        self._cut: list[str] = []
         self._cancelled: set[asyncio.Task[object]] = set()
 
     def order(self, limit: float, linger: float = 0.0) -> None:
@@ -94,10 +97,10 @@ class Drain:
         self._on_over()
         await self._wait_for_own()
         finished = self._inflight.ended - before
-        self._cut += [control.name for control in self._live()]
+        self._note_cut([control.name for control in self._live()])
         if self._cancelled:
             await asyncio.wait(self._cancelled, timeout=_CLEAN_UP)
-        return DrainResult(finished=finished, cut=self._cut)
+        return DrainResult(finished=finished, cut=self.cut)
 
     @property
     def _lingers(self) -> bool:
@@ -108,14 +111,20 @@ class Drain:
         self._changed.clear()
         now = asyncio.get_running_loop().time()
         ends = {handler: self._end_of(handler) for handler in self._handlers()}
-        for handler in [handler for handler, end in ends.items() if end <= now and not handler.task.done()]:
+        late = [handler for handler, end in ends.items() if end <= now and not handler.task.done()]
+        for handler in late:
             del ends[handler]
-            self._cut.append(self._inflight.cut(handler.task))
             self._cancelled.add(handler.task)
+        self._note_cut([self._inflight.cut(handler.task) for handler in late])
         controls = self._live() if now < self._linger_end() else []
         self._note(controls, list(ends))
         wakes = [*ends.values(), *(min(control.until, self._linger_end()) for control in controls)]
         return min(wakes, default=None)
+
+    def _note_cut(self, names: list[str]) -> None:
+        if names:
+            self.cut += names
+            self._on_cut(names)
 
     def _note(self, controls: list[Control], handlers: list[Handler]) -> None:
         conversations = sum(1 for handler in handlers if handler.conversing) if self._lingers else 0

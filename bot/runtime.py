@@ -368,6 +368,8 @@ class Runtime:
             if self._closing:
                 return
             self._ending.cancel()
+            if self._drain is not None and self._drain.cut:
+                self._say_cut(self._drain.cut, lives=True)
             self._ending = self._drain = None
         if gate.client.is_closed():
             return  # The app or Discord closed it during the drain: `_last_words` says so.
@@ -565,7 +567,13 @@ class Runtime:
         self._orders += 1
         if self._ending is None:
             if self.gate is not None and self.controls is not None:
-                self._drain = Drain(self.inflight, self.controls, on_lingering=self._lingers, on_over=self.gate.finish)
+                self._drain = Drain(
+                    self.inflight,
+                    self.controls,
+                    on_lingering=self._lingers,
+                    on_over=self.gate.finish,
+                    on_cut=_log_cut,
+                )
             self._ending = asyncio.ensure_future(self._drain_and_close())
         if self._drain is not None:
             self._drain.order(limit, linger)
@@ -583,11 +591,10 @@ class Runtime:
             self.link.send(wire.Role(role="draining"))
             self._announce(self.gate, active=False)
             result = await self._drain.run()
-            cut = _shortened(result.cut + await self.loops.finish())
+            _log_cut(loops := await self.loops.finish())
             self._send_beat()
-            for name in cut:
-                _log.warning("cut, for it was not done within the time to drain: %s", name)
-            self.link.send(wire.Drained(finished=result.finished, cut=cut))
+            self.link.send(wire.Drained(finished=result.finished, cut=_shortened(result.cut + loops)))
+            self._drain = None
         if self._exporting is not None:
             await asyncio.wait([self._exporting])
         self._closing = True
@@ -632,9 +639,11 @@ class Runtime:
     def _say_fatal(self, reason: str, *, retryable: bool) -> None:
         """Say that this child cannot go on, and what it does not finish."""
         cut = [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]
-        if cut := cut + (self._left or []):
-            self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(cut)))
+        self._say_cut(cut + (self._left or []))
         self.link.send(wire.Fatal(reason=reason, retryable=retryable))
+
+    def _say_cut(self, names: list[str], *, lives: bool = False) -> None:
+        self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(names), lives=lives))
 
     def _orphaned(self, reason: str) -> None:
         _log.warning("%s: ending", reason)
@@ -701,6 +710,11 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _log_cut(names: list[str]) -> None:
+    for name in _shortened(names):
+        _log.warning("cut, for it was not done within the time to drain: %s", name)
 
 
 def _shortened(names: list[str], unnamed: int = 0) -> list[str]:

@@ -44,7 +44,8 @@ class Inquest:
         if isinstance(message, Drained):
             self._told.add(generation)
         elif isinstance(message, Cut) and message.generation == generation:
-            self._told.add(generation)
+            if not message.lives:
+                self._told.add(generation)
             return message
         elif isinstance(message, Cut) and message.generation in self.open:
             self.open.remove(message.generation)

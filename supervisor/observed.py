@@ -271,9 +271,10 @@ class HandoffRecord:
                 pass
 
     def died(self, message: Cut) -> None:
-        """Note what ran in a child of this handoff when it died."""
+        """Note what ran in a child of this handoff when it died, or what it had cut before it went on after all."""
         if message.generation in (self.origin, self.target):
-            self.cut.setdefault(message.generation, list(message.names))
+            named = self.cut.setdefault(message.generation, [])
+            named += [name for name in message.names if name not in named]  # who recovers may have told them
 
     def _finish_phase(self, now: float) -> None:
         if self._phase is not None:

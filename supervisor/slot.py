@@ -478,12 +478,13 @@ class Slot:
             self.totals.cut += len(message.cut)
 
     def _tell_cut(self, message: Cut) -> None:
-        """Name what a child left running that died."""
+        """Name what a child left running that died, or what one had cut that goes on after all."""
         self.totals.cut += len(message.names)
-        for record in (self._died_in.pop(message.generation, None), self.handoff):
+        died_in = self._died_in.pop(message.generation, None)
+        for record in [died_in] if died_in is self.handoff else [died_in, self.handoff]:
             if record is not None:
                 record.died(message)
-        for name in message.names:
+        for name in [] if message.lives else message.names:  # who lives has logged it
             self._host.log(f"cut, for generation {message.generation} died: {name}", level=logging.WARNING)
         self._keep_sessions()
         if not self._inquest.open:

@@ -184,11 +184,12 @@ class Recovered(_Message, frozen=True, tag="recovered"):
 class Cut(_Message, frozen=True, tag="cut"):
     """Answer to `Inquire`: ``names`` are the handlers that ran in the child of this generation when it died.
 
-    A child that gives up says it of itself.
+    A child that gives up says it of itself; so does one that ``lives``, of a drain that is taken back.
     """
 
     generation: int
     names: list[str]
+    lives: bool = False
 
 
 class Permit(_Message, frozen=True, tag="permit"):

@@ -47,6 +47,7 @@ class Child:
     controls: Controls
     told: list[tuple[int, int]] = field(default_factory=list)
     over: list[bool] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
     drain: Drain | None = None
 
     def begin(self, work: Callable[[], Awaitable[Any]], name: str = "discord.py: on_message") -> asyncio.Task[Any]:
@@ -66,6 +67,7 @@ class Child:
             self.controls,
             on_lingering=lambda *counts: self.told.append(counts),
             on_over=lambda: self.over.append(True),
+            on_cut=self.cut.extend,
         )
         self.drain.order(limit, linger)
         return asyncio.create_task(self.drain.run())
@@ -173,8 +175,10 @@ async def test_a_handler_over_its_limit_is_cut_while_others_linger(child: Child)
     await turns()
     assert not draining.done()
     assert child.told == [(1, 0)], "told when nothing else ran any more"
+    named = ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert child.cut == named, "told at once: the linger may be taken back, or the process be killed"
     view.stop()
-    assert (await draining).cut == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert (await draining).cut == child.cut == named
 
 
 async def test_a_conversation_outlives_the_limit_and_then_has_it_anew(child: Child) -> None:

@@ -488,6 +488,21 @@ def test_a_child_that_lingers_can_be_made_active_again_with_all_that_it_had(in_t
     assert in_the_middle.ended() == 0
 
 
+def test_what_was_cut_before_a_linger_is_taken_back_is_named(in_the_middle: Child) -> None:
+    in_the_middle.discord("message 1")  # which ends the conversation, and does not end itself
+    assert {in_the_middle.said(), in_the_middle.said()} == {"began 1", "heard 1"}
+    in_the_middle.order(wire.Drain(limit=0.1, linger=600.0))
+    assert in_the_middle.told(wire.Lingering) == wire.Lingering(views=1, conversations=0)
+    name = "discord.py: on_message (MESSAGE_CREATE 1)"
+    assert f"cut, for it was not done within the time to drain: {name}" in in_the_middle.log.read_text()
+    in_the_middle.order(wire.Activate())
+    assert in_the_middle.told(wire.Cut) == wire.Cut(generation=1, names=[name], lives=True)
+    assert in_the_middle.told(wire.Role).role == "active"
+    in_the_middle.order(wire.Drain(limit=0.1))
+    assert in_the_middle.told(wire.Drained).cut == [], "once"
+    assert in_the_middle.ended() == 0
+
+
 def test_more_names_than_fit_in_one_message_are_counted() -> None:
     names = [f"view {'x' * 1000} {number}" for number in range(1000)]
     shown = runtime._shortened(names)
@@ -526,6 +541,7 @@ def test_a_child_that_lost_its_supervisor_ends_by_itself(serving: Child, how: st
 
 def test_an_app_that_cannot_be_loaded_is_fatal_and_exits_78(start: Start) -> None:
     child = start(source="import nowhere_to_be_found\n")
+    assert child.told(wire.Cut).names == [], "so that nobody asks what it ran"
     fatal = child.told(wire.Fatal)
     assert "No module named 'nowhere_to_be_found'" in fatal.reason
     assert not fatal.retryable

@@ -51,6 +51,13 @@ def test_nobody_is_asked_about_a_child_that_has_drained(slot: Slot) -> None:
     assert (slot.sent, slot.inquest.open) == ([], set())
 
 
+def test_a_child_that_had_cut_something_and_lives_on_is_asked_about_when_it_dies(slot: Slot) -> None:
+    said = Cut(generation=1, names=["on_message"], lives=True)
+    assert slot.inquest.heard(1, said) == said
+    slot.inquest.left(1, living=[2])
+    assert slot.sent == [(2, Inquire(generation=1))]
+
+
 def test_a_child_that_gives_up_says_itself_what_it_cuts(slot: Slot) -> None:
     said = Cut(generation=2, names=["on_message"])
     assert slot.inquest.heard(2, said) == said
