@@ -251,7 +251,9 @@ class HandoffRecord:
         self._phase, self._since = phase, now
 
     def close(self, result: HandoffResult, reason: str | None, *, now: float) -> None:
-        """Note how it ended."""
+        """Note how it ended. The state of a handoff that has not succeeded is on its way no more."""
+        if self.state == "carrying" and result != "succeeded":
+            self.state = "failed: the bot that it was meant for is not the active one"
         self._finish_phase(now)
         self._phase = None
         self.result, self.reason, self.ended = result, reason, now

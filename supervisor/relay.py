@@ -18,10 +18,14 @@ from supervisor.wire import Activate, Drain, Exported, FromChild, Import, Ready,
 
 @dataclass(slots=True, kw_only=True)
 class Passing:
-    """Which living children export and import, by generation, and who is to have state of whom now."""
+    """Which living children export and import, by generation, and who is to have state of whom now.
+
+    Who ``has_its_own`` has been active: it goes on with what it has in memory.
+    """
 
     exports: set[int] = field(default_factory=set)
     imports: set[int] = field(default_factory=set)
+    has_its_own: set[int] = field(default_factory=set)
     giver: int | None = None
     taker: int | None = None
 
@@ -44,8 +48,12 @@ class Relay:
         ``active`` is the child that holds the role now.
         """
         if isinstance(message, Activate):
-            wanted = active in self.passing.exports and generation in self.passing.imports and active != generation
-            self.passing.giver, self.passing.taker = (active, generation) if wanted else (None, None)
+            passing = self.passing
+            if active is not None:
+                passing.has_its_own.add(active)
+            wanted = active in passing.exports and generation in passing.imports - passing.has_its_own
+            passing.has_its_own.add(generation)
+            passing.giver, passing.taker = (active, generation) if wanted else (None, None)
             return Activate(wait_for_state=True) if wanted else message
         if isinstance(message, Drain | Standby) and generation == self.passing.giver:
             return msgspec.structs.replace(message, export=True)
@@ -68,6 +76,7 @@ class Relay:
         """Forget a child. Who waits for its state waits no longer."""
         self.passing.exports.discard(generation)
         self.passing.imports.discard(generation)
+        self.passing.has_its_own.discard(generation)
         if generation == self.passing.giver:
             self._pass(Import(reason=f"generation {generation} left without giving any", crashed=True))
         elif generation == self.passing.taker:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psutil
 import pytest
+from ordeal import Following
 from rig import Rig, active, rig
 
 from sandbox import Entry, SandboxSettings
@@ -147,6 +148,23 @@ async def test_what_came_after_a_crash_is_handled_after_the_import(
         assert (await state_of(installation)).startswith(state)
         assert installation.sandbox.journal.notes("import") == ["first"]
         assert await remembered(installation) == (count, count)
+
+
+@pytest.mark.wide
+async def test_a_rollback_on_probation_goes_on_with_what_the_old_bot_remembers(tmp_path: Path) -> None:
+    async with installation_of(tmp_path, handoff__probation=60) as installation:
+        await installation.start()
+        sandbox = installation.sandbox
+        await sandbox.journal.wait_handled(sandbox.emit_message())
+        following = Following(installation)
+        await following.until("probation")
+        back = await Following(installation, "rollback").result()
+        assert back["result"] == "succeeded", f"{back}\n{installation.tail()}"
+        assert (await following.result())["result"] == "rolled-back"
+        serving = active(status := await installation.status())
+        assert serving is not None
+        assert (serving["generation"], status["last_handoff"]["state"]) == (1, "none")
+        assert await remembered(installation) == (2, 2)
 
 
 @pytest.mark.wide
