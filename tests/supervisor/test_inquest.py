@@ -45,6 +45,19 @@ def test_who_is_asked_and_dies_is_asked_about_in_turn(slot: Slot) -> None:
     assert slot.sent[1:] == [(3, Inquire(generation=1)), (3, Inquire(generation=2))]
 
 
+def test_children_that_die_before_they_answer_are_not_asked_about(slot: Slot) -> None:
+    """They die while their app is imported, as each may for days: the questions would fill the next one's pipe."""
+    slot.inquest.left(1, living=[])
+    for generation in range(2, 1000):
+        slot.inquest.spawned(generation)
+        slot.inquest.left(generation, living=[])
+    assert slot.inquest.open == {1}
+    slot.inquest.spawned(1000)
+    slot.inquest.heard(1000, Cut(generation=1, names=[]))
+    slot.inquest.left(1000, living=[1001])
+    assert slot.sent[-1] == (1001, Inquire(generation=1000))
+
+
 def test_nobody_is_asked_about_a_child_that_has_drained(slot: Slot) -> None:
     assert slot.inquest.heard(1, Drained(finished=3, cut=["on_message"])) is None
     slot.inquest.left(1, living=[2])
