@@ -241,6 +241,8 @@ class HandoffRecord:
     """Names of what was ended before it was done, by the generation in which it ran."""
     recovered: Recovered | None = None
     state: str = "none"
+    taker: int | None = None
+    """The child for which state was last on its way."""
     _phases: dict[str, float] = field(default_factory=dict)
     _phase: Phase | None = None
     _since: float = 0.0
@@ -271,6 +273,15 @@ class HandoffRecord:
                 self.state = f"failed: {reason}" if reason else "carried" if source == "handoff" else source
             case _:
                 pass
+
+    def carries_to(self, generation: int) -> None:
+        """Note that state is on its way to a child."""
+        self.state, self.taker = "carrying", generation
+
+    def left(self, generation: int) -> None:
+        """Note that a child is gone: state that was on its way to it arrives nowhere, however the handoff ends."""
+        if self.state == "carrying" and generation == self.taker:
+            self.state = f"failed: generation {generation} left before it had taken it"
 
     def died(self, message: Cut) -> None:
         """Note what ran in a child of this handoff when it died, or what it had cut before it went on after all."""

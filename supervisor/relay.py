@@ -37,11 +37,6 @@ class Relay:
         self._send = send
         self.passing = Passing()
 
-    @property
-    def taker(self) -> int | None:
-        """Return the generation that waits for state, None if none does."""
-        return self.passing.taker
-
     def addressed(self, generation: int, message: ToChild, *, active: int | None) -> ToChild:
         """Return what is sent to a child: a change of role tells both whether state is carried over.
 

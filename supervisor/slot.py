@@ -57,6 +57,7 @@ from supervisor.release import Release
 from supervisor.state import SWITCHED, Alarm, Phase, State, Timing
 from supervisor.status import ChildStatus, HandoffResult
 from supervisor.wire import (
+    Activate,
     Beat,
     Cut,
     Drained,
@@ -357,9 +358,10 @@ class Slot:
             case Spawn():
                 self._spawn(effect)
             case Send(generation=generation, message=message):
-                self._send(generation, self._relay.addressed(generation, message, active=self.state.active))
-                if self.handoff is not None and generation == self._relay.taker:
-                    self.handoff.state = "carrying"
+                addressed = self._relay.addressed(generation, message, active=self.state.active)
+                self._send(generation, addressed)
+                if self.handoff is not None and isinstance(addressed, Activate) and addressed.wait_for_state:
+                    self.handoff.carries_to(generation)
             case Signal(generation=generation, name=name):
                 if member := self._members.get(generation):
                     self._host.log(f"{name} to generation {generation}")
@@ -508,6 +510,8 @@ class Slot:
         self._kicks.forget(child.generation)
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
         self._relay.left(child.generation)
+        if self.handoff is not None:
+            self.handoff.left(child.generation)
         self._inquest.left(child.generation, living=sorted(self._members))
         if self.handoff is not None and child.generation in self._inquest.open:
             self._died_in[child.generation] = self.handoff

@@ -150,7 +150,6 @@ async def test_what_came_after_a_crash_is_handled_after_the_import(
         assert await remembered(installation) == (count, count)
 
 
-@pytest.mark.wide
 async def test_a_rollback_on_probation_goes_on_with_what_the_old_bot_remembers(tmp_path: Path) -> None:
     async with installation_of(tmp_path, handoff__probation=60) as installation:
         await installation.start()
@@ -165,6 +164,27 @@ async def test_a_rollback_on_probation_goes_on_with_what_the_old_bot_remembers(t
         assert serving is not None
         assert (serving["generation"], status["last_handoff"]["state"]) == (1, "none")
         assert await remembered(installation) == (2, 2)
+
+
+@pytest.mark.wide
+async def test_state_is_not_said_to_be_on_its_way_once_giver_and_taker_are_dead(tmp_path: Path) -> None:
+    async with installation_of(
+        tmp_path, state__timeout=20, state__checkpoint=0, restart__hang_timeout=20
+    ) as installation:
+        await installation.start()
+        old = psutil.Process((await installation.status())["children"][0]["pid"])
+        following = Following(installation)
+        await following.until("connecting")
+        old.suspend()  # It gives nothing, and cannot be made active again before it is killed.
+        status = await installation.until(lambda status: is_active(status, 2))
+        assert status["last_handoff"]["state"] == "carrying"
+        psutil.Process(next(child["pid"] for child in status["children"] if child["generation"] == 2)).kill()
+        await installation.logged("generation 1 is made active again")
+        old.kill()
+        status = await installation.until(lambda status: is_active(status, 3))
+        handoff = status["last_handoff"]
+        assert (handoff["result"], handoff["to"]) == ("succeeded", 3)
+        assert handoff["state"] == "failed: generation 2 left before it had taken it"
 
 
 @pytest.mark.wide
@@ -228,6 +248,10 @@ async def deleted_with(installation: Rig, asked: Entry, reply: int) -> None:
     assert asked.message_id is not None
     sandbox.emit_delete(message=asked.message_id, channel=asked.channel_id)
     await sandbox.journal.until(lambda: reply not in sandbox.world.channels[asked.channel_id or 0].messages)
+
+
+def is_active(status: dict[str, Any], generation: int) -> bool:
+    return any(child["generation"] == generation and child["role"] == "active" for child in status["children"])
 
 
 async def checkpointed(installation: Rig) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from supervisor.observed import HandoffRecord
 from supervisor.status import HandoffResult
-from supervisor.wire import Cut, Recovered
+from supervisor.wire import Cut, Imported, Recovered
 
 
 @pytest.fixture
@@ -32,9 +32,26 @@ def test_what_two_tell_of_one_death_is_named_once(record: HandoffRecord) -> None
 def test_state_is_on_its_way_only_as_long_as_it_may_arrive(
     record: HandoffRecord, result: HandoffResult, state: str
 ) -> None:
-    record.state = "carrying"
+    record.carries_to(1)
     record.close(result, None, now=1.0)
     assert record.state.startswith(state)
+
+
+def test_state_for_a_child_that_has_left_is_on_its_way_no_more_whoever_ends_the_handoff(record: HandoffRecord) -> None:
+    record.carries_to(1)
+    record.left(2)
+    assert record.state == "carrying", "who gives it may leave"
+    record.target = 3
+    record.left(1)
+    record.close("succeeded", None, now=1.0)
+    assert record.state == "failed: generation 1 left before it had taken it"
+
+
+def test_state_that_has_arrived_has_arrived_also_if_its_child_leaves(record: HandoffRecord) -> None:
+    record.carries_to(1)
+    record.heard(1, Imported(source="handoff"))
+    record.left(1)
+    assert record.state == "carried"
 
 
 def test_who_has_no_part_in_it_is_not_named(record: HandoffRecord) -> None:

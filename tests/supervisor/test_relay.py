@@ -64,13 +64,13 @@ def test_who_waits_for_the_state_of_a_child_that_dies_waits_no_longer(slot: Slot
     slot.hand_over(1, 2)
     slot.relay.left(1)
     assert slot.sent == [(2, Import(reason="generation 1 left without giving any", crashed=True))]
-    assert slot.relay.taker is None
+    assert slot.relay.passing.taker is None
 
 
 def test_who_has_been_active_before_goes_on_with_what_it_has(slot: Slot) -> None:
     slot.hand_over(1, 2)
     assert slot.hand_over(2, 1) == (Activate(), Drain(limit=30.0, linger=5.0))
-    assert slot.relay.taker is None
+    assert slot.relay.passing.taker is None
     slot.relay.left(2)
     slot.relay.heard(3, BOTH)
     assert slot.hand_over(1, 3)[0] == Activate(wait_for_state=True)
