@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Collection
 from itertools import pairwise
 from typing import Any
 
@@ -57,22 +58,24 @@ def child(status: dict[str, Any], generation: int) -> dict[str, Any]:
     return found
 
 
-def tellable(entry: Entry, sandbox: Sandbox) -> bool:
-    """Whether some session received an event and could tell it: an update, only once it had been sent the members.
+def tellable(entry: Entry, sandbox: Sandbox, *, but: Collection[int] = ()) -> bool:
+    """Whether some session (``but`` these) received an event and could tell it: an update, only after the members.
 
     discord.py does not dispatch ``on_member_update`` for a member that it does not know.
     """
     if entry.kind not in UNTOLD:
         return bool(entry.delivered)
     sent, guild = sandbox.gateway.members_at, entry.guild_id or 0
-    return any(sent.get((session, guild), entry.at) < entry.at for session, _ in entry.delivered)
+    return any(sent.get((session, guild), entry.at) < entry.at for session, _ in entry.delivered if session not in but)
 
 
-def unexplained(installation: Rig, killed: int, killed_at: float, served_at: float) -> list[Entry]:
+def unexplained(
+    installation: Rig, killed: int, killed_at: float, served_at: float, *, unread: float = 0.0
+) -> list[Entry]:
     """Expected events that some session received and nobody handled, but for those that a named handler had.
 
-    What reached the sessions of the ``killed`` generation later was read by nobody. Interactions that came to it while
-    nobody served are not counted either: Discord takes no answer to them after 3 s.
+    What reached the sessions of the ``killed`` generation later, or ``unread`` seconds before, was read by nobody.
+    Interactions that came to it while nobody served are not counted either: Discord takes no answer to them after 3 s.
     """
     journal, named = installation.sandbox.journal, Named(installation, killed)
     deaf = sessions_of(installation, killed)
@@ -80,7 +83,7 @@ def unexplained(installation: Rig, killed: int, killed_at: float, served_at: flo
         entry
         for entry in journal.entries
         if installation.expected(entry)
-        and any(session not in deaf or at < killed_at for session, at in entry.delivered)
+        and any(session not in deaf or at < killed_at - unread for session, at in entry.delivered)
         and not journal.handlings(entry.kind, entry.key)
         and not (entry.kind in INTERACTIONS and unserved(entry, deaf, killed_at, served_at))
     ]

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from casualties import UNTOLD, Reload, child, tellable, unexplained
+from ordeal import MOMENT
 from rig import ALL_KINDS, active, rig
 
 from sandbox import SandboxSettings
@@ -142,10 +143,12 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
         await sandbox.traffic.stop()
         found = await sandbox.settled(timeout=8, quiet=2)
         assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+        # The sessions of one that stands still, and is found out after the switch, are resumed by nobody.
+        unread = MOMENT if number == signal.SIGSTOP else 0.0
         missing = [
             (entry.kind, entry.key, [(session in deaf, at - killed_at) for session, at in entry.delivered])
-            for entry in unexplained(installation, victim, killed_at, served_at)
-            if not (entry.kind in UNTOLD and entry.key in untold)
+            for entry in unexplained(installation, victim, killed_at, served_at, unread=unread)
+            if not (entry.kind in UNTOLD and entry.key in untold) and (not unread or tellable(entry, sandbox, but=deaf))
         ]
         assert not missing, f"{missing}\n{found}\n{installation.tail()}"
         pids = [one["pid"] for one in before["children"]]
