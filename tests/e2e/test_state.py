@@ -108,11 +108,7 @@ async def test_state_that_cannot_be_carried_costs_the_state_and_nothing_else(
 
 async def test_after_a_crash_the_last_checkpoint_is_given(tmp_path: Path) -> None:
     async with installation_of(tmp_path, state__checkpoint=0.1) as installation:
-        await installation.start()
-        sandbox = installation.sandbox
-        for _ in range(3):
-            await sandbox.journal.wait_handled(sandbox.emit_message())
-        await checkpointed(installation)
+        await start_and_remember_three(installation)
         await crash(installation, generation=1)
         assert (await state_of(installation)) == "checkpoint"
         assert await remembered(installation) == (4, 4)
@@ -135,11 +131,8 @@ async def test_what_came_after_a_crash_is_handled_after_the_import(
 ) -> None:
     async with installation_of(tmp_path, state__timeout=0.5, state__checkpoint=0.1) as installation:
         installation.environ["STATE_FAULT"] = fault
-        await installation.start()
         sandbox = installation.sandbox
-        for _ in range(3):
-            await sandbox.journal.wait_handled(sandbox.emit_message())
-        await checkpointed(installation)
+        await start_and_remember_three(installation)
         await kill(installation, generation=1)
         missed = [sandbox.emit_message() for _ in range(2)]
         await installation.until(lambda status: (active(status) or {}).get("generation") == 2)
@@ -252,6 +245,14 @@ async def deleted_with(installation: Rig, asked: Entry, reply: int) -> None:
 
 def is_active(status: dict[str, Any], generation: int) -> bool:
     return any(child["generation"] == generation and child["role"] == "active" for child in status["children"])
+
+
+async def start_and_remember_three(installation: Rig) -> None:
+    """Start a bot, and wait until its checkpoint has three messages."""
+    await installation.start()
+    for _ in range(3):
+        await installation.sandbox.journal.wait_handled(installation.sandbox.emit_message())
+    await checkpointed(installation)
 
 
 async def checkpointed(installation: Rig) -> None:
