@@ -27,7 +27,7 @@ import msgspec
 from bot import components, internals
 from bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
 from bot.inflight import JOIN, Origin, current
-from bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify
+from bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify, shard_of
 from bot.ledger import Ledger, number_key
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
@@ -234,6 +234,26 @@ class Gate:
             self._numbering.session_began(
                 shard, shards, identified_at=identified_at, ready_at=self.clock(), active=self.role == "active"
             )
+
+    def begin_anew(self, shard: int, shards: int, *, told: Callable[[Event], bool]) -> None:
+        """Note that a dead child's session of a shard of so many goes on, and has brought all that came until now.
+
+        So what is held back of that shard, has no id of its own and is ``told`` from there, is held back no longer.
+        """
+        if self._numbering is None:
+            return
+        keep = set()
+        for event in (held.event for held in self._held):
+            identity, occurrence = event.identity, event.occurrence
+            if identity is None or occurrence is None or shard_of(identity.stream, shards) != shard:
+                continue
+            if told(event):
+                event.decision = False
+            else:
+                self._numbering.number(occurrence, self.ledger)
+                keep.add(identity.text)
+        self._held = deque(held for held in self._held if held.event.decision is not False)
+        self._numbering.begin_anew(shard, shards, keep=keep)
 
     def standby(self) -> None:
         """Hold everything from now on, but for what a child that was active still owes its conversations."""

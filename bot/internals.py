@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import copy
 import datetime
+import fcntl
 import operator
 import sys
+import termios
+from array import array
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -837,6 +840,18 @@ def note_receipt(websocket: DiscordWebSocket, ears: Ears, receiver: Receiver) ->
             client.dispatch(name, *args)
 
     websocket._dispatch = dispatch
+
+
+def unread(websocket: DiscordWebSocket) -> bool:
+    """Whether bytes have come on a connection that the event loop has not read yet."""
+    connection = websocket.socket.get_extra_info("socket")
+    descriptor = -1 if connection is None else connection.fileno()
+    if descriptor < 0:
+        return False
+    waiting = array("i", [0])
+    with contextlib.suppress(OSError):  # it is being closed
+        fcntl.ioctl(descriptor, termios.FIONREAD, waiting)
+    return waiting[0] > 0
 
 
 def keep_sessions() -> None:

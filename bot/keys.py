@@ -169,6 +169,11 @@ def identify(name: str, data: Mapping[str, Any]) -> Identity | None:
     return Identity(digest, stream, counted=name not in _DATED or data.get("joined_at") is None)
 
 
+def shard_of(stream: str, shards: int) -> int:
+    """Return which of so many shards receives a stream."""
+    return 0 if stream.startswith("dm:") else (int(stream) >> 22) % shards
+
+
 def _stream(name: str, data: Mapping[str, Any]) -> str:
     guild = data["id"] if name in ("GUILD_CREATE", "GUILD_DELETE", "GUILD_UPDATE") else data.get("guild_id")
     return str(guild) if guild is not None else f"dm:{data.get('channel_id', '')}"
@@ -289,6 +294,8 @@ class Numbering:
         self._recent: dict[str, _Stream] = {}
         """The stream of each digest, in the order in which they occurred last."""
         self._sessions: dict[int, tuple[float, float]] = {}
+        self._anew: dict[tuple[int, int], float] = {}
+        """When a dead child's session went on, by shard and count."""
         self._shards = 1
         self._heard: dict[int, deque[tuple[float, str]]] = {}
         """By shard, receipts of events with a key of their own, by which the session's lateness can be judged."""
@@ -310,6 +317,25 @@ class Numbering:
             else:
                 gone = self._streams.pop(name)
                 for text in gone.digests:
+                    del self._recent[text]
+
+    def begin_anew(self, shard: int, shards: int, *, keep: Collection[str]) -> None:
+        """Align what comes from now on anew, in the streams of a shard of so many: a dead child's session goes on.
+
+        What that one missed it receives late and all at once, so its claims say nothing about times before now. Digests
+        to ``keep``, which it does not claim, are counted on.
+        """
+        self._anew[shard, shards] = self._clock()
+        self._heard.clear()
+        for name in [name for name in self._streams if shard_of(name, shards) == shard]:
+            gone, anew = self._streams[name], self._open(name)
+            anew.heard = gone.heard
+            anew.digests = {text: entry for text, entry in gone.digests.items() if text in keep}
+            self._streams[name] = anew
+            for text in gone.digests:
+                if text in keep:
+                    self._recent[text] = anew
+                else:
                     del self._recent[text]
 
     def observe(self, identity: Identity, at: float) -> Occurrence | None:
@@ -396,10 +422,13 @@ class Numbering:
 
     def _open(self, name: str) -> _Stream:
         since, sure = self._sessions.get(self._shard_of(name), (0.0, 0.0))
+        for (shard, shards), at in self._anew.items():
+            if shard_of(name, shards) == shard:
+                since, sure = max(since, at - PAIR_WITHIN), max(sure, at)
         return _Stream(joined=self._joined, since=since, sure=sure)
 
     def _shard_of(self, stream: str) -> int:
-        return 0 if stream.startswith("dm:") else (int(stream) >> 22) % self._shards
+        return shard_of(stream, self._shards)
 
     def _hear(self, identity: Identity, at: float) -> None:
         heard = self._heard.setdefault(self._shard_of(identity.stream), deque(maxlen=_HEARD))

@@ -30,7 +30,7 @@ import discord
 
 from bot import internals
 from bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
-from bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify
+from bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify, shard_of
 from bot.ledger import Ledger, number_key
 from bot.sessions import DeadSession, SessionFile
 
@@ -175,6 +175,7 @@ class Recovery:
         self._messages: deque[discord.Message] = deque(maxlen=_MESSAGES)
         self._sides = [_Side(dead, dead.sequence) for dead in file.sessions() if not covered(dead)]
         self._own: dict[int, tuple[int, float]] = {}
+        self._sure_at = 0.0
         self._began_at: float | None = None
         self._finishing = False
         self._stopped = False
@@ -212,12 +213,16 @@ class Recovery:
             side.task = asyncio.ensure_future(self._follow(side))
 
     async def caught_up(self, patience: float) -> None:
-        """Wait until every session has been resumed or is lost, at most until ``patience`` seconds after `begin`."""
+        """Wait until every session has been resumed or is lost, at most until ``patience`` seconds after `begin`.
+
+        Then until what it went on beside counts what comes as it does.
+        """
         left = patience if self._began_at is None else self._began_at + patience - self._clock()
         try:
             await asyncio.wait_for(self._settled.wait(), max(0.0, left))
         except TimeoutError:
             _log.warning("the sessions of generation %s do not all answer; going on without", self.generation)
+        await self._sure()
 
     def session_began(self, shard: int, shards: int) -> None:
         """Note that a READY of this child's own sessions is about to be read: it names all guilds that there are."""
@@ -250,6 +255,7 @@ class Recovery:
         for side in self._sides:
             if side.broken and not self._stopped:
                 self._lose(side, f"its connection broke and was not back within {_AGAIN_SECONDS:g} s")
+        await self._sure()
         while any(side.pending for side in self._sides) and not self._stopped:
             self.advance()
             await asyncio.sleep(0)
@@ -259,6 +265,10 @@ class Recovery:
         self._stopped = True
         self._hang_up()
         asyncio.get_running_loop().call_later(SURE_AFTER, self._count_untold)
+
+    async def _sure(self) -> None:
+        """Wait until nothing that the side streams brought as the past can still come to this child's own sessions."""
+        await asyncio.sleep(max(0.0, self._sure_at - self._clock()))
 
     async def abandon(self) -> None:
         """Close the connections and leave the sessions for another child to resume; hand nothing over any more."""
@@ -359,6 +369,9 @@ class Recovery:
             if not side.resumed:
                 _log.info("resumed shard %s of generation %s", side.dead.shard, self.generation)
             side.resumed = side.connected = True
+            if self._own:
+                self._gate.begin_anew(side.dead.shard, side.dead.shards, told=self._is_told)
+                self._sure_at = self._clock() + SURE_AFTER
             self._settle()
             return
         event = Event(name, data, self._clock(), recovered=True)
@@ -398,7 +411,7 @@ class Recovery:
     def _own_began_at(self, missed: _Missed) -> float | None:
         """Return when the READY came that names the guild of an event, if it still exists."""
         for shard, (shards, at) in self._own.items():
-            if (int(missed.stream) >> 22) % shards == shard:
+            if shard_of(missed.stream, shards) == shard:
                 return at
         return None
 
@@ -449,6 +462,10 @@ class Recovery:
         if event.name == "GUILD_MEMBER_ADD" and self._client.get_guild(int(event.data["guild_id"])) is None:
             return ("member_join",)
         return _UNTOLD.get(event.name, ())
+
+    def _is_told(self, event: Event) -> bool:
+        """Whether an event of this child's own sessions is told from a dead one that goes on beside it."""
+        return self._way(event) is not None and not self._left_to_own_cache(event)
 
     def _hand_over_interaction(self, missed: _Missed) -> None:
         event = missed.event

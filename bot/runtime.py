@@ -62,9 +62,17 @@ What these missed has then been received before its own sessions begin, and no n
 RESUME_PATIENCE = 15.0
 """How long a successor that is ready otherwise waits for them."""
 
+RESUME_LAST = 3.0
+"""How long one waits for them that is told to activate, for it had called itself ready before it heard of the death. It
+must not take longer than the supervisor waits for its answer."""
+
 SILENT_PATIENCE = 2.0
 """Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
 then the active child has told again what it has heard, and the supervisor can tell deaf from quiet."""
+
+CATCH_UP_PATIENCE = 1.5
+"""How long an active child tries to read what has come, and to resume what has broken, before another one is activated.
+discord.py resumes at once. The supervisor takes a child for hung that leaves a `Window` unanswered for 3 s, or more."""
 
 _CLOSE_SECONDS = 5.0
 _CUT_NAMED = 200
@@ -121,6 +129,7 @@ class Runtime:
     _pong: int = 0
     _late: float = 0.0
     _ready: bool = False
+    _ready_said: bool = False
     _youngest_session: float = 0.0
     _own_sessions: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Shard count and time of each shard's newest READY."""
@@ -313,6 +322,7 @@ class Runtime:
             await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_PATIENCE)
         self._send_beat()  # so that the supervisor can compare what this child has heard
+        self._ready_said = True
         self.link.send(
             wire.Ready(
                 shards=self.client.shard_count or 1,
@@ -335,6 +345,9 @@ class Runtime:
         elif self.gate is None:
             self._end(0.0)
         elif isinstance(message, wire.Window):
+            if message.open and self.gate.window_open:
+                self._spawn(self._catch_up(self.gate))
+                return
             if message.open:
                 self.gate.open_window()
                 self.loops.window_opened()
@@ -349,6 +362,7 @@ class Runtime:
         elif isinstance(message, wire.Import):
             self.carry.arrived(message)
         elif isinstance(message, wire.Standby):
+            self._reads()
             self._orders += 1
             self.gate.standby()
             self._rest("standby")
@@ -357,9 +371,21 @@ class Runtime:
             if message.export:
                 self._export()
         else:
+            self._reads()
             self._end(message.limit, message.linger)
             if message.export:
                 self._export()
+
+    async def _catch_up(self, gate: Gate) -> None:
+        """Say that the window is open once all has been read that had come before that was asked."""
+        if self.shards is not None:
+            await self.shards.caught_up(CATCH_UP_PATIENCE)
+        self._reads()
+        self.link.send(wire.WindowAck(open=gate.window_open))
+
+    def _reads(self) -> None:
+        if self.trail is not None:
+            self.trail.reads()
 
     async def _activate(self, gate: Gate, *, order: int, wait_for_state: bool) -> None:
         if order != self._orders:
@@ -375,6 +401,7 @@ class Runtime:
             return  # The app or Discord closed it during the drain: `_last_words` says so.
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
+            await self.recovery.caught_up(RESUME_LAST)
             await self.recovery.finish()
         if self.trail is not None:
             self.trail.recover(None)
@@ -410,10 +437,17 @@ class Runtime:
     # What a dead child left.
 
     def _recover(self, generation: int, gate: Gate) -> None:
-        """Begin to recover the sessions of a generation whose process is gone, unless this child is active already."""
+        """Recover the sessions of a generation whose process is gone, unless this child is active already.
+
+        If it has said that it is ready, it says so once more when nothing can be missing any more.
+        """
+        if self.recovery is None and gate.role == "standby":
+            self._begin_to_recover(generation, gate)
+        if self._ready_said:
+            self._spawn(self._send_ready())
+
+    def _begin_to_recover(self, generation: int, gate: Gate) -> None:
         assert self.client is not None
-        if self.recovery is not None or gate.role != "standby":
-            return
         try:
             file = self._file_of(generation)
         except SessionFileError as error:
@@ -422,13 +456,17 @@ class Runtime:
             self._take_over_early(gate)
             return
         self._hand_on(file, generation)
+        covered = partial(self._covers, file.reading_at)
+        if self._ready_said and all(map(covered, file.sessions())):
+            file.close()
+            return
         self.recovery = Recovery(
             client=self.client,
             gate=gate,
             ledger=SQLiteLedger(self.options.ledger, self.options.claimer(generation)),
             file=file,
             generation=generation,
-            covered=self._covers,
+            covered=covered,
             changed=self._recovery_changed,
             begun=self.trail.name_handlers if self.trail is not None else lambda: None,
         )
@@ -485,11 +523,10 @@ class Runtime:
 
         return taken
 
-    def _covers(self, dead: DeadSession) -> bool:
-        """Whether this child's own sessions have missed nothing of a dead one."""
-        now = asyncio.get_running_loop().time()
-        count, began_at = self._own_sessions.get(dead.shard, (0, now))
-        return count == dead.shards and now - began_at > SURE_AFTER
+    def _covers(self, reading_at: float, dead: DeadSession) -> bool:
+        """Whether this child's own sessions have missed nothing of a dead one, that was read until then at least."""
+        count, began_at = self._own_sessions.get(dead.shard, (0, 0.0))
+        return count == dead.shards and began_at + SURE_AFTER < reading_at
 
     def _recovery_changed(self) -> None:
         recovery = self.recovery
@@ -704,6 +741,7 @@ class Runtime:
             )
         )
         self._late = 0.0
+        self._reads()
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)

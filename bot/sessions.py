@@ -42,7 +42,8 @@ ID = " {}"
 
 _MAGIC = b"BASTION3"
 _HEADER = struct.Struct("<8s16sQ")
-_ACTIVE_SINCE = struct.Struct("<d")
+_TIME = struct.Struct("<d")
+_READING_AT = 32
 _NOBODYS_AT = 40
 """Where in the header a shard that there is no room for has its sequence."""
 _ACTIVE_SINCE_AT = 48
@@ -191,11 +192,20 @@ class SessionFile:
     @property
     def active_since(self) -> float:
         """When the child became active, in seconds of the machine's monotonic clock; 0.0 if it began as that."""
-        return float(_ACTIVE_SINCE.unpack_from(self._map, _ACTIVE_SINCE_AT)[0])
+        return float(_TIME.unpack_from(self._map, _ACTIVE_SINCE_AT)[0])
 
     @active_since.setter
     def active_since(self, at: float) -> None:
-        _ACTIVE_SINCE.pack_into(self._map, _ACTIVE_SINCE_AT, at)
+        _TIME.pack_into(self._map, _ACTIVE_SINCE_AT, at)
+
+    @property
+    def reading_at(self) -> float:
+        """When the child was last seen to read what came, in seconds of the machine's monotonic clock; 0.0 if never."""
+        return float(_TIME.unpack_from(self._map, _READING_AT)[0])
+
+    @reading_at.setter
+    def reading_at(self, at: float) -> None:
+        _TIME.pack_into(self._map, _READING_AT, at)
 
     def handed(self, shard: int, sequence: int) -> None:
         """Note that everything up to this sequence was handed to the app."""

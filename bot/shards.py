@@ -9,6 +9,7 @@ Knows shards and permits; knows nothing of roles, events or claims.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from typing import Any
 
 import discord
 import yarl
+from discord.gateway import DiscordWebSocket
 
 from bot import internals
 from supervisor import wire
@@ -26,6 +28,12 @@ _log = logging.getLogger("bastion.shards")
 _PERMIT_LIFE = 10.0
 """Seconds for which a permit that came after its connection gave up can still be used. The supervisor counts it as
 used 30 s after it was given, so an IDENTIFY under it must not come later than that."""
+
+_BROKEN = frozenset({"closed", "resuming"})
+"""States of a shard whose session may have more to bring than its connection."""
+
+_TURNS = 3
+"""Of the loop, until what it has read from a socket has been parsed: one for aiohttp, one for discord.py, one spare."""
 
 
 class ShardsError(Exception):
@@ -77,6 +85,10 @@ class Shards:
     identified_at: dict[int, float] = field(default_factory=dict)
     """When each shard's newest IDENTIFY was sent, on the machine's monotonic clock."""
     _states: dict[int, wire.ShardState] = field(default_factory=dict)
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set whenever a shard's state changes."""
+    _websockets: dict[int, DiscordWebSocket] = field(default_factory=dict)
+    """The newest connection of each shard."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _gateway: yarl.URL = field(init=False)
     _ids: list[int] | range = field(default_factory=list)
@@ -140,6 +152,20 @@ class Shards:
             pairs = [(self.client.shard_id or 0, self.client.latency)]
         return {shard: round(seconds * 1000, 1) for shard, seconds in pairs if 0 <= seconds < float("inf")}
 
+    async def caught_up(self, patience: float) -> None:
+        """Wait until all that has come to the sessions by now has been read, at most ``patience`` seconds.
+
+        A connection that has broken is waited for until it is resumed, or its session is known to be over.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience):
+                while _BROKEN.intersection(self._states.values()):
+                    self._changed.clear()
+                    await self._changed.wait()
+                while any(map(internals.unread, self._websockets.values())):
+                    await _turns(1)  # reads a part of each
+        await _turns(_TURNS)
+
     def stop(self) -> None:
         """Begin no further connection."""
         for task in self._tasks:
@@ -180,13 +206,14 @@ class Shards:
             shard = options.get("shard_id") or 0
             if options.get("resume") and options.get("session") is not None:
                 self._become(shard, "resuming")
-                return await inner(client, **options)
+                websocket = self._websockets[shard] = await inner(client, **options)
+                return websocket
             options["resume"] = False  # discord.py also asks to resume what was cut before READY: nothing is there yet
             self._become(shard, "waiting")
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
             try:
-                websocket = await inner(client, **options)
+                websocket = self._websockets[shard] = await inner(client, **options)
             except Exception:
                 if self.client.is_closed():
                     # Another shard was refused for good. discord.py would log this one's failure as a fault of its own.
@@ -200,6 +227,7 @@ class Shards:
     def _become(self, shard: int, state: wire.ShardState) -> None:
         if self._states.get(shard) != state:
             self._states[shard] = state
+            self._changed.set()
             self.send(wire.Shard(id=shard, state=state))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
@@ -210,3 +238,9 @@ class Shards:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a shard could not be connected", exc_info=error)
+
+
+async def _turns(count: int) -> None:
+    """Let the event loop turn so many times."""
+    for _ in range(count):
+        await asyncio.sleep(0)

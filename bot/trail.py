@@ -99,6 +99,10 @@ class Trail:
                 if websocket.sequence is not None:
                     self.file.words[word] = websocket.sequence
 
+    def reads(self) -> None:
+        """Note that this child reads what comes. Call it about once a second, and when that is known otherwise."""
+        self.file.reading_at = self.gate.clock()
+
     def place(self) -> Place | None:
         """Return where the event stands that is being received now."""
         websocket = self.receiver.websocket

@@ -235,11 +235,34 @@ def _progressed(turn: Turn, event: Progressed) -> None:
 
 
 def _ready(turn: Turn, event: BecameReady) -> None:
-    """CONNECTING: an active child that is being ended is dead before another is activated."""
+    """CONNECTING: the active child has to read first what came before the new one's sessions began.
+
+    Nobody else will. One that hangs is found out by this; it, and one that is being ended, is dead before another is
+    activated, and its sessions are resumed.
+    """
     _note_ready(turn, event)
     active = turn.state.child(turn.state.active)
-    if active is None or active.standing is not Standing.LEAVING:
+    if active is not None and active.standing is Standing.ACTIVE:
+        turn.window(active.generation, open=True)
+        turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
+    moves.activate_in_turn(turn)
+
+
+def _caught_up(turn: Turn, event: WindowAnswered) -> None:
+    """CONNECTING: if the new child is ready, the active one has answered that it has read everything."""
+    _window_answered(turn, event)
+    if not turn.need(event.generation).unanswered and turn.need(turn.state.incoming).ready:
+        turn.cancel(Alarm.ACK, generation=event.generation)
         moves.activate_in_turn(turn)
+
+
+def _not_caught_up(turn: Turn, event: Rang) -> None:
+    old, new, limit = event.generation, turn.state.incoming, turn.state.timing.hang_timeout
+    turn.note(
+        f"generation {new} is ready, but generation {old}, which is active, has not answered for "
+        f"{limits.ACK_TIMEOUT:g} s; if it hangs it is ended after {limit:g} s (restart.hang_timeout)",
+        serious=True,
+    )
 
 
 def _kicked(turn: Turn, event: Kicked) -> None:
@@ -431,9 +454,7 @@ def _lingerer_left(turn: Turn, event: Exited) -> None:
         case Phase.WAITING if state.due:
             moves.spawn_alone(turn)
         case Phase.CONNECTING if turn.need(state.incoming).ready:
-            active = state.child(state.active)
-            if active is None or active.standing is not Standing.LEAVING:
-                moves.activate_in_turn(turn)
+            moves.activate_in_turn(turn)
 
 
 # --- the spare --------------------------------------------------------------------------------------------------
@@ -597,9 +618,8 @@ def _active_died_succeeded(turn: Turn, event: Exited) -> None:
         moves.fail_over(turn, reason, heir)
         return
     turn.amend(kind="failover", reason=reason)
-    moves.recover(turn)
-    if state.phase is Phase.CONNECTING and incoming.ready:
-        moves.activate(turn, incoming.generation)
+    if state.phase is not Phase.ACTIVATING:
+        moves.recover(turn)
 
 
 def _active_died(turn: Turn, event: Exited) -> str:
@@ -708,7 +728,8 @@ def _active_hung(turn: Turn, event: Rang) -> None:
 
 def _does_not_answer(turn: Turn, event: Rang) -> None:
     """One that cannot be told anything would fail every reload from now on; SIGTERM still reaches it."""
-    fault = _lateness(turn, event)
+    hangs = turn.need(event.generation).hung
+    fault = _lateness(turn, replace(event, alarm=Alarm.HANG) if hangs else event)
     turn.note(f"generation {event.generation}: {fault}; it is ended", serious=True)
     turn.end(event.generation, fault=fault)
 
@@ -855,7 +876,9 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Kicked, Part.ACTIVE): _row(_ignore, connecting=_kicked),
     (RoleTaken, Part.INCOMING): _row(_ignore, activating=_role_taken),
     (RoleTaken, Part.OUTGOING): _row(_ignore, probation=_stands_by),
-    (WindowAnswered, Part.ACTIVE): _row(_window_answered, opening=_window_opened, serving=_window_answered_serving),
+    (WindowAnswered, Part.ACTIVE): _row(
+        _window_answered, opening=_window_opened, connecting=_caught_up, serving=_window_answered_serving
+    ),
     (WindowAnswered, Part.INCOMING): _row(_window_answered),
     (WindowAnswered, Part.OUTGOING): _row(_window_answered),
     (HasDrained, Part.ACTIVE): _row(_ignore, stopping=_has_drained),
@@ -923,7 +946,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     # Timers.
     (Alarm.HELLO, Part.INCOMING): _row(_ignore, spawning=_incoming_late),
     (Alarm.READY, Part.INCOMING): _row(_ignore, spawning=_incoming_late, connecting=_incoming_late),
-    (Alarm.ACK, Part.ACTIVE): _row(_ignore, opening=_not_opened),
+    (Alarm.ACK, Part.ACTIVE): _row(_ignore, opening=_not_opened, connecting=_not_caught_up),
     (Alarm.ACK, Part.INCOMING): _row(_ignore, activating=_incoming_late),
     (Alarm.ACK, Part.OUTGOING): _row(_ignore, probation=_does_not_stand_by),
     (Alarm.PROBATION, Part.OUTGOING): _row(_ignore, probation=_probation_over),

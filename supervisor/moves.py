@@ -61,10 +61,17 @@ def spawn_beside(turn: Turn) -> None:
 
 
 def recover(turn: Turn) -> None:
-    """Have the child that is on its way look after what the dead one has left."""
+    """Have the child that is on its way look after what the dead one has left. It calls itself ready after that.
+
+    Only it can say whether its own sessions began before the dead one had stopped to read.
+    """
     incoming, dead = turn.need(turn.state.incoming), turn.state.bereft
-    if dead is not None and not incoming.ready:
-        turn.do(Send(incoming.generation, Recover(generation=dead)))
+    if dead is None:
+        return
+    turn.do(Send(incoming.generation, Recover(generation=dead)))
+    if incoming.ready:
+        turn.change(incoming.generation, ready=False)
+        turn.start(Alarm.READY, turn.state.timing.ready_timeout, generation=incoming.generation)
 
 
 # --- the active role --------------------------------------------------------------------------------------------
@@ -79,11 +86,17 @@ def activate(turn: Turn, generation: int) -> None:
 
 
 def activate_in_turn(turn: Turn) -> None:
-    """CONNECTING, and the new child is ready: of two old children the older one leaves first."""
+    """CONNECTING, and the new child is ready: activate it, once the active one has answered or is dead.
+
+    Of two old children the older one leaves first.
+    """
     state = turn.state
+    active = state.child(state.active)
+    if active is not None and (active.unanswered or active.standing is Standing.LEAVING):
+        return
     if state.waits:
         turn.note(f"generation {state.incoming} is ready to take over from another supervisor's bot")
-    elif state.active is not None and state.lingering is not None:
+    elif active is not None and state.lingering is not None:
         hurry_lingerer(turn)
     else:
         activate(turn, turn.need(state.incoming).generation)
@@ -178,6 +191,7 @@ def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
     """Go back to whoever serves; if nobody does, try again after a while."""
     turn.note(reason, serious=True)
     if turn.state.active is not None:
+        turn.cancel(Alarm.ACK, generation=turn.state.active)
         turn.close("failed", reason)
         turn.answer("failed", reason)
         serve(turn)
@@ -355,11 +369,11 @@ def fail_over(turn: Turn, reason: str, heir: int) -> None:
         turn.cancel(Alarm.DRAIN, generation=heir)
         turn.set(lingering=None)
     child = turn.need(heir)
-    if child.ready:
-        activate(turn, heir)
-    else:
+    if child.standing is Standing.STARTING:
         turn.enter(Phase.CONNECTING if child.greeted else Phase.SPAWNING)
         recover(turn)
+    else:  # it has been active itself: its sessions are older
+        activate(turn, heir)
 
 
 def put_off(turn: Turn, reason: str) -> None:

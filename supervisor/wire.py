@@ -199,7 +199,10 @@ class Permit(_Message, frozen=True, tag="permit"):
 
 
 class Window(_Message, frozen=True, tag="window"):
-    """Claim every event from now on (open), or forget the claims and stop asking (closed). Answered by `WindowAck`."""
+    """Claim every event from now on (open), or forget the claims and stop asking (closed). Answered by `WindowAck`.
+
+    A child whose window is open already answers when it has read what had come to its sessions until then.
+    """
 
     open: bool
 
@@ -244,7 +247,10 @@ class Import(_Message, frozen=True, tag="import"):
 
 
 class Recover(_Message, frozen=True, tag="recover"):
-    """The active child of this generation is dead: resume its sessions beside your own. Answered by `Recovered`."""
+    """The active child of this generation is dead: resume its sessions beside your own, where these missed something.
+
+    Answered by `Recovered`, unless they did not. A child that has said `Ready` says it once more when it has caught up.
+    """
 
     generation: int
 

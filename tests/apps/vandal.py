@@ -22,7 +22,7 @@ from probe import Probe
 
 from bot.ledger import SQLiteLedger
 
-STALL_SECONDS = 3.0
+STALL_SECONDS = float(os.environ.get("VANDAL_STALL_S", "3"))
 """How long a stalled child's event loop stands still."""
 BLOCK_SECONDS = 60.0
 """How long a blocked one's does: longer than anybody waits for it."""

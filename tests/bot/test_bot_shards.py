@@ -433,6 +433,35 @@ async def test_states_of_a_client_of_one_shard_follow_its_own_events(world: Worl
     assert world.states() == [(2, "ready"), (2, "closed"), (2, "ready")]
 
 
+async def test_it_has_caught_up_when_what_had_broken_is_resumed_and_every_socket_is_read_dry(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = discord.AutoShardedClient(intents=NONE)
+    made = world.shards(client)
+    left = {"websocket": 2}
+
+    def unread(websocket: str) -> bool:
+        left[websocket] -= 1
+        return left[websocket] >= 0
+
+    monkeypatch.setattr(internals, "unread", unread)
+    await connect(client, shard_id=0, resume=True, session="abc")
+    waiting = asyncio.ensure_future(made.caught_up(5.0))
+    await turns()
+    assert left == {"websocket": 2}, "not before what has broken is resumed"
+    made.observe("shard_resumed", (0,))
+    await waiting
+    assert left == {"websocket": -1}
+
+
+async def test_a_connection_that_stays_broken_is_waited_for_only_so_long(world: World) -> None:
+    made = world.shards(discord.AutoShardedClient(intents=NONE))
+    made.observe("shard_disconnect", (1,))
+    began = asyncio.get_running_loop().time()
+    await made.caught_up(0.05)
+    assert asyncio.get_running_loop().time() - began >= 0.05
+
+
 @pytest.mark.parametrize("kind", [discord.Client, discord.AutoShardedClient])
 async def test_a_latency_is_told_only_where_a_heartbeat_was_answered(
     world: World, monkeypatch: pytest.MonkeyPatch, kind: type[discord.Client]

@@ -15,8 +15,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import discord
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from discord.ext import commands, tasks
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
@@ -537,3 +540,27 @@ def test_the_supported_versions_have_them_all(version: str, tmp_path: Path) -> N
         text=True,
     )
     assert ended.returncode == 0, ended.stdout[-3000:]
+
+
+@pytest.mark.anyio
+async def test_what_has_come_on_a_connection_and_is_not_read_yet_is_seen() -> None:
+    ends: list[web.WebSocketResponse] = []
+
+    async def serve(request: web.Request) -> web.WebSocketResponse:
+        end = web.WebSocketResponse()
+        await end.prepare(request)
+        ends.append(end)
+        await end.receive()
+        return end
+
+    app = web.Application()
+    app.router.add_get("/", serve)
+    async with TestServer(app) as server, aiohttp.ClientSession() as http, http.ws_connect(server.make_url("/")) as own:
+        gateway = DiscordWebSocket(own, loop=asyncio.get_running_loop())
+        assert not internals.unread(gateway)
+        await ends[0].send_str("hello")
+        assert internals.unread(gateway)
+        assert await own.receive_str() == "hello"
+        assert not internals.unread(gateway)
+        await own.close()
+        assert not internals.unread(gateway)

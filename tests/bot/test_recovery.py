@@ -21,7 +21,7 @@ from discord.http import Route
 
 from bot import internals, recovery
 from bot.gate import Gate
-from bot.keys import Identity, identify
+from bot.keys import PAIR_WITHIN, Identity, identify
 from bot.ledger import SQLiteLedger, number_key
 from bot.recovery import Recovery
 from bot.sessions import SessionFile
@@ -131,7 +131,12 @@ class Scene:
             covered=lambda dead: False,
             changed=lambda: self.news.append(None),
         )
-        internals.on_session(app, made.session_began)
+
+        def session_began(shard: int, count: int) -> None:
+            gate.session_began(shard, count, identified_at=time.monotonic())
+            made.session_began(shard, count)
+
+        internals.on_session(app, session_began)
         gate.taken = made.advance
         here = Successor(app, gate, made)
         try:
@@ -243,6 +248,32 @@ def reaction_identity(entry: Entry) -> Identity:
     identity = identify("MESSAGE_REACTION_ADD", said | {"emoji": emoji, "burst": False})
     assert identity is not None
     return identity
+
+
+async def test_what_it_held_before_a_session_goes_on_that_had_not_been_read_for_long_is_handled_once(
+    scene: Scene,
+) -> None:
+    """The dead child hung: its session brings late, and all at once, what this child's own had heard in time."""
+    message = int(scene.sandbox.emit_message().key)
+    await scene.die()
+    async with scene.successor() as successor:
+        await successor.connect()
+        scene.sandbox.emit_reaction_add(message=message, user=None)
+        update = scene.sandbox.emit_member_update()
+        await until(lambda: successor.gate.held == 2)
+        await asyncio.sleep(2 * PAIR_WITHIN)  # what is further apart in time is not taken for one event
+        again = scene.sandbox.emit_reaction_add(message=message, user=None)
+        assert reaction_identity(again).counted
+        await successor.resume()
+        await until(lambda: len(successor.app.heard) == 2)
+        assert successor.gate.held == 1, "the update, which only this child's own cache can tell"
+        await successor.take_over()
+        assert successor.app.heard[:2] == [f"reaction {message}"] * 2
+        assert [line.split()[0] for line in successor.app.heard[2:]] == ["update"]
+        assert update.key.endswith(successor.app.heard[2].split()[-1])
+        scene.sandbox.emit_reaction_add(message=message, user=None)
+        await until(lambda: len(successor.app.heard) == 4)
+        assert successor.recovery.missed == 0
 
 
 async def test_numbers_go_on_where_the_claims_of_the_dead_end(scene: Scene) -> None:

@@ -143,6 +143,8 @@ class App(discord.Client):
                 self.view.stop()
             elif verb == "close":
                 self.closing = asyncio.ensure_future(self.close())
+            elif verb == "ready":
+                self.dispatch("ready")
             elif verb == "spin":
                 while True:
                     pass
@@ -292,6 +294,21 @@ def test_opening_and_closing_the_window_is_acknowledged(serving: Child) -> None:
     for is_open in (True, True, False):
         serving.order(wire.Window(open=is_open))
         assert serving.told(wire.WindowAck).open is is_open
+
+
+def test_a_window_that_is_open_already_is_acknowledged_again(serving: Child) -> None:
+    for _ in range(2):
+        serving.order(wire.Window(open=True))
+        assert serving.told(wire.WindowAck).open
+
+
+def test_a_standby_that_was_ready_is_so_once_more_when_the_active_child_has_died(start: Start) -> None:
+    child = start(role="standby")
+    assert child.said() == "started"
+    child.discord("ready")
+    child.told(wire.Ready)
+    child.order(wire.Recover(generation=7))
+    child.told(wire.Ready)
 
 
 def test_a_standby_holds_until_it_is_activated(start: Start) -> None:

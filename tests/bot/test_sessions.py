@@ -55,6 +55,12 @@ def test_a_successor_reads_since_when_the_child_was_active(living: SessionFile, 
     assert successor(path).active_since == 1234.5
 
 
+def test_a_successor_reads_when_the_child_was_last_seen_to_read(living: SessionFile, path: Path) -> None:
+    assert successor(path).reading_at == 0.0
+    living.reading_at = 1234.5
+    assert (successor(path).reading_at, successor(path).active_since) == (1234.5, 0.0)
+
+
 def test_a_session_of_which_nothing_was_handed_over_is_not_recovered(living: SessionFile, path: Path) -> None:
     begin(living)
     assert successor(path).sessions() == []

@@ -70,11 +70,18 @@ def tellable(entry: Entry, sandbox: Sandbox, *, but: Collection[int] = ()) -> bo
 
 
 def unexplained(
-    installation: Rig, killed: int, killed_at: float, served_at: float, *, unread: float = 0.0
+    installation: Rig,
+    killed: int,
+    killed_at: float,
+    served_at: float,
+    *,
+    unread: float = 0.0,
+    resumed: bool = False,
 ) -> list[Entry]:
     """Expected events that some session received and nobody handled, but for those that a named handler had.
 
-    What reached the sessions of the ``killed`` generation later, or ``unread`` seconds before, was read by nobody.
+    What reached the sessions of the ``killed`` generation later, or ``unread`` seconds before, was read by nobody,
+    unless they have been ``resumed`` by another one.
     Interactions that came to it while nobody served are not counted either: Discord takes no answer to them after 3 s.
     """
     journal, named = installation.sandbox.journal, Named(installation, killed)
@@ -83,7 +90,7 @@ def unexplained(
         entry
         for entry in journal.entries
         if installation.expected(entry)
-        and any(session not in deaf or at < killed_at - unread for session, at in entry.delivered)
+        and any(resumed or session not in deaf or at < killed_at - unread for session, at in entry.delivered)
         and not journal.handlings(entry.kind, entry.key)
         and not (entry.kind in INTERACTIONS and unserved(entry, deaf, killed_at, served_at))
     ]

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from casualties import child, longest_silence, unexplained
+from casualties import UNTOLD, child, longest_silence, unexplained
+from ordeal import MOMENT
 from rig import ALL_KINDS, Rig, rig
 
 from sandbox import SandboxSettings
@@ -34,7 +35,7 @@ def serving_with_spare(active: int, spare: int) -> Any:
 
 
 @asynccontextmanager
-async def with_spare(directory: Path, *, member_request_window: float = 0.0) -> AsyncIterator[Rig]:
+async def with_spare(directory: Path, *, member_request_window: float = 0.0, **changes: Any) -> AsyncIterator[Rig]:
     """A supervisor that keeps a spare, on its way to serve."""
     settings = SandboxSettings(
         max_concurrency=2,
@@ -51,6 +52,7 @@ async def with_spare(directory: Path, *, member_request_window: float = 0.0) -> 
         discord__identify_window=WINDOW,
         restart__spare=True,
         restart__backoff_first=0.2,
+        **changes,
     ) as installation:
         source = "from sharded_client import ShardedClient\nclient = ShardedClient(guild_ready_timeout=0.5)\n"
         installation.configure(bot__directory=str(installation.release("app", source)))
@@ -85,6 +87,32 @@ async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_t
 
 
 @pytest.mark.wide
+@pytest.mark.wide
+async def test_a_spare_that_comes_after_the_active_bot_has_hung_brings_what_that_one_missed(tmp_path: Path) -> None:
+    async with with_spare(tmp_path, restart__hang_timeout=5) as installation:
+        sandbox = installation.sandbox
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        before = await installation.until(
+            lambda status: [one["generation"] for one in status["children"] if one["spare"]] == [2]
+        )
+        stopped_at = time.monotonic()
+        os.kill(child(before, 1)["pid"], signal.SIGSTOP)
+        after = await installation.until(serving_with_spare(2, 3))
+        served_at = time.monotonic()
+        handoff = after["last_handoff"]
+        assert (handoff["kind"], handoff["result"]) == ("failover", "succeeded")
+        assert handoff["recovered"]["sessions"] == 2, "both of its own are younger than what the dead one has read"
+        assert handoff["recovered"]["lost"] == 0
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+        missing = unexplained(installation, 1, stopped_at, served_at, unread=MOMENT, resumed=True)
+        told = [entry for entry in missing if entry.kind not in UNTOLD]
+        assert not told, f"{told}\n{found}\n{installation.tail()}"
+        missed = (await installation.status())["last_handoff"]["recovered"]["missed"]
+        assert len(missing) <= missed, f"{missing}\n{found}\n{installation.tail()}"
+
+
 async def test_the_members_of_a_guild_that_is_joined_come_to_the_active_bot_first(tmp_path: Path) -> None:
     """Discord answers one such request a guild and half a minute: the spare's would be in its way."""
     async with with_spare(tmp_path, member_request_window=4) as installation:

@@ -234,7 +234,8 @@ class World:
                 lingers = state.lingering is not None and not self.stays(state.lingering)
                 beats = {(Alarm.HANG, state.incoming), (Alarm.DUMP, state.incoming)}
                 called = state.waits and bool(beats & set(self.timers))
-                return (Alarm.READY, state.incoming) in self.timers or self.ends(state.active) or lingers or called
+                moves = {(Alarm.READY, state.incoming), (Alarm.ANSWER, state.active)} & set(self.timers)
+                return bool(moves) or self.ends(state.active) or lingers or called
             case Phase.ACTIVATING:
                 return (Alarm.ACK, state.incoming) in self.timers
             case Phase.PROBATION:
@@ -378,10 +379,12 @@ class World:
                 self.greeted()
             case Phase.CONNECTING:
                 incoming = self.state.child(self.state.incoming)
-                if self.state.waits and incoming is not None and incoming.ready:
+                if incoming is None or not incoming.ready:
+                    self.ready()
+                elif self.state.waits:
                     self.step(ALONE)
                 else:
-                    self.ready()
+                    self.answer_window()
             case Phase.ACTIVATING:
                 self.activated()
             case Phase.PROBATION:
@@ -469,6 +472,9 @@ def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activat
     assert world.shown() == "handing-off"
     world.greeted()
     world.ready()
+    assert world.messages(2) == []
+    assert world.messages(1)[-2:] == [Window(open=True), Window(open=True)], "once more: has it read everything?"
+    world.answer_window()
     assert world.messages(2) == [Activate()]
     assert Drain(limit=30) not in world.messages(1)
     world.activated()
@@ -774,12 +780,61 @@ def test_a_new_child_that_connects_still_recovers_the_old_one_that_dies(phase: P
     assert world.messages(2) == [Recover(generation=1)]
 
 
-def test_a_new_child_that_is_ready_has_heard_everything_itself() -> None:
+def test_a_new_child_that_is_ready_says_so_again_when_it_knows_what_the_dead_one_had_not_read() -> None:
     world = reloading_until(Phase.CONNECTING)
-    world.hang(1)
     world.ready()
+    assert (Alarm.READY, 2) not in world.timers
     world.step(Exited(1, "killed by SIGKILL"))
+    assert world.messages(2) == [Recover(generation=1)]
+    assert world.timers[Alarm.READY, 2] == TIMING.ready_timeout
+    world.ready()
+    assert world.messages(2) == [Recover(generation=1), Activate()]
+
+
+def test_a_new_child_is_activated_when_the_active_one_has_read_what_came_before() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.ready()
+    assert world.messages(1)[-1] == Window(open=True)
+    assert world.messages(2) == []
+    told = world.step(Rang(Alarm.ACK, 1))
+    assert [note.text for note in told if isinstance(note, Note)] == [
+        "generation 2 is ready, but generation 1, which is active, has not answered for 5 s; if it hangs it is ended "
+        "after 20 s (restart.hang_timeout)"
+    ]
+    world.answer_window()
     assert world.messages(2) == [Activate()]
+    assert (Alarm.ACK, 1) not in world.timers
+
+
+def test_an_answer_before_the_new_child_is_ready_activates_nobody() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.step(AFTER_US)
+    world.answer_window()
+    assert world.messages(2) == []
+    world.ready()
+    assert world.messages(2) == []
+
+
+def test_an_active_child_that_does_not_answer_when_the_new_one_is_ready_is_ended_and_then_followed() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.ready()
+    assert Signal(1, "SIGTERM") in world.hang(1)
+    world.step(Exited(1, "killed by SIGKILL"))
+    world.ready()
+    world.activated()
+    assert world.closed[-1].kind == "failover"
+    assert world.answers[1].result == "succeeded"
+
+
+def test_a_new_child_that_dies_while_the_active_one_is_waited_for_leaves_no_alarm_for_the_next() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.ready()
+    world.step(Exited(2, "killed by SIGKILL"))
+    assert world.answers[1].result == "failed"
+    assert (Alarm.ACK, 1) not in world.timers
+    command = world.reload()
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
 
 
 def test_the_backoff_begins_anew_after_a_stable_time() -> None:
@@ -885,7 +940,8 @@ def test_a_new_child_waits_for_the_death_of_an_active_one_that_hangs() -> None:
     assert world.phase() is Phase.CONNECTING
     assert world.messages(2) == []
     world.step(Exited(1, "killed by SIGKILL"))
-    assert world.messages(2) == [Activate()]
+    world.ready()
+    assert world.messages(2) == [Recover(generation=1), Activate()]
     world.activated()
     assert world.closed[-1].kind == "failover"
     assert world.answers[1].result == "succeeded"
@@ -1094,6 +1150,7 @@ def test_a_reload_that_waits_already_leaves_no_probation() -> None:
     world = reloading_until(Phase.CONNECTING, ON_PROBATION)
     world.reload()
     world.ready()
+    world.answer_window()
     world.activated()
     assert world.phase() is Phase.DRAINING
     assert world.messages(1)[-1] == Drain(limit=30)
@@ -1194,6 +1251,7 @@ def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child
     world.greeted()
     assert world.messages(1)[-1] == Drain(limit=30, linger=180)
     world.ready()
+    world.answer_window()
     assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
     assert world.timers[Alarm.DRAIN, 1] == limits.HURRY_LIMIT + limits.DRAIN_GRACE
     assert world.messages(3) == [], "never two old children beside an active one"
@@ -1232,6 +1290,7 @@ def test_a_reload_during_the_drain_leaves_open_views_alone_until_its_child_is_re
     world.prepared()
     world.greeted()
     world.ready()
+    world.answer_window()
     assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
 
 
@@ -1272,7 +1331,8 @@ def test_a_new_child_that_is_ready_follows_at_once_though_an_older_one_is_still_
     world = reloading_beside_a_lingerer(Phase.CONNECTING)
     world.ready()
     world.step(Exited(2, "killed by SIGKILL"))
-    assert world.messages(3) == [Activate()]
+    world.ready()
+    assert world.messages(3) == [Recover(generation=2), Activate()]
     assert Activate() not in world.messages(1)[1:]
 
 
@@ -1367,7 +1427,8 @@ def test_a_spare_comes_once_the_active_child_claims_every_event() -> None:
 def test_a_spare_takes_over_at_once_and_another_comes() -> None:
     world = with_spare()
     world.step(Exited(1, "killed by SIGKILL"))
-    assert world.messages(2) == [Activate()]
+    world.ready()
+    assert world.messages(2) == [Recover(generation=1), Activate()]
     world.activated()
     assert world.closed == [CloseHandoff("failover", 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
     assert world.state.restarts == 1
@@ -1391,7 +1452,8 @@ def test_an_active_child_that_hangs_is_dead_before_the_spare_takes_over() -> Non
     world.hang(1)
     assert world.messages(2) == []
     world.step(Exited(1, "killed by SIGKILL"))
-    assert world.messages(2) == [Activate()]
+    world.ready()
+    assert world.messages(2) == [Recover(generation=1), Activate()]
 
 
 def test_a_reload_drops_the_spare_before_it_spawns_and_another_comes_after() -> None:
@@ -1420,7 +1482,8 @@ def test_a_spare_takes_over_while_a_reload_is_prepared_and_the_reload_waits() ->
     world = with_spare()
     command = world.reload(force=True)
     world.step(Exited(1, "killed"))
-    assert world.messages(2) == [Activate()]
+    world.ready()
+    assert world.messages(2) == [Recover(generation=1), Activate()]
     assert world.state.waiting == (command,)
     world.activated()
     assert world.closed[-1].kind == "failover"

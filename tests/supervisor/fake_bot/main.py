@@ -38,7 +38,7 @@ class Fake:
         self.script = dict(word.partition("=")[::2] for word in self.options.args)
         self.shards = int(self.script.get("shards", "1"))
         self.buffer = b""
-        self.draining = False
+        self.draining = self.ready = False
         self.lingering = 0
         signal.signal(signal.SIGWINCH, lambda *_: self.leave("people"))
         faulthandler.register(signal.SIGUSR1, file=sys.stderr)
@@ -102,6 +102,7 @@ class Fake:
         self.connect()
         self.at("connecting")
         self.say("ready", shards=self.shards, guilds=7)
+        self.ready = True
         self.at("ready")
         while True:
             self.obey(self.hear())
@@ -130,6 +131,8 @@ class Fake:
             if not deaf:
                 self.say("role", role="active")
             self.at("active")
+        elif kind == "recover" and self.ready:
+            self.say("ready", shards=self.shards, guilds=7)
         elif kind == "drain":
             self.drain(message["limit"], message["linger"])
         elif kind == "inquire" and not deaf:
