@@ -164,7 +164,8 @@ class Engine:
         self._done, self._reexec_asked, self._rested = anyio.Event(), anyio.Event(), anyio.Event()
         self._successor = successor
         loop = asyncio.get_running_loop()
-        with self._handling_signals(loop):
+        shared = carried.place.membership is not None if carried is not None else self._settings.ledger.shared
+        with self._handling_signals(loop, shared=shared):
             self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=loop.time)
             with contextlib.ExitStack() as stack:
                 if carried is not None:
@@ -315,14 +316,17 @@ class Engine:
                     answer.set_result(Outcome(result="refused", reason=_NOT_RUNNING))
 
     @contextlib.contextmanager
-    def _handling_signals(self, loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-        """Take SIGHUP, SIGTERM and SIGINT; first of all, for an unhandled SIGHUP would kill."""
+    def _handling_signals(self, loop: asyncio.AbstractEventLoop, *, shared: bool) -> Iterator[None]:
+        """Take SIGHUP, SIGTERM and SIGINT; first of all, for an unhandled SIGHUP would kill.
+
+        ``shared``: whether the ledger that is in use has room for others, who may switch claims on.
+        """
         handlers = {signal.SIGHUP: self._command_reload, signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
         if orphans.adopts():
             handlers[signal.SIGCHLD] = self._reap_orphans
         if self._successor is not None:
             handlers[signal.SIGUSR2] = self._on_reexec
-        if self._settings.ledger.shared:
+        if shared:
             handlers[signal.SIGTTIN] = partial(self._on_by_hand, ByHand(True))
             handlers[signal.SIGTTOU] = partial(self._on_by_hand, ByHand(False))
         if not self._signals:
@@ -550,7 +554,10 @@ class Engine:
         self._tasks.start_soon(self._weigh, release)
 
     async def _weigh(self, release: Release) -> None:
-        reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
+        try:
+            reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
+        except Exception as error:  # of a machine that does not tell; it must not cost the bot that serves
+            reason = f"it is not known whether there is room for it: {type(error).__name__}: {error}"
         if self._slot is not None:
             self._slot.happen(Weighed(reason))
 

@@ -156,6 +156,8 @@ class CarriedSlot:
     hearing: Comparison
     pings: int
     passing: relay.Passing = field(default_factory=relay.Passing)
+    kicks: tuple[tuple[int, int, int], ...] = ()
+    put_off: tuple[Wish, ...] = ()
 
 
 class Slot:
@@ -202,6 +204,8 @@ class Slot:
         self.state = machine.retimed(carried.state, timing)
         self.handoff, self._hearing, self._pings = carried.handoff, carried.hearing, carried.pings
         self._relay.passing = carried.passing
+        self._kicks.adopt(carried.kicks)
+        self._put_off = list(carried.put_off)
         for member in carried.members:
             self._members[member.child.generation] = _Member(adopt(member.child, self), member.seen)
         for alarm, generation, left in carried.timers:
@@ -221,6 +225,8 @@ class Slot:
             hearing=self._hearing,
             pings=self._pings,
             passing=self._relay.passing,
+            kicks=self._kicks.carry(),
+            put_off=tuple(self._put_off),
         )
 
     @property

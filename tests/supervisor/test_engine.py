@@ -32,7 +32,7 @@ from supervising import (
     with_window,
 )
 
-from supervisor import limits, machine
+from supervisor import headroom, limits, machine
 from supervisor.engine import Engine
 from supervisor.outcome import Outcome, Progress
 from supervisor.release import Release
@@ -876,6 +876,18 @@ async def test_a_spare_waits_for_memory(settings: Settings, tmp_path: Path) -> N
         await it.until(lambda roles: roles == {1: "active", 3: "standby"})
         assert it.text.count("no spare for now") == 1
         assert [child.spare for child in await it.children()] == [False, True]
+
+
+async def test_a_machine_that_does_not_tell_its_memory_costs_the_spare_and_nothing_else(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shortage(**_: object) -> str:
+        raise ValueError("/proc/meminfo: no MemAvailable")
+
+    monkeypatch.setattr(headroom, "shortage", shortage)
+    async with supervised(with_restart(settings, spare=True)) as it:
+        await until(lambda: "no spare for now: it is not known whether there is room for it" in it.text)
+        assert [child.role for child in await it.children()] == ["active"]
 
 
 async def test_a_spare_waits_for_identifies(tmp_path: Path) -> None:

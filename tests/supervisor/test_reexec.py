@@ -34,7 +34,7 @@ from supervisor.control_client import fetch_status
 from supervisor.engine import CarriedEngine, Engine
 from supervisor.events import Broke
 from supervisor.hearing import Comparison
-from supervisor.identify import IdentifyQueue
+from supervisor.identify import IdentifyQueue, Wish
 from supervisor.ledgerdir import Place
 from supervisor.local_sandbox import CarriedSandbox
 from supervisor.observed import HandoffRecord, Observation
@@ -98,6 +98,8 @@ def an_envelope(tmp_path: Path, state: State) -> Envelope:
         handoff=a_record(),
         hearing=hearing,
         pings=3,
+        kicks=((2, 0, 1),),
+        put_off=(Wish(2, 0),),
     )
     engine = CarriedEngine(
         slot=slot,
