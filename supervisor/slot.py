@@ -644,6 +644,9 @@ class Slot:
         child = state.child(seen.generation)
         if child is not None and child.ready and state.waits:
             return f"{text}; waiting until another supervisor's bot hands over"
+        active = state.child(state.active)
+        if child is not None and child.ready and active is not None and active.unanswered:
+            return f"{text}; waiting for generation {state.active} to read what has come to it"
         if child is not None and child.ready and state.lingering is not None:
             return f"{text}; waiting for generation {state.lingering}, older still, to leave"
         if (seconds := self._host.permits.out_of_budget) is not None:

@@ -607,6 +607,26 @@ class Probation:
         return self.outcome
 
 
+async def test_a_new_child_that_is_ready_waits_for_the_active_one_to_answer_and_says_so(settings: Settings) -> None:
+    seen, follow = recorder()
+    async with supervised(with_window(settings, 1.0)) as it, anyio.create_task_group() as tasks:
+        outcomes: list[Outcome] = []
+
+        async def reload() -> None:
+            outcomes.append(await it.engine.reload(on_progress=follow))
+
+        tasks.start_soon(reload)
+        await it.until(lambda roles: 2 in roles)  # it gets its permit a second after the first one got its own
+        os.kill(it.pids[1], signal.SIGSTOP)
+        waits = "generation 2: 1 of 1 shards ready; waiting for generation 1 to read what has come to it"
+        await until(lambda: waits in [progress.message for progress in seen])
+        assert not outcomes
+        os.kill(it.pids[1], signal.SIGCONT)
+        await until(lambda: outcomes)
+        assert outcomes[0].result == "succeeded"
+        await it.serving(2)
+
+
 async def test_the_old_child_stands_by_until_the_probation_is_over(settings: Settings) -> None:
     began = time.monotonic()
     async with on_probation(settings, seconds=0.5) as probation:
