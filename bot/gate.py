@@ -250,7 +250,6 @@ class Gate:
             if told(event):
                 event.decision = False
             else:
-                self._numbering.number(occurrence, self.ledger)
                 keep.add(identity.text)
         self._held = deque(held for held in self._held if held.event.decision is not False)
         self._numbering.begin_anew(shard, shards, keep=keep)

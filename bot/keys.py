@@ -229,6 +229,9 @@ class Occurrence:
 class _Digest:
     since: float
     """No claim from before this is of an occurrence that was seen here."""
+    sure: float
+    begins: int
+    """As of its stream when it was new."""
     seen: int = 0
     last: float = 0.0
     places: list[tuple[int, Span]] = field(default_factory=list)
@@ -259,6 +262,8 @@ class _Stream:
     """Position and time of each, in order."""
     position: int = 0
     """How many anchors there have been."""
+    begins: int = 0
+    """The first anchor whose place among the occurrences of a new digest is known."""
     heard: float = 0.0
     digests: dict[str, _Digest] = field(default_factory=dict)
 
@@ -323,20 +328,19 @@ class Numbering:
         """Align what comes from now on anew, in the streams of a shard of so many: a dead child's session goes on.
 
         What that one missed it receives late and all at once, so its claims say nothing about times before now. Digests
-        to ``keep``, which it does not claim, are counted on.
+        to ``keep`` are counted on: it does not bring them, or has not yet.
         """
         self._anew[shard, shards] = self._clock()
-        self._heard.clear()
-        for name in [name for name in self._streams if shard_of(name, shards) == shard]:
-            gone, anew = self._streams[name], self._open(name)
-            anew.heard = gone.heard
-            anew.digests = {text: entry for text, entry in gone.digests.items() if text in keep}
-            self._streams[name] = anew
-            for text in gone.digests:
-                if text in keep:
-                    self._recent[text] = anew
-                else:
-                    del self._recent[text]
+        if shards == self._shards:
+            self._heard.pop(shard, None)
+        else:
+            self._heard.clear()
+        for name, stream in self._streams.items():
+            if shard_of(name, shards) == shard:
+                self._count_from(name, stream)
+                stream.begins = stream.position + 1
+                for text in [text for text in stream.digests if text not in keep]:
+                    del stream.digests[text], self._recent[text]
 
     def observe(self, identity: Identity, at: float) -> Occurrence | None:
         """Take note of an event as it arrives, each once and in its place; counted ones get an `Occurrence`."""
@@ -356,7 +360,9 @@ class Numbering:
             return None
         entry = stream.digests.get(identity.text)
         if entry is None:
-            entry = stream.digests[identity.text] = _Digest(since=max(stream.since, at - _BEFORE))
+            entry = stream.digests[identity.text] = _Digest(
+                since=max(stream.since, at - _BEFORE), sure=stream.sure, begins=stream.begins
+            )
             if self._continues is not None:
                 entry.offset = self._continues(identity.text)
         entry.seen += 1
@@ -374,11 +380,10 @@ class Numbering:
         number = self.sure_number(occurrence, others)
         if number is not None:
             return number
-        stream = occurrence.stream
         entry = occurrence.entry
         rows = others.claimed_by_others(occurrence.identity.text)
         late = self._lateness(entry, self._heard.get(self._shard_of(occurrence.identity.stream), ()), others)
-        entry.found(_align(entry, rows, late, sure=stream.sure, now=self._clock()))
+        entry.found(_align(entry, rows, late, sure=entry.sure, now=self._clock()))
         assert entry.offset is not None
         return entry.offset + occurrence.index
 
@@ -422,10 +427,15 @@ class Numbering:
 
     def _open(self, name: str) -> _Stream:
         since, sure = self._sessions.get(self._shard_of(name), (0.0, 0.0))
+        stream = _Stream(joined=self._joined, since=since, sure=sure)
+        self._count_from(name, stream)
+        return stream
+
+    def _count_from(self, name: str, stream: _Stream) -> None:
+        """Count from when a dead child's session went on that brings this stream, if one does."""
         for (shard, shards), at in self._anew.items():
             if shard_of(name, shards) == shard:
-                since, sure = max(since, at - PAIR_WITHIN), max(sure, at)
-        return _Stream(joined=self._joined, since=since, sure=sure)
+                stream.since, stream.sure = max(stream.since, at - PAIR_WITHIN), max(stream.sure, at)
 
     def _shard_of(self, stream: str) -> int:
         return shard_of(stream, self._shards)
@@ -455,10 +465,11 @@ class Numbering:
             return None
         for row in recent:
             found = stream.anchors.get(row.mark or "")
-            if found is not None:
+            if found is not None and found[0] >= entry.begins:
                 return row.number - 1 - _before(entry, found[0])
         newest_first = reversed(stream.anchors.items())
-        near = [anchor for anchor, _ in takewhile(lambda item: item[1][1] >= entry.since, newest_first)]
+        known = takewhile(lambda item: item[1][1] >= entry.since and item[1][0] >= entry.begins, newest_first)
+        near = [anchor for anchor, _ in known]
         passed = others.anchor_claimed_by_others(near)
         if passed is None:
             return None

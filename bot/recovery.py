@@ -44,7 +44,8 @@ _RETRY_SECONDS = 1.0
 _AT_ONCE = 0.1
 """Seconds until a connection is opened anew that had been resumed."""
 _AGAIN_SECONDS = 2.5
-"""How long the end of the recovery waits for connections that have just broken: interactions live 3 s."""
+"""How long the end of the recovery waits for connections that have just broken: interactions live 3 s. With the second
+after it, it must be less than the supervisor waits for a child to become active."""
 _CLOSE_SECONDS = 0.5
 _MESSAGES = 1000
 _SLICE_SECONDS = 0.005
@@ -127,11 +128,6 @@ class _Side:
     task: asyncio.Task[None] | None = None
     websocket: internals.SideSocket | None = None
 
-    @property
-    def broken(self) -> bool:
-        """Whether it was RESUMED, has lost its connection since, and may yet be resumed once more."""
-        return self.resumed and not self.connected and not self.over
-
 
 class Recovery:
     """The sessions of one dead child, from RESUME until this child's own sessions have taken over."""
@@ -199,9 +195,9 @@ class Recovery:
         return all(side.over for side in self._sides)
 
     @property
-    def broken(self) -> bool:
-        """Whether a connection was lost that is to be opened once more."""
-        return any(side.broken for side in self._sides)
+    def settled(self) -> bool:
+        """Whether each session has brought all that it missed, or is lost."""
+        return all(side.connected or side.over for side in self._sides)
 
     def begin(self) -> None:
         """Connect, once. The client must have logged in."""
@@ -243,18 +239,18 @@ class Recovery:
     async def finish(self) -> None:
         """Hand over the rest and end the sessions: from now on this child's own hear everything.
 
-        A session whose connection has just broken is resumed once more: what came on it before this child's own began
-        may not have been received.
+        One that is not resumed yet, or once more because its connection has just broken, is waited for: what came on it
+        before this child's own began may not have been received.
         """
         if self._stopped or self._finishing:
             return
         self._finishing = True
-        if self.broken:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._settled.wait(), _AGAIN_SECONDS)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._settled.wait(), _AGAIN_SECONDS)
         for side in self._sides:
-            if side.broken and not self._stopped:
-                self._lose(side, f"its connection broke and was not back within {_AGAIN_SECONDS:g} s")
+            if not (side.connected or side.over or self._stopped):
+                what = "its connection broke and was not back" if side.resumed else "no answer"
+                self._lose(side, f"{what} within {_AGAIN_SECONDS:g} s")
         await self._sure()
         while any(side.pending for side in self._sides) and not self._stopped:
             self.advance()
@@ -356,7 +352,7 @@ class Recovery:
         self._settle()
 
     def _settle(self) -> None:
-        if not all(side.connected or side.over for side in self._sides):
+        if not self.settled:
             self._settled.clear()
         elif not self._settled.is_set():
             self._settled.set()
@@ -464,7 +460,12 @@ class Recovery:
         return _UNTOLD.get(event.name, ())
 
     def _is_told(self, event: Event) -> bool:
-        """Whether an event of this child's own sessions is told from a dead one that goes on beside it."""
+        """Whether an event of this child's own sessions is told from a dead one that goes on beside it.
+
+        One of a kind that the dead one's intents leave out is not, nor is one that it had read before.
+        """
+        if event.identity is None or not self._numbering.counts(event.identity.text):
+            return False
         return self._way(event) is not None and not self._left_to_own_cache(event)
 
     def _hand_over_interaction(self, missed: _Missed) -> None:

@@ -37,7 +37,7 @@ from bot.reasons import SetupError, explain, origin
 from bot.recovery import Recovery
 from bot.registration import Registration
 from bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
-from bot.shards import Shards
+from bot.shards import PARSED, Shards, turns
 from bot.stalls import Stalls
 from bot.trail import Trail
 from supervisor import wire
@@ -61,10 +61,6 @@ What these missed has then been received before its own sessions begin, and no n
 
 RESUME_PATIENCE = 15.0
 """How long a successor that is ready otherwise waits for them."""
-
-RESUME_LAST = 3.0
-"""How long one waits for them that is told to activate, for it had called itself ready before it heard of the death. It
-must not take longer than the supervisor waits for its answer."""
 
 SILENT_PATIENCE = 2.0
 """Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
@@ -146,6 +142,7 @@ class Runtime:
     _was_active: bool = False
     _told_active: bool = False
     """Whether the app has heard last that it is active."""
+    _activating: asyncio.Task[None] | None = None
     _early: asyncio.Task[None] | None = None
     _taking: asyncio.Task[None] | None = None
     """The app's import of what a predecessor left."""
@@ -358,7 +355,8 @@ class Runtime:
             self._recover(message.generation, self.gate)
         elif isinstance(message, wire.Activate):
             self._orders += 1
-            self._spawn(self._activate(self.gate, order=self._orders, wait_for_state=message.wait_for_state))
+            waits = message.wait_for_state
+            self._activating = self._spawn(self._activate(self.gate, order=self._orders, wait_for_state=waits))
         elif isinstance(message, wire.Import):
             self.carry.arrived(message)
         elif isinstance(message, wire.Standby):
@@ -378,14 +376,18 @@ class Runtime:
 
     async def _catch_up(self, gate: Gate) -> None:
         """Say that the window is open once all has been read that had come before that was asked."""
+        if self._activating is not None:
+            await asyncio.wait([self._activating])
         if self.shards is not None:
             await self.shards.caught_up(CATCH_UP_PATIENCE)
         self._reads()
         self.link.send(wire.WindowAck(open=gate.window_open))
 
-    def _reads(self) -> None:
-        if self.trail is not None:
-            self.trail.reads()
+    def _reads(self, *, until: float | None = None) -> None:
+        """Note that all has been read, and taken, that had come until now or then; if it has."""
+        if self.trail is None or self.gate is None or self.gate.holding or self.shards is None or self.shards.broken:
+            return
+        self.trail.reads(asyncio.get_running_loop().time() if until is None else until)
 
     async def _activate(self, gate: Gate, *, order: int, wait_for_state: bool) -> None:
         if order != self._orders:
@@ -401,7 +403,6 @@ class Runtime:
             return  # The app or Discord closed it during the drain: `_last_words` says so.
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
-            await self.recovery.caught_up(RESUME_LAST)
             await self.recovery.finish()
         if self.trail is not None:
             self.trail.recover(None)
@@ -525,8 +526,15 @@ class Runtime:
 
     def _covers(self, reading_at: float, dead: DeadSession) -> bool:
         """Whether this child's own sessions have missed nothing of a dead one, that was read until then at least."""
-        count, began_at = self._own_sessions.get(dead.shard, (0, 0.0))
-        return count == dead.shards and began_at + SURE_AFTER < reading_at
+        counts = {count for count, _ in self._own_sessions.values()}
+        if counts == {dead.shards}:
+            return self._heard_since(dead.shard, reading_at)
+        return len(counts) == 1 and all(self._heard_since(shard, reading_at) for shard in range(*counts))
+
+    def _heard_since(self, shard: int, reading_at: float) -> bool:
+        """Whether a shard's session had begun a while before."""
+        _, began_at = self._own_sessions.get(shard, (0, float("inf")))
+        return self.shards is not None and self.shards.lasts(shard, began_at) and began_at + SURE_AFTER < reading_at
 
     def _recovery_changed(self) -> None:
         recovery = self.recovery
@@ -713,6 +721,9 @@ class Runtime:
                 self.trail.catch_up()
             self.inflight.look()
             self._send_beat()
+            beat_at = loop.time()
+            await turns(PARSED)  # the loop may have stood still
+            self._reads(until=beat_at)
 
     def _send_beat(self) -> None:
         if self.gate is None or self.client is None or self.shards is None:
@@ -741,7 +752,6 @@ class Runtime:
             )
         )
         self._late = 0.0
-        self._reads()
 
     def _spawn(self, coroutine: Any) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.ensure_future(coroutine)

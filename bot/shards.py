@@ -32,8 +32,8 @@ used 30 s after it was given, so an IDENTIFY under it must not come later than t
 _BROKEN = frozenset({"closed", "resuming"})
 """States of a shard whose session may have more to bring than its connection."""
 
-_TURNS = 3
-"""Of the loop, until what it has read from a socket has been parsed: one for aiohttp, one for discord.py, one spare."""
+PARSED = 3
+"""Turns of the loop until what it has read from a socket is parsed: one for aiohttp, one for discord.py, one spare."""
 
 
 class ShardsError(Exception):
@@ -152,6 +152,15 @@ class Shards:
             pairs = [(self.client.shard_id or 0, self.client.latency)]
         return {shard: round(seconds * 1000, 1) for shard, seconds in pairs if 0 <= seconds < float("inf")}
 
+    @property
+    def broken(self) -> bool:
+        """Whether a connection has broken whose session has more to bring."""
+        return not _BROKEN.isdisjoint(self._states.values())
+
+    def lasts(self, shard: int, began_at: float) -> bool:
+        """Whether the session that a shard began then is still the one that it has, or will resume."""
+        return self._states.get(shard) != "waiting" and self.identified_at.get(shard, 0.0) <= began_at
+
     async def caught_up(self, patience: float) -> None:
         """Wait until all that has come to the sessions by now has been read, at most ``patience`` seconds.
 
@@ -159,12 +168,12 @@ class Shards:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(patience):
-                while _BROKEN.intersection(self._states.values()):
+                while self.broken:
                     self._changed.clear()
                     await self._changed.wait()
                 while any(map(internals.unread, self._websockets.values())):
-                    await _turns(1)  # reads a part of each
-        await _turns(_TURNS)
+                    await turns(1)  # reads a part of each
+        await turns(PARSED)
 
     def stop(self) -> None:
         """Begin no further connection."""
@@ -240,7 +249,7 @@ class Shards:
             _log.error("a shard could not be connected", exc_info=error)
 
 
-async def _turns(count: int) -> None:
+async def turns(count: int) -> None:
     """Let the event loop turn so many times."""
     for _ in range(count):
         await asyncio.sleep(0)

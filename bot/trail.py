@@ -99,9 +99,9 @@ class Trail:
                 if websocket.sequence is not None:
                     self.file.words[word] = websocket.sequence
 
-    def reads(self) -> None:
-        """Note that this child reads what comes. Call it about once a second, and when that is known otherwise."""
-        self.file.reading_at = self.gate.clock()
+    def reads(self, until: float) -> None:
+        """Note that all has been read, and taken, that had come until then. Call it about once a second."""
+        self.file.reading_at = until
 
     def place(self) -> Place | None:
         """Return where the event stands that is being received now."""

@@ -10,6 +10,9 @@ ACK_TIMEOUT = 5.0
 """Seconds within which a child answers `Window` or `Activate`: its loop has one small thing to do."""
 HELLO_TIMEOUT = 30.0
 """Seconds from spawn to `Hello`: an interpreter and its imports; the app is loaded later."""
+RECOVER_TIMEOUT = 30.0
+"""Seconds within which a child that is ready has seen to what a dead one left: it may import a checkpoint of the app's
+state, waits 15 s at most for Discord's answers, and a second to be sure."""
 DRAIN_GRACE = 5.0
 """Seconds that a drained child has, past its limit, to close its sessions and exit."""
 TERM_GRACE = 3.0

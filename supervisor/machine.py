@@ -757,7 +757,7 @@ def _lateness(turn: Turn, event: Rang) -> str:
         case Alarm.ACK:
             return f"did not become active within {limits.ACK_TIMEOUT:g} s"
         case Alarm.ANSWER:
-            return f"beats, but has not read its pipe for {timing.hang_timeout:g} s (restart.hang_timeout)"
+            return f"beats, but has not answered for {timing.hang_timeout:g} s (restart.hang_timeout)"
         case _:
             return f"hangs: no sign of life for {timing.hang_timeout:g} s (restart.hang_timeout)"
 

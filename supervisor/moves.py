@@ -73,7 +73,8 @@ def recover(turn: Turn) -> None:
     turn.do(Send(incoming.generation, Recover(generation=dead)))
     if incoming.ready:
         turn.change(incoming.generation, ready=False)
-        turn.start(Alarm.READY, turn.state.timing.ready_timeout, generation=incoming.generation)
+        limit = min(limits.RECOVER_TIMEOUT, turn.state.timing.ready_timeout)
+        turn.start(Alarm.READY, limit, generation=incoming.generation)
 
 
 # --- the active role --------------------------------------------------------------------------------------------
@@ -361,7 +362,7 @@ def spare_lost(turn: Turn, generation: int, reason: str) -> None:
 
 
 def fail_over(turn: Turn, reason: str, heir: int) -> None:
-    """The active child is dead: the heir takes its place, now if it is ready."""
+    """The active child is dead: the heir takes its place, as soon as it is ready and nothing is missing."""
     state = turn.state
     turn.amend(kind="failover", result="succeeded", reason=reason, target=heir)
     turn.set(incoming=heir, failures=state.failures + 1, restarts=state.restarts + 1)

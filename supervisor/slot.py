@@ -476,7 +476,7 @@ class Slot:
             self._ask_for_numbers()
         under_way = member.seen.in_flight, member.seen.lingering
         counts_down = isinstance(message, Beat) and self.state.phase is Phase.PROBATION
-        if isinstance(message, Limits | Shard | Identify) or under_way != was_under_way or counts_down:
+        if isinstance(message, Limits | Shard | Identify | Ready) or under_way != was_under_way or counts_down:
             self._host.progressed()
 
     def _count(self, message: FromChild, *, since: Beat | None) -> None:

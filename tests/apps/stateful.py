@@ -30,8 +30,12 @@ class Stateful(discord.Client):
             await self.reports.handled("seen", f"{len(self.seen)}:{len(set(self.seen))}")
         await self.reports.handled("message", message.id)
 
+    async def on_deactivate(self) -> None:
+        if FAULT == "never drained":
+            await asyncio.Event().wait()
+
     async def export_state(self) -> Any:
-        if FAULT == "export hangs":
+        if FAULT in ("export hangs", "never drained"):
             await asyncio.Event().wait()
         if FAULT == "export raises":
             raise KeyError("x")

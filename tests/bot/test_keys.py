@@ -181,11 +181,12 @@ class Child:
             self.decide(*held)
         self.held.clear()
 
-    def goes_on_beside(self, shards: int) -> None:
+    def goes_on_beside(self, side: Child, shards: int) -> None:
         """What a gate does when all sessions of a child that hung have been resumed."""
-        self.held = [one for one in self.held if one[1] is None]
+        self.held = [one for one in self.held if one[1] is None or not side.numbering.counts(one[0].text)]
+        kept = {one[0].text for one in self.held if one[1] is not None}
         for shard in range(shards):
-            self.numbering.begin_anew(shard, shards, keep=())
+            self.numbering.begin_anew(shard, shards, keep=kept)
 
 
 def message(at: float, guild: int, number: int) -> Emitted:
@@ -508,7 +509,7 @@ def run_crash(
     for at, _, child, event_ in sorted(todo, key=lambda item: item[:2]):
         clock[0] = at
         if event_ is None and child is side and hangs:
-            successor.goes_on_beside(dead_plan.shards)
+            successor.goes_on_beside(side, dead_plan.shards)
         elif event_ is None:
             child.forget_held(at)
             child.activate()
@@ -571,7 +572,7 @@ def test_what_a_child_leaves_that_hung_is_handled_exactly_once_in_silence_when_r
 def test_the_property_can_fail_when_who_goes_on_beside_one_that_hung_does_not_count_anew(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Child, "goes_on_beside", lambda self, shards: None)
+    monkeypatch.setattr(Child, "goes_on_beside", lambda self, side, shards: None)
     found = []
     for seed in range(20):
         rng = random.Random(seed)
@@ -623,6 +624,16 @@ def test_a_thousand_histories_of_a_killed_child() -> None:
         rng = random.Random(seed)
         plans = crash_after_handoff_plans(rng)
         assert run_crash(rng, busy_events(rng, plans), plans, window=True) == Counter(), seed
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(600)
+def test_a_thousand_histories_of_a_child_that_hung() -> None:
+    for seed in range(1000):
+        rng = random.Random(seed)
+        plans = hang_plans(rng)
+        events = busy_events_beside(rng, *plans) if seed % 2 else silent_events(rng, plans)
+        assert run_crash(rng, events, plans, window=True, hangs=True) == Counter(), seed
 
 
 def test_the_property_can_fail_when_occurrences_are_not_numbered(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,11 +87,11 @@ class Scene:
     file: SessionFile
     news: list[None] = field(default_factory=list)
 
-    async def die(self, *, shard: int = 0, shards: int = 1) -> None:
+    async def die(self, *, shard: int = 0, shards: int = 1, intents: int = discord.Intents.all().value) -> None:
         """Leave a session behind of which everything so far was handed to the app."""
         async with aiohttp.ClientSession() as http:
             socket = await http.ws_connect(self.sandbox.gateway_url, params={"v": "10", "encoding": "json"})
-            identify = {"token": self.sandbox.token, "intents": discord.Intents.all().value, "shard": [shard, shards]}
+            identify = {"token": self.sandbox.token, "intents": intents, "shard": [shard, shards]}
             await socket.send_json({"op": 2, "d": identify | {"properties": {}}})
             session, left, sequence = {}, 1, 0
             while left:
@@ -546,9 +546,37 @@ async def test_a_connection_that_breaks_and_does_not_come_back_is_counted_and_ho
         await successor.connect()
         scene.sandbox.faults.withhold_resume()
         scene.sandbox.faults.drop_shard(0, which="oldest")
-        await until(lambda: successor.recovery.broken)
+        await until(lambda: not successor.recovery.settled)
         await successor.take_over()
         assert successor.recovery.lost == 1
+
+
+async def test_a_session_that_never_answered_is_counted_at_the_end(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "_AGAIN_SECONDS", 0.1)
+    await scene.die()
+    scene.sandbox.faults.withhold_resume()
+    async with scene.successor() as successor:
+        successor.recovery.begin()
+        await successor.connect()
+        await successor.take_over()
+        assert successor.recovery.lost == 1
+
+
+async def test_what_the_dead_session_s_intents_leave_out_is_handled_by_its_own(scene: Scene) -> None:
+    """The release that died did not ask for reactions: its session brings none, however often it is resumed."""
+    message = int(scene.sandbox.emit_message().key)
+    await scene.die(intents=discord.Intents.all().value & ~discord.Intents.reactions.flag)
+    async with scene.successor() as successor:
+        await successor.connect()
+        scene.sandbox.emit_reaction_add(message=message)
+        await until(lambda: successor.gate.held)
+        await successor.resume()
+        scene.sandbox.emit_reaction_add(message=message)
+        await until(lambda: successor.gate.held == 2)
+        await successor.take_over()
+        assert successor.app.heard == [f"reaction {message}"] * 2
 
 
 async def test_a_handler_is_named_before_its_event_counts_as_handed_over(scene: Scene) -> None:

@@ -45,12 +45,19 @@ os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """An interpreter that holds the second generation back before Python starts, until a file is there."""
 
 
-@pytest.mark.parametrize(("number", "kind"), [(signal.SIGKILL, "failover"), (signal.SIGSTOP, "reload")])
-@pytest.mark.parametrize("phase", ["ready", "activating"])
+@pytest.mark.parametrize(
+    ("phase", "number", "kind"),
+    [
+        ("ready", signal.SIGKILL, "failover"),
+        ("ready", signal.SIGSTOP, "failover"),
+        ("activating", signal.SIGKILL, "failover"),
+        ("activating", signal.SIGSTOP, "reload"),
+    ],
+)
 async def test_an_old_child_that_is_lost_as_the_new_one_comes_is_replaced_by_it(
     tmp_path: Path, phase: str, number: signal.Signals, kind: str
 ) -> None:
-    """One that stands still is found out later than the new one takes over: by then it is the one that drains."""
+    """One that stands still once it has answered is found out after the other takes over: it is the one that drains."""
     async with ordeal(tmp_path, restart__hang_timeout=8) as installation:
         if phase == "ready":
             following = Following(installation)

@@ -87,7 +87,6 @@ async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_t
 
 
 @pytest.mark.wide
-@pytest.mark.wide
 async def test_a_spare_that_comes_after_the_active_bot_has_hung_brings_what_that_one_missed(tmp_path: Path) -> None:
     async with with_spare(tmp_path, restart__hang_timeout=5) as installation:
         sandbox = installation.sandbox
@@ -113,6 +112,7 @@ async def test_a_spare_that_comes_after_the_active_bot_has_hung_brings_what_that
         assert len(missing) <= missed, f"{missing}\n{found}\n{installation.tail()}"
 
 
+@pytest.mark.wide
 async def test_the_members_of_a_guild_that_is_joined_come_to_the_active_bot_first(tmp_path: Path) -> None:
     """Discord answers one such request a guild and half a minute: the spare's would be in its way."""
     async with with_spare(tmp_path, member_request_window=4) as installation:

@@ -164,13 +164,14 @@ async def test_state_is_not_said_to_be_on_its_way_once_giver_and_taker_are_dead(
     async with installation_of(
         tmp_path, state__timeout=20, state__checkpoint=0, restart__hang_timeout=20
     ) as installation:
+        installation.environ["STATE_FAULT"] = "never drained"
         await installation.start()
         old = psutil.Process((await installation.status())["children"][0]["pid"])
         following = Following(installation)
-        await following.until("connecting")
-        old.suspend()  # It gives nothing, and cannot be made active again before it is killed.
+        await following.until("draining")
         status = await installation.until(lambda status: is_active(status, 2))
         assert status["last_handoff"]["state"] == "carrying"
+        old.suspend()  # It cannot be made active again before it is killed.
         psutil.Process(next(child["pid"] for child in status["children"] if child["generation"] == 2)).kill()
         await installation.logged("generation 1 is made active again")
         old.kill()

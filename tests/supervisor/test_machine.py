@@ -814,7 +814,7 @@ def test_a_new_child_that_is_ready_says_so_again_when_it_knows_what_the_dead_one
     assert (Alarm.READY, 2) not in world.timers
     world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Recover(generation=1)]
-    assert world.timers[Alarm.READY, 2] == TIMING.ready_timeout
+    assert world.timers[Alarm.READY, 2] == limits.RECOVER_TIMEOUT
     world.ready()
     assert world.messages(2) == [Recover(generation=1), Activate()]
 
@@ -1074,7 +1074,7 @@ def test_an_active_child_that_beats_but_never_answers_is_ended_and_replaced() ->
     world.step(Exited(1, "exited with status 0"))
     assert world.phase() is Phase.WAITING
     assert world.state.handoff is not None
-    assert "has not read its pipe" in (world.state.handoff.reason or "")
+    assert "beats, but has not answered" in (world.state.handoff.reason or "")
     world.cooperate()
     assert world.state.active == 2
 
