@@ -31,6 +31,7 @@ is still there and says how far the count is. The active child forgets, and coun
 from __future__ import annotations
 
 import hashlib
+import itertools
 from bisect import bisect
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -143,6 +144,10 @@ _encoder = msgspec.json.Encoder(order="deterministic")
 
 Span: TypeAlias = tuple[float, float]
 """The earliest and the latest time at which an event came."""
+
+
+_Receipt: TypeAlias = tuple[float, str, float]
+"""When an event with a key of its own was read, the key, and the earliest time at which it came."""
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -302,7 +307,7 @@ class Numbering:
         self._anew: dict[tuple[int, int], float] = {}
         """When a dead child's session went on, by shard and count."""
         self._shards = 1
-        self._heard: dict[int, deque[tuple[float, str]]] = {}
+        self._heard: dict[int, deque[_Receipt]] = {}
         """By shard, receipts of events with a key of their own, by which the session's lateness can be judged."""
 
     def session_began(
@@ -443,20 +448,22 @@ class Numbering:
     def _hear(self, identity: Identity, at: float) -> None:
         heard = self._heard.setdefault(self._shard_of(identity.stream), deque(maxlen=_HEARD))
         if len(heard) < _TOGETHER or at - heard[-_TOGETHER][0] > _APART:
-            heard.append((at, identity.text))
+            heard.append((at, identity.text, self._came(at)))
 
-    def _lateness(self, entry: _Digest, heard: Sequence[tuple[float, str]], others: Others) -> dict[int, Span]:
+    def _lateness(self, entry: _Digest, heard: Sequence[_Receipt], others: Others) -> dict[int, Span]:
         """Return how much later than the others this child received its occurrences, at least and at most, by index.
 
-        Those of which nothing is known, and those for which it is no more than usual, are left out.
+        Those of which nothing is known, and those for which it is no more than usual, are left out. A receipt that may
+        have waited to be read says that the session was late only as far as it came late.
         """
         near = {index: _near(heard, at) for index, (_, at) in entry.times(_ALIGN_LIMIT).items()}
-        theirs = others.received_by_others({key for receipts in near.values() for _, key in receipts})
+        theirs = others.received_by_others({key for receipts in near.values() for _, key, _ in receipts})
         found = {}
         for index, receipts in near.items():
-            late = [at - theirs[key] for at, key in receipts if key in theirs]
-            if late and max(map(abs, late)) > _LATE:
-                found[index] = min(late), max(late)
+            late = [(earliest - theirs[key], at - theirs[key]) for at, key, earliest in receipts if key in theirs]
+            if late and max(map(abs, itertools.chain(*late))) > _LATE:
+                certain = min(max(least, min(0.0, most)) for least, most in late)
+                found[index] = certain, max(most for _, most in late)
         return found
 
     def _offset(self, stream: _Stream, entry: _Digest, rows: Sequence[Claimed], others: Others) -> int | None:
@@ -484,7 +491,7 @@ def _before(entry: _Digest, place: int) -> int:
     return forgotten + sum(1 for position, _ in entry.places if position < place)
 
 
-def _near(heard: Sequence[tuple[float, str]], at: float) -> list[tuple[float, str]]:
+def _near(heard: Sequence[_Receipt], at: float) -> list[_Receipt]:
     """Return the receipts nearest to a time."""
     place = bisect(heard, (at,))
     nearest = (heard[index] for index in range(max(0, place - _NEIGHBOURS), min(len(heard), place + _NEIGHBOURS)))

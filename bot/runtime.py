@@ -108,7 +108,7 @@ class Runtime:
     _token: str = field(default="", repr=False)
     link: Link = field(init=False)
     inflight: InFlight = field(default_factory=InFlight)
-    stalls: Stalls = field(default_factory=Stalls)
+    stalls: Stalls = field(init=False)
     ledger: SQLiteLedger = field(init=False)
     loops: Loops = field(init=False)
     carry: Carry = field(init=False)
@@ -208,6 +208,7 @@ class Runtime:
         internals.around_view_waits(self.inflight.waiting)
         self.controls = Controls(client)
         self.controls.install()
+        self.stalls = Stalls(unread=lambda: self.shards is not None and self.shards.unread)
         self.gate = Gate(
             client=client,
             ledger=self.ledger,

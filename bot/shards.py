@@ -157,6 +157,11 @@ class Shards:
         """Whether a connection has broken whose session has more to bring."""
         return not _BROKEN.isdisjoint(self._states.values())
 
+    @property
+    def unread(self) -> bool:
+        """Whether something has come on a connection that the event loop has not read yet."""
+        return any(map(internals.unread, self._websockets.values()))
+
     def lasts(self, shard: int, began_at: float) -> bool:
         """Whether the session that a shard began then is still the one that it has, or will resume."""
         return self._states.get(shard) != "waiting" and self.identified_at.get(shard, 0.0) <= began_at
@@ -171,7 +176,7 @@ class Shards:
                 while self.broken:
                     self._changed.clear()
                     await self._changed.wait()
-                while any(map(internals.unread, self._websockets.values())):
+                while self.unread:
                     await turns(1)  # reads a part of each
         await turns(PARSED)
 

@@ -408,6 +408,22 @@ def test_it_can_fail_when_a_child_does_not_know_that_a_session_is_late(monkeypat
     assert any(late(seed, 2) for seed in range(1000))
 
 
+def test_a_child_that_stood_still_does_not_take_that_for_its_session_being_late() -> None:
+    """What it read in one go when it turned again says when that was, and not how late each event had come."""
+    table, clock = Table(), [0.0]
+    old = Child(1, Plan(-9.0, -9.0, -9.0, -9.0, 99.0, 99.0, 1), MemoryLedger(table, 1), clock)
+    plan = Plan(1.75, 1.80, 3.56, 5.0, 99.0, 99.0, 1, stalls=[(1.14, 3.56)])
+    new = Child(2, plan, MemoryLedger(table, 2), clock)
+    elsewhere, once = message(2.01, GUILDS[1], 1000), reaction(2.96, GUILDS[0], add=True, emoji=1)
+    old.receive(elsewhere, 2.04)
+    old.receive(once, 3.00)
+    new.receive(elsewhere, 3.56)
+    new.receive(once, 3.56)
+    clock[0] = 5.0
+    new.activate()
+    assert (len(old.handled), len(new.handled)) == (2, 0)
+
+
 def test_a_repeat_that_is_still_on_its_way_here_is_not_taken_for_one_that_was_missed() -> None:
     table, clock = Table(), [0.0]
     old, new = (Child(n, Plan(10.0, 10.0, 10.0, 11.0, 99.0, 99.0, 1), MemoryLedger(table, n), clock) for n in (1, 2))

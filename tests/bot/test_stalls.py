@@ -72,6 +72,18 @@ async def test_so_may_what_is_read_before_it_has_turned_in_time(clock: Clock) ->
         assert them.came(103.0) == 103.0
 
 
+@pytest.mark.parametrize(("read_after", "over_at"), [(0.5, 102.5), (60.0, 104.0)])
+async def test_so_may_what_is_read_as_long_as_something_is_unread_but_no_longer_than_it_stood_still(
+    read_after: float, over_at: float
+) -> None:
+    now = 100.0
+    them = Stalls(unread=lambda: now < 102.0 + read_after)
+    them.turned(now)
+    for now in [102.0 + tenth / 10 for tenth in range(40)]:
+        them.turned(now)
+        assert them.came(now) == (100.0 if now < over_at else now)
+
+
 async def test_nobody_tells_when_nobody_looks(clock: Clock) -> None:
     them = Stalls(clock)
     assert them.came(102.0) == 102.0
