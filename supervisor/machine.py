@@ -232,7 +232,6 @@ def _progressed(turn: Turn, event: Progressed) -> None:
     """With nobody serving, a child that comes on, however slowly, is better than a new beginning."""
     if turn.state.active is None:
         turn.start(Alarm.READY, turn.state.timing.ready_timeout, generation=event.generation)
-        turn.change(event.generation, handles=not turn.need(event.generation).standby)
 
 
 def _ready(turn: Turn, event: BecameReady) -> None:
@@ -300,7 +299,7 @@ def _role_taken(turn: Turn, event: RoleTaken) -> None:
         return
     new, old = event.generation, turn.state.child(turn.state.active)
     turn.cancel(Alarm.ACK, generation=new)
-    turn.change(new, standing=Standing.ACTIVE, handles=False)
+    turn.change(new, standing=Standing.ACTIVE)
     turn.set(active=new, incoming=None, bereft=None, served=True)
     turn.note(f"generation {new} is active")
     turn.start(Alarm.STABLE, turn.state.timing.stable_after, generation=new)

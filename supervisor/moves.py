@@ -48,8 +48,6 @@ def spawn_alone(turn: Turn) -> None:
     if state.leavers or state.outgoing is not None or state.lingering is not None:
         turn.set(phase=Phase.WAITING, due=True)
     else:
-        if state.bereft is not None:  # a first start has no handoff under way; one that goes on where it stopped is one
-            turn.open("recovery", origin=state.bereft)
         spawn(turn, state.wanted or state.good, standby=state.bereft is not None or state.claims_on or state.waits)
         recover(turn)
 

@@ -149,8 +149,6 @@ class Child:
     greeted: bool = False
     ready: bool = False
     """All its shards have been ready; asked for only until it is told to activate."""
-    handles: bool = False
-    """It was born alone, and handles what comes to the shards that it has, though not all are ready yet."""
     hurried: bool = False
     """It was told to be quick about the drain it is in."""
     drained: bool = False
@@ -201,7 +199,7 @@ class State:
     lingering: int | None = None
     spare: int | None = None
     bereft: int | None = None
-    """The last child that handled events, if it has died and nobody has taken its place: its sessions are resumed."""
+    """The last active child, if it has died and nobody has taken its place: its successor resumes its sessions."""
     last_generation: int = 0
     handoff: Handoff | None = None
     asked: tuple[int, ...] = ()

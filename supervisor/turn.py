@@ -72,12 +72,11 @@ class Turn:
     def remove(self, generation: int) -> None:
         """Forget a child that is gone, its timers and its part."""
         state = self.state
-        bereaves = state.active == generation or self.need(generation).handles
         self.cancel(*CHILD_ALARMS, generation=generation)
         self.set(
             children=tuple(child for child in state.children if child.generation != generation),
             active=None if state.active == generation else state.active,
-            bereft=generation if bereaves else state.bereft,
+            bereft=generation if state.active == generation else state.bereft,
             incoming=None if state.incoming == generation else state.incoming,
             outgoing=None if state.outgoing == generation else state.outgoing,
             lingering=None if state.lingering == generation else state.lingering,

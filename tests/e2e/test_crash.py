@@ -12,7 +12,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -231,43 +231,6 @@ async def test_a_successor_that_is_killed_over_it_leaves_the_rest_to_the_next_on
         assert len({entry.key for entry in left if entry.kind == "message"} - named) <= unnamed, shown
         later = [one for one in unhandled(installation) if one.at >= killed[0] and one.kind not in UNTOLD]
         assert not [entry for entry in later if not too_late(entry, first)], shown
-
-
-@pytest.mark.wide
-async def test_a_first_bot_that_is_killed_with_half_of_its_shards_is_recovered_too(tmp_path: Path) -> None:
-    slow = 2.0
-    limits = replace(settings(4), identify_window=slow)
-    async with rig(
-        tmp_path, app="sharded_client:client", settings=limits, discord__identify_window=slow
-    ) as installation:
-        sandbox = installation.sandbox
-        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
-        await installation.start(serving=False)
-        before = await installation.until(
-            lambda status: (
-                bool(status["children"])
-                and [shard["state"] for shard in status["children"][0]["shards"]]
-                == ["ready", "ready", "waiting", "waiting"]
-            )
-        )
-        sessions = {session.info.number for session in sandbox.gateway.sessions}
-        os.kill(before["children"][0]["pid"], signal.SIGKILL)
-        at = time.monotonic()
-        await installation.until(lambda status: status["supervisor"]["state"] == "serving")
-        handoff = await told(installation)
-        assert (handoff["kind"], handoff["from"], handoff["to"], handoff["result"]) == ("recovery", 1, 2, "succeeded")
-        assert (handoff["recovered"]["sessions"], handoff["recovered"]["lost"]) == (2, 0)
-        death = Death(sessions, at, time.monotonic(), handoff)
-        await reloads(installation)
-        await sandbox.traffic.stop()
-        found = await sandbox.settled(timeout=8, quiet=2)
-        assert found.duplicated == 0, f"{found}\n{installation.tail(80)}"
-        left = [
-            entry
-            for entry in unhandled(installation)
-            if entry.delivered and not cut(entry, death) and not too_late(entry, death) and entry.kind not in UNTOLD
-        ]
-        assert not left, f"{left}\n{handoff}\n{found}\n{installation.tail(80)}"
 
 
 def by(installation: Rig, generation: int) -> Iterator[bool]:

@@ -755,34 +755,6 @@ def test_a_dead_child_is_restarted_from_its_own_release_with_a_backoff_that_doub
     assert world.state.restarts == 7
 
 
-@pytest.mark.parametrize("how", ["dies", "is ended"])
-def test_a_first_child_that_dies_with_a_part_of_its_shards_is_recovered(how: str) -> None:
-    world = World.begun()
-    world.greeted()
-    world.step(Progressed(1))
-    if how == "dies":
-        world.step(Exited(1, "killed by SIGKILL"))
-        world.step(Rang(Alarm.BACKOFF))
-    else:
-        world.step(Rang(Alarm.READY, 1))
-        world.step(Rang(Alarm.BACKOFF))
-        assert list(world.alive) == [1]
-        world.step(Exited(1, "killed by SIGTERM"))
-    assert world.alive == {2: Spawn(2, FIRST, True)}
-    assert world.messages(2) == [Recover(generation=1)]
-    world.cooperate()
-    assert (world.closed[-1].kind, world.closed[-1].origin, world.closed[-1].result) == ("recovery", 1, "succeeded")
-
-
-def test_a_first_child_that_dies_before_it_has_heard_anything_leaves_nothing_to_recover() -> None:
-    world = World.begun()
-    world.greeted()
-    world.step(Exited(1, "killed by SIGKILL"))
-    world.step(Rang(Alarm.BACKOFF))
-    assert world.alive == {2: Spawn(2, FIRST, False)}
-    assert world.messages(2) == []
-
-
 def test_a_successor_is_relieved_of_its_window_like_any_new_child() -> None:
     world = serving()
     world.step(Exited(1, "killed by SIGKILL"))
