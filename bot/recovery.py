@@ -215,7 +215,8 @@ class Recovery:
         """
         left = patience if self._began_at is None else self._began_at + patience - self._clock()
         try:
-            await asyncio.wait_for(self._settled.wait(), max(0.0, left))
+            if not self.settled or self._began_at is None:
+                await asyncio.wait_for(self._settled.wait(), max(0.0, left))
         except TimeoutError:
             _log.warning("the sessions of generation %s do not all answer; going on without", self.generation)
         await self._sure()
@@ -245,12 +246,14 @@ class Recovery:
         if self._stopped or self._finishing:
             return
         self._finishing = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._settled.wait(), _AGAIN_SECONDS)
+        if any(self._may_be_back(side) for side in self._sides):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._settled.wait(), _AGAIN_SECONDS)
         for side in self._sides:
             if not (side.connected or side.over or self._stopped):
-                what = "its connection broke and was not back" if side.resumed else "no answer"
-                self._lose(side, f"{what} within {_AGAIN_SECONDS:g} s")
+                self._lose(side, "its connection broke and is not back" if side.resumed else "no answer")
+                if side.task is not None:
+                    side.task.cancel()
         await self._sure()
         while any(side.pending for side in self._sides) and not self._stopped:
             self.advance()
@@ -262,9 +265,15 @@ class Recovery:
         self._hang_up()
         asyncio.get_running_loop().call_later(SURE_AFTER, self._count_untold)
 
+    def _may_be_back(self, side: _Side) -> bool:
+        """Whether a session may be connected in a moment that is not: it was, or has not been waited for in vain."""
+        waited = self._clock() - self._began_at if self._began_at is not None else 0.0
+        return not (side.connected or side.over) and (side.resumed or waited < CONNECT_SECONDS)
+
     async def _sure(self) -> None:
         """Wait until nothing that the side streams brought as the past can still come to this child's own sessions."""
-        await asyncio.sleep(max(0.0, self._sure_at - self._clock()))
+        for _ in range(2):  # one more session may go on meanwhile
+            await asyncio.sleep(max(0.0, self._sure_at - self._clock()))
 
     async def abandon(self) -> None:
         """Close the connections and leave the sessions for another child to resume; hand nothing over any more."""

@@ -319,6 +319,8 @@ class Runtime:
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_PATIENCE)
+        if self._ready_said and self.gate.role == "active":
+            return  # it was told to become that before it could say once more that it is ready
         self._send_beat()  # so that the supervisor can compare what this child has heard
         self._ready_said = True
         self.link.send(

@@ -229,8 +229,12 @@ def _greeted(turn: Turn, event: Greeted) -> None:
 
 
 def _progressed(turn: Turn, event: Progressed) -> None:
-    """With nobody serving, a child that comes on, however slowly, is better than a new beginning."""
-    if turn.state.active is None:
+    """With nobody serving, a child that comes on, however slowly, is better than a new beginning.
+
+    One that has been ready is not on its way any more: a shard of it was resumed.
+    """
+    child = turn.need(event.generation)
+    if turn.state.active is None and not (child.ready or child.again):
         turn.start(Alarm.READY, turn.state.timing.ready_timeout, generation=event.generation)
 
 
@@ -751,6 +755,8 @@ def _lateness(turn: Turn, event: Rang) -> str:
     match event.alarm:
         case Alarm.HELLO:
             return f"said nothing within {min(limits.HELLO_TIMEOUT, timing.ready_timeout):g} s of its start"
+        case Alarm.READY if turn.need(event.generation).again:
+            return f"has not seen to what the dead one left within {limits.RECOVER_TIMEOUT:g} s"
         case Alarm.READY:
             return f"not ready within {timing.ready_timeout:g} s (handoff.ready_timeout)"
         case Alarm.ACK:

@@ -70,9 +70,8 @@ def recover(turn: Turn) -> None:
         return
     turn.do(Send(incoming.generation, Recover(generation=dead)))
     if incoming.ready:
-        turn.change(incoming.generation, ready=False)
-        limit = min(limits.RECOVER_TIMEOUT, turn.state.timing.ready_timeout)
-        turn.start(Alarm.READY, limit, generation=incoming.generation)
+        turn.change(incoming.generation, ready=False, again=True)
+        turn.start(Alarm.READY, limits.RECOVER_TIMEOUT, generation=incoming.generation)
 
 
 # --- the active role --------------------------------------------------------------------------------------------

@@ -149,6 +149,8 @@ class Child:
     greeted: bool = False
     ready: bool = False
     """All its shards have been ready; asked for only until it is told to activate."""
+    again: bool = False
+    """It has been ready, but has to see first to what a dead one left."""
     hurried: bool = False
     """It was told to be quick about the drain it is in."""
     drained: bool = False

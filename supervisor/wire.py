@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 MAX_LINE = 64 * 1024

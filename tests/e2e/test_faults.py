@@ -32,6 +32,7 @@ def settings() -> SandboxSettings:
         recommended_shards=4,
         member_request_window=0.0,
         identifies_per_day=100_000,
+        replay_buffer=3500,  # on a busy machine it takes long to replace one that hangs
     )
 
 

@@ -43,6 +43,7 @@ async def with_spare(directory: Path, *, member_request_window: float = 0.0, **c
         recommended_shards=2,
         member_request_window=member_request_window,
         identifies_per_day=100_000,
+        replay_buffer=3500,  # on a busy machine it takes long to find out and to replace one that hangs
     )
     async with rig(
         directory,

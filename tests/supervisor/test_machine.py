@@ -787,6 +787,7 @@ def test_a_new_child_that_is_ready_says_so_again_when_it_knows_what_the_dead_one
     world.step(Exited(1, "killed by SIGKILL"))
     assert world.messages(2) == [Recover(generation=1)]
     assert world.timers[Alarm.READY, 2] == limits.RECOVER_TIMEOUT
+    assert world.step(Progressed(2)) == (), "a shard that is resumed gives it no more time"
     world.ready()
     assert world.messages(2) == [Recover(generation=1), Activate()]
 
@@ -804,6 +805,18 @@ def test_a_new_child_is_activated_when_the_active_one_has_read_what_came_before(
     world.answer_window()
     assert world.messages(2) == [Activate()]
     assert (Alarm.ACK, 1) not in world.timers
+
+
+def test_a_ready_child_that_does_not_see_to_what_the_dead_one_left_is_ended() -> None:
+    world = reloading_until(Phase.CONNECTING)
+    world.ready()
+    world.step(Exited(1, "killed by SIGKILL"))
+    assert Signal(2, "SIGTERM") in world.step(Rang(Alarm.READY, 2))
+    assert world.answers[1].result == "failed"
+    assert "has not seen to what the dead one left within 30 s" in (world.answers[1].reason or "")
+    world.step(Exited(2, "killed by SIGTERM"))
+    world.step(Rang(Alarm.BACKOFF))
+    assert world.messages(3) == [Recover(generation=1)]
 
 
 def test_an_answer_before_the_new_child_is_ready_activates_nobody() -> None:
@@ -1763,6 +1776,16 @@ def test_others_that_come_while_claims_end_keep_them_on() -> None:
     world.step(AFTER_US)
     world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1) == [Activate(), Window(open=True)]
+
+
+def test_who_waits_ready_for_another_one_is_given_no_limit_when_a_shard_is_resumed() -> None:
+    world = World.begun(company=True, waits=True)
+    world.greeted()
+    world.step(Progressed(1))
+    world.ready()
+    assert (Alarm.READY, 1) not in world.timers
+    world.step(Progressed(1))
+    assert (Alarm.READY, 1) not in world.timers
 
 
 def test_a_first_bot_that_handles_events_from_birth_claims_them_as_soon_as_there_are_others() -> None:

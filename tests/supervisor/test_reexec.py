@@ -368,7 +368,7 @@ BROKEN = {
         "del run.params[-1]; run.params[:] = run.params[:2]\nmain()",
         "No such option",
     ),
-    "other pipe": ("wire.py", "PROTOCOL = 2", "the bots speak protocol 1"),
+    "other pipe": ("wire.py", "PROTOCOL = 3", "the bots speak protocol 2"),
     "another machine": ("machine.py", "def step(state, event): raise KeyError(7)", "KeyError: 7"),
 }
 
