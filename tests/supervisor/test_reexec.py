@@ -167,8 +167,8 @@ def test_a_new_field_with_a_default_does_not_keep_an_older_program_from_handing_
         (b"", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"[" * 5000, "cannot be read"),
-        (b'{"format": 1, "protocol": 1, "pid": 3, "version": "9"}', "cannot be read"),
-        (b'{"format": 7, "protocol": 1, "pid": 3, "version": "9"}', "supervisor 9 carries format 7 over"),
+        (b'{"format": 1, "protocol": 2, "pid": 3, "version": "9"}', "cannot be read"),
+        (b'{"format": 7, "protocol": 2, "pid": 3, "version": "9"}', "supervisor 9 carries format 7 over"),
         (b'{"format": 1, "protocol": 7, "pid": 3, "version": "9"}', "the bots speak protocol 7"),
     ],
 )
@@ -214,7 +214,7 @@ TALKS = """
 import os, sys, time
 words = sys.argv
 write = int(words[words.index("--write") + 1])
-hello = b'{"type":"hello","pid":1,"protocol":1,"versions":{}}' + bytes([10])
+hello = b'{"type":"hello","pid":1,"protocol":2,"versions":{}}' + bytes([10])
 os.write(write, hello[:20])
 os.write(1, b"half a li")
 os.write(2, b"Tra")
