@@ -155,6 +155,7 @@ async def test_the_command_ends_by_itself_after_its_seconds() -> None:
     assert b"emitted" in output
 
 
+@pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
