@@ -69,6 +69,15 @@ def tellable(entry: Entry, sandbox: Sandbox, *, but: Collection[int] = ()) -> bo
     return any(sent.get((session, guild), entry.at) < entry.at for session, _ in entry.delivered if session not in but)
 
 
+def missed(entry: Entry, sandbox: Sandbox) -> bool:
+    """Whether a successor that has to recover an event counts it as missed: it makes no sense beside a newer cache.
+
+    Of a guild that was left meanwhile nobody can be a member any more.
+    """
+    left = {other.guild_id for other in sandbox.journal.entries if other.kind == "guild_leave"}
+    return entry.kind in UNTOLD or (entry.kind == "member_join" and entry.guild_id in left)
+
+
 def unexplained(
     installation: Rig,
     killed: int,
@@ -92,7 +101,7 @@ def unexplained(
         if installation.expected(entry)
         and any(resumed or session not in deaf or at < killed_at - unread for session, at in entry.delivered)
         and not journal.handlings(entry.kind, entry.key)
-        and not (entry.kind in INTERACTIONS and unserved(entry, deaf, killed_at, served_at))
+        and not (entry.kind in INTERACTIONS and unserved(entry, deaf, killed_at - unread, served_at))
     ]
     received = {
         id(entry): max((at for session, at in entry.delivered if session in deaf and at < killed_at), default=0.0)

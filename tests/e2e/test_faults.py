@@ -14,7 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from casualties import INTERACTIONS, UNTOLD, Reload, child, sessions_of, tellable, unexplained
+from casualties import INTERACTIONS, UNTOLD, Reload, child, missed, sessions_of, tellable, unexplained
 from ordeal import MOMENT, order_now
 from rig import ALL_KINDS, active, rig
 
@@ -135,7 +135,7 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
             def counted(status: dict[str, Any]) -> bool:
                 found = unexplained(installation, victim, killed_at, served_at, resumed=resumed)
                 untold.clear()
-                untold.update(entry.key for entry in found if entry.kind in UNTOLD and entry.at < served_at)
+                untold.update(entry.key for entry in found if missed(entry, sandbox) and entry.at < served_at)
                 return len(untold) <= int(status["last_handoff"]["recovered"]["missed"])
 
             await installation.until(counted)
@@ -149,7 +149,7 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
         missing = [
             (entry.kind, entry.key, [(session in deaf, at - killed_at) for session, at in entry.delivered])
             for entry in unexplained(installation, victim, killed_at, served_at, unread=unread, resumed=resumed)
-            if not (entry.kind in UNTOLD and entry.key in untold)
+            if not (missed(entry, sandbox) and entry.key in untold)
             and (not unread or resumed or tellable(entry, sandbox, but=deaf))
         ]
         assert not missing, f"{missing}\n{found}\n{installation.tail()}"
