@@ -15,10 +15,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bastion.bot.ledger import SQLiteLedger
 from benchmarks.installation import environment_of_this
 from benchmarks.report import Benchmark, BenchmarkError, Result, Table, numbers
 from benchmarks.stats import percentile, spread
-from bot.ledger import SQLiteLedger
 
 _MEMORY = Path("/dev/shm")
 

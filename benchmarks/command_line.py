@@ -12,17 +12,17 @@ import sys
 import time
 from collections.abc import Sequence
 
+from bastion.supervisor.cli import cli
 from benchmarks.installation import Supervised, discord, sandbox_settings, supervised
 from benchmarks.report import Benchmark, BenchmarkError, Result, Table
 from benchmarks.stats import Spread, ratios, spread
-from supervisor.cli import cli
 
 PASS = "python -c pass"
 
 
 def _commands(supervisor: Supervised) -> dict[str, Sequence[str]]:
     config = ["--config", str(supervisor.config)]
-    start = [sys.executable, "-m", "supervisor"]
+    start = [sys.executable, "-m", "bastion.supervisor"]
     found: dict[str, Sequence[str]] = {
         PASS: [sys.executable, "-c", "pass"],
         "status": [*start, "status", *config],

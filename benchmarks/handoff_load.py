@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Final
 
+from bastion.sandbox import Sandbox
 from benchmarks.installation import MIX, Supervised, discord, sandbox_settings, supervised
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Benchmark, Result, Table, numbers
 from benchmarks.stats import percentile, spread
 from benchmarks.svg import Chart, Line
-from sandbox import Sandbox
 
 NEAR: Final = 2.0
 """Seconds before and after the switch."""

@@ -21,10 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bastion.sandbox import Sandbox, SandboxSettings
+from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
 from benchmarks.processes import family
 from benchmarks.report import BenchmarkError
-from sandbox import Sandbox, SandboxSettings
-from supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
 
 BOTS = Path(__file__).resolve().parent / "bots"
 START_TIMEOUT = 90.0
@@ -174,7 +174,7 @@ class Supervised:
     async def reload(self) -> dict[str, Any]:
         """Hand over to a new child; return the handoff. Raises `BenchmarkError` unless it succeeded."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", "reload", "--json", "--config", str(self.config)),
+            *(sys.executable, "-m", "bastion.supervisor", "reload", "--json", "--config", str(self.config)),
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -222,7 +222,7 @@ async def supervised(
         config.write_text(toml(settings), encoding="utf-8")
         environ = environment(sandbox, **(environ or {}))
         running = await Running.start(
-            *(sys.executable, "-m", "supervisor", "run", "--config", str(config)), env=environ, cwd=directory
+            *(sys.executable, "-m", "bastion.supervisor", "run", "--config", str(config)), env=environ, cwd=directory
         )
         made = Supervised(running, config, directory / "s.sock", dict(environ))
         try:

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from bastion.sandbox import Sandbox
 from benchmarks.installation import (
     Running,
     discord,
@@ -39,7 +40,6 @@ from benchmarks.installation import (
 from benchmarks.processes import MIB, family, watching
 from benchmarks.report import Benchmark, BenchmarkError, Result, Table
 from benchmarks.stats import spread
-from sandbox import Sandbox
 
 PACKAGES: Final = ("discord.js@14.28.1", "discord-hybrid-sharding@3.0.1", "pm2@7.0.4")
 NODE: Final = Path(__file__).resolve().parent / "node"

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from itertools import count
 from typing import Any
 
-from sandbox import SandboxSettings
-from sandbox.emitter import Emitter
-from sandbox.events import Event
-from sandbox.payloads import guild_create, user
+from bastion.sandbox import SandboxSettings
+from bastion.sandbox.emitter import Emitter
+from bastion.sandbox.events import Event
+from bastion.sandbox.payloads import guild_create, user
 
 KINDS = ("message", "reaction", "edit", "delete", "typing", "member update", "slash command")
 

@@ -32,19 +32,19 @@ import discord
 import yarl
 from discord.gateway import DiscordWebSocket
 
+from bastion.bot import internals
+from bastion.bot.gate import Gate
+from bastion.bot.inflight import InFlight
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.sessions import SessionFile
+from bastion.bot.trail import Trail
+from bastion.sandbox import Sandbox
 from benchmarks.installation import MIX, Supervised, alone, sandbox_settings, supervised
 from benchmarks.installation import discord as local_discord
 from benchmarks.payloads import KINDS, Source
 from benchmarks.processes import cpu_seconds
 from benchmarks.report import Benchmark, BenchmarkError, Result, Table
 from benchmarks.stats import Spread, ratios, spread
-from bot import internals
-from bot.gate import Gate
-from bot.inflight import InFlight
-from bot.ledger import SQLiteLedger
-from bot.sessions import SessionFile
-from bot.trail import Trail
-from sandbox import Sandbox
 
 SIDES: Final = ("alone", "active", "active, window", "joined, window", "standby")
 WHOLE: Final[dict[str, str | None]] = {

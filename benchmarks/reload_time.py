@@ -13,6 +13,7 @@ import sys
 import time
 from typing import Any, Final
 
+from bastion.sandbox import Sandbox
 from benchmarks.installation import (
     BOTS,
     MIX,
@@ -25,7 +26,6 @@ from benchmarks.installation import (
 )
 from benchmarks.report import Benchmark, BenchmarkError, Result, Table, numbers
 from benchmarks.stats import spread
-from sandbox import Sandbox
 
 GUILD_READY: Final = 2.0
 """discord.py's default ``guild_ready_timeout``, in seconds."""

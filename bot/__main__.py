@@ -1,4 +1,4 @@
-"""``python -m bot``: what the supervisor starts for each generation; ``python -m bot sync`` by hand.
+"""``python -m bastion.bot``: what the supervisor starts for each generation; ``python -m bastion.bot sync`` by hand.
 
 Reads the command line, nothing else.
 """
@@ -16,15 +16,16 @@ from pathlib import Path
 
 import discord
 
-from bot import apps, byhand, internals, survey
-from bot.carry import Limits
-from bot.runtime import Options, Runtime
-from supervisor.wire import EXIT_CONFIG
+from bastion.bot import apps, byhand, internals, survey
+from bastion.bot.carry import Limits
+from bastion.bot.runtime import Options, Runtime
+from bastion.wire import EXIT_CONFIG
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m bot", description="One bot process under the supervisor. Not meant to be started by hand."
+        prog="python -m bastion.bot",
+        description="One bot process under the supervisor. Not meant to be started by hand.",
     )
     parser.add_argument("--app", required=True, metavar="MODULE:ATTRIBUTE")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="the release")
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if parsed.check:
         return _check(parsed.app, parsed.directory, parsed.args)
     if parsed.read < 0 or parsed.write < 0:
-        print("python -m bot is started by the supervisor: use `supervisor run`", file=sys.stderr)
+        print("python -m bastion.bot is started by the supervisor: use `supervisor run`", file=sys.stderr)
         return 2
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     os.environ["BASTION_GENERATION"] = str(parsed.generation)

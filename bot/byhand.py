@@ -1,4 +1,4 @@
-"""``python -m bot sync``: tells Discord an app's commands, by hand and whether it knows them or not.
+"""``python -m bastion.bot sync``: tells Discord an app's commands, by hand and whether it knows them or not.
 
 Logs in, so the app's setup_hook runs, and connects to no gateway. Loops that it starts are held, and nothing is changed
 but commands.
@@ -15,13 +15,13 @@ from pathlib import Path
 
 import discord
 
-from bot import apps, internals
-from bot.ledger import SQLiteLedger
-from bot.lifecycle import PROCESS
-from bot.loops import Loops
-from bot.reasons import explain
-from bot.registration import Registration
-from supervisor.wire import EXIT_CONFIG
+from bastion.bot import apps, internals
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.lifecycle import PROCESS
+from bastion.bot.loops import Loops
+from bastion.bot.reasons import explain
+from bastion.bot.registration import Registration
+from bastion.wire import EXIT_CONFIG
 
 _API = "https://discord.com/api/v10"
 
@@ -40,7 +40,7 @@ class _Nothing:
 def sync(argv: Sequence[str]) -> int:
     """Run the command. Returns 0 if Discord took all commands, 78 for a bad token or app, else 1."""
     parser = argparse.ArgumentParser(
-        prog="python -m bot sync",
+        prog="python -m bastion.bot sync",
         description="Tell Discord the commands of an app: those that its setup_hook syncs, or if it syncs none, all of "
         "its tree. The token is read from DISCORD_TOKEN. A running bot is not disturbed.",
     )

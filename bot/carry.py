@@ -22,7 +22,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
-from supervisor import wire
+from bastion import wire
 
 _log = logging.getLogger("bastion.state")
 

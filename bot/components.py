@@ -14,7 +14,7 @@ from typing import Any
 
 import discord
 
-from bot import internals
+from bastion.bot import internals
 
 OWNER_FIRST = 1.0
 """Seconds that the active child leaves to a draining owner before it takes a component that it does not know.

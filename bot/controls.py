@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import discord
 
-from bot import internals
+from bastion.bot import internals
 
 _OPENED_KEPT = 1000
 """Times of modals kept before those of modals that are no longer open are forgotten."""

@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bot.controls import Control, Controls
-from bot.inflight import Handler, InFlight
+from bastion.bot.controls import Control, Controls
+from bastion.bot.inflight import Handler, InFlight
 
 GRACE = 2.0
 """Seconds that tasks which the app itself began inside a handler are waited for: some of them never end."""

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import discord
 
-from bot.inflight import ANSWER, InFlight, Origin
+from bastion.bot.inflight import ANSWER, InFlight, Origin
 
 _log = logging.getLogger("bastion")
 

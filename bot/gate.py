@@ -24,11 +24,11 @@ from weakref import WeakSet
 import discord
 import msgspec
 
-from bot import components, internals
-from bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
-from bot.inflight import JOIN, Origin, current
-from bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify, shard_of
-from bot.ledger import Ledger, number_key
+from bastion.bot import components, internals
+from bastion.bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
+from bastion.bot.inflight import JOIN, Origin, current
+from bastion.bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify, shard_of
+from bastion.bot.ledger import Ledger, number_key
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
 Place: TypeAlias = tuple[int, int]

@@ -22,8 +22,8 @@ from weakref import WeakKeyDictionary, ref
 
 import discord
 
-from bot import internals
-from bot.sessions import Briefs
+from bastion.bot import internals
+from bastion.bot.sessions import Briefs
 
 ANSWER = "answer for an expired control"
 """How the task is named that answers in place of the app."""

@@ -20,8 +20,8 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from bot.keys import Claimed, Others
-from bot.ledgerfile import LedgerFile, is_damage
+from bastion.bot.keys import Claimed, Others
+from bastion.bot.ledgerfile import LedgerFile, is_damage
 
 _log = logging.getLogger("bastion.ledger")
 

@@ -1,6 +1,6 @@
 """Which role this process has, for apps that want to know.
 
-    from bot import lifecycle
+    from bastion import lifecycle
 
     if lifecycle.role() == "active": ...
     await lifecycle.wait_until_active()

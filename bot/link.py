@@ -1,6 +1,6 @@
 """The child's end of the pipe.
 
-Knows file descriptors and `supervisor.wire`; knows nothing of discord.py. Writing never waits: what the pipe does not
+Knows file descriptors and `bastion.wire`; knows nothing of discord.py. Writing never waits: what the pipe does not
 take is kept and sent when it does. The end of the command pipe means that the supervisor is gone.
 """
 
@@ -13,7 +13,7 @@ import os
 import signal
 from collections.abc import Callable
 
-from supervisor import wire
+from bastion import wire
 
 _log = logging.getLogger("bastion.link")
 

@@ -7,8 +7,8 @@ may be active for some milliseconds, so each turn is taken from the ledger:
 - a turn at a time of day is claimed by that time;
 - a turn at an interval follows a turn: the ledger holds each loop's last one, and who replaces it has the next. A new
   child's first turn comes when the old one's next would have come, if that is soon; else at once, as at any start.
-  Where the app has marked a loop (`bot.lifecycle.in_step`), however late that is; each turn of such a loop is noted, so
-  that the successor of a child that died knows it too.
+  Where the app has marked a loop (`bastion.lifecycle.in_step`), however late that is; each turn of such a loop is
+  noted, so that the successor of a child that died knows it too.
 
 Knows loops, the ledger and the role; knows nothing of events or pipes. `await loop()` by hand is the app's own affair.
 """
@@ -27,8 +27,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from discord.ext import tasks
 
-from bot import internals
-from bot.lifecycle import Lifecycle
+from bastion.bot import internals
+from bastion.bot.lifecycle import Lifecycle
 
 PACE = 5.0
 """Seconds that a new child's first turn may wait to be due. Apps fill caches in it: a long wait would break them.
@@ -281,7 +281,7 @@ class Loops:
 
 
 def _is_marked(loop: tasks.Loop[Any]) -> bool:
-    """Whether the app wants this loop in step with its predecessor; see `bot.lifecycle.in_step`."""
+    """Whether the app wants this loop in step with its predecessor; see `bastion.lifecycle.in_step`."""
     return getattr(loop.coro, "in_step", False) is True
 
 

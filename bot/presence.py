@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import discord
 import msgspec
 
-from bot import internals
-from bot.lifecycle import Lifecycle
+from bastion.bot import internals
+from bastion.bot.lifecycle import Lifecycle
 
 _log = logging.getLogger("bastion.presence")
 

@@ -13,8 +13,8 @@ from types import TracebackType
 import aiohttp
 import discord
 
-from bot import apps
-from bot.shards import ShardsError
+from bastion.bot import apps
+from bastion.bot.shards import ShardsError
 
 _CLOSE_CODES = {
     4004: "Discord refused the token (close code 4004): it was reset or is not this bot's",

@@ -28,11 +28,11 @@ from typing import Any
 
 import discord
 
-from bot import internals
-from bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
-from bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify, shard_of
-from bot.ledger import Ledger, number_key
-from bot.sessions import DeadSession, SessionFile
+from bastion.bot import internals
+from bastion.bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
+from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify, shard_of
+from bastion.bot.ledger import Ledger, number_key
+from bastion.bot.sessions import DeadSession, SessionFile
 
 _log = logging.getLogger("bastion.recovery")
 

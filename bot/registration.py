@@ -21,9 +21,9 @@ from typing import Any
 
 import discord
 
-from bot import internals
-from bot.lifecycle import Lifecycle
-from bot.presence import Notes
+from bastion.bot import internals
+from bastion.bot.lifecycle import Lifecycle
+from bastion.bot.presence import Notes
 
 _log = logging.getLogger("bastion.commands")
 

@@ -21,26 +21,26 @@ from typing import Any
 import aiohttp
 import discord
 
-from bot import apps, internals, lifecycle, stacks
-from bot.carry import Carry, Limits
-from bot.controls import Controls
-from bot.drain import Drain
-from bot.expired import ExpiredControls
-from bot.gate import Gate
-from bot.inflight import InFlight
-from bot.keys import SURE_AFTER
-from bot.ledger import SQLiteLedger
-from bot.link import Link, die_with_parent
-from bot.loops import Loops
-from bot.presence import Presence
-from bot.reasons import SetupError, explain, origin
-from bot.recovery import Recovery
-from bot.registration import Registration
-from bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
-from bot.shards import PARSED, Shards, turns
-from bot.stalls import Stalls
-from bot.trail import Trail
-from supervisor import wire
+from bastion import wire
+from bastion.bot import apps, internals, lifecycle, stacks
+from bastion.bot.carry import Carry, Limits
+from bastion.bot.controls import Controls
+from bastion.bot.drain import Drain
+from bastion.bot.expired import ExpiredControls
+from bastion.bot.gate import Gate
+from bastion.bot.inflight import InFlight
+from bastion.bot.keys import SURE_AFTER
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.link import Link, die_with_parent
+from bastion.bot.loops import Loops
+from bastion.bot.presence import Presence
+from bastion.bot.reasons import SetupError, explain, origin
+from bastion.bot.recovery import Recovery
+from bastion.bot.registration import Registration
+from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
+from bastion.bot.shards import PARSED, Shards, turns
+from bastion.bot.stalls import Stalls
+from bastion.bot.trail import Trail
 
 _log = logging.getLogger("bastion")
 

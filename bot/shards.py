@@ -20,8 +20,8 @@ import discord
 import yarl
 from discord.gateway import DiscordWebSocket
 
-from bot import internals
-from supervisor import wire
+from bastion import wire
+from bastion.bot import internals
 
 _log = logging.getLogger("bastion.shards")
 

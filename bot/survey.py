@@ -20,7 +20,7 @@ _SKIPPED = frozenset({"venv", "env", "node_modules", "site-packages", "__pycache
 ADVICE: Mapping[str, str] = {
     "loops": "held until the bot is active, ended after their turn in the old one; nothing to do",
     "loops of more than 5 s": "a turn at once in each new bot, so that caches are filled: where that is one too "
-    "many, as with a reminder, put @in_step of bot.lifecycle above it, or use time=",
+    "many, as with a reminder, put @in_step of bastion.lifecycle above it, or use time=",
     "timed views": "answered by the old bot for as long as it lingers; make them persistent if they matter for longer",
     "persistent views": "answered by either bot; nothing to do",
     "wait_for": "goes on in the old bot for as long as it lingers; nothing to do",

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 from discord.gateway import DiscordWebSocket
 
-from bot.gate import Gate, Place
-from bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
-from bot.internals import Receiver
-from bot.sessions import ID, MAX_KINDS, SHORT, SessionFile
+from bastion.bot.gate import Gate, Place
+from bastion.bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
+from bastion.bot.internals import Receiver
+from bastion.bot.sessions import ID, MAX_KINDS, SHORT, SessionFile
 
 _METHOD = "discord.py: "
 _OF_ONE_KIND = (_METHOD, "CommandTree-invoker", ANSWER, JOIN)

@@ -1,4 +1,4 @@
-"""``python -m sandbox``: a sandbox in a process of its own, driven by flags and by its control API.
+"""``python -m bastion.sandbox``: a sandbox in a process of its own, driven by flags and by its control API.
 
 Knows the command line. It ends on SIGINT, SIGTERM or after ``--seconds`` and prints the verdict.
 """

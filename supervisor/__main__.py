@@ -1,6 +1,6 @@
-"""``python -m supervisor``: the same as the ``supervisor`` command."""
+"""``python -m bastion.supervisor``: the same as the ``supervisor`` command."""
 
-from supervisor.cli import main
+from bastion.supervisor.cli import main
 
 if __name__ == "__main__":
     main()

@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from supervisor.control import directory_problem
-from supervisor.location import parse_listen
-from supervisor.release import Release, ReleaseError, resolve
-from supervisor.settings import Settings, SettingsError, load, read_token
+from bastion.supervisor.control import directory_problem
+from bastion.supervisor.location import parse_listen
+from bastion.supervisor.release import Release, ReleaseError, resolve
+from bastion.supervisor.settings import Settings, SettingsError, load, read_token
 
 APP_TIMEOUT = 60.0
 """Seconds that the import of an app may take here. A start allows handoff.ready_timeout for everything together."""
@@ -73,7 +73,7 @@ def checks(config: Path | None, *, environ: Mapping[str, str], deploy: bool = Fa
 
 
 def _deployment(config: Path | None, *, intents: int, environ: Mapping[str, str]) -> Iterator[Check]:
-    from supervisor.deployment import findings
+    from bastion.supervisor.deployment import findings
 
     settings = load(config, environ=environ, need_token=False)
     with suppress(SettingsError):  # no token, which has been said: Discord is not asked
@@ -87,7 +87,7 @@ def check_app(release: Release, *, environ: Mapping[str, str], timeout: float = 
 
     Behind the app itself comes what of it concerns a handoff, as far as its source shows that.
     """
-    command = [str(release.python), "-P", "-m", "bot", "--check"]
+    command = [str(release.python), "-P", "-m", "bastion.bot", "--check"]
     command += ["--app", release.app, "--directory", str(release.directory), "--", *release.args]
     try:
         done = subprocess.run(
@@ -143,8 +143,8 @@ def _with_token(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, 
 
 def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:
     """Look at the places that the settings name; ``deploy`` looks at the ledger's anyway."""
-    from supervisor.health import listen_problem
-    from supervisor.ledgerdir import directory_problem as ledger_problem
+    from bastion.supervisor.health import listen_problem
+    from bastion.supervisor.ledgerdir import directory_problem as ledger_problem
 
     if settings.ledger.path is not None and not deploy and (problem := ledger_problem(settings.ledger.path.parent)):
         yield Check(name="ledger", ok=False, detail=f"ledger.path: {problem}")

@@ -24,9 +24,9 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import psutil
 
-from supervisor.adopted import Adopted, Process
-from supervisor.release import Release
-from supervisor.wire import (
+from bastion.supervisor.adopted import Adopted, Process
+from bastion.supervisor.release import Release
+from bastion.wire import (
     EXIT_CONFIG,
     PROTOCOL,
     Fatal,
@@ -141,7 +141,7 @@ def python_module(release: Release) -> Sequence[str]:
 
     ``-P`` keeps the release's directory from shadowing the package ``bot``; the child puts it on the path itself.
     """
-    return (str(release.python), "-P", "-m", "bot")
+    return (str(release.python), "-P", "-m", "bastion.bot")
 
 
 def environment(base: Mapping[str, str], *, token: str) -> dict[str, str]:
@@ -542,7 +542,7 @@ def _explain(status: int, last: Sequence[str], release: Release) -> tuple[str, b
     how = f"exited with status {status}"
     if status == 0 or not said:
         return how, status != EXIT_CONFIG
-    if said[-1].endswith(": No module named bot"):
+    if "(ModuleNotFoundError: No module named 'bastion" in said[-1]:
         return f"{release.python} has no bastion-supervisor installed: install it into that environment", False
     if any(line.startswith(("Unknown option: -P", "unknown option -P")) for line in said):
         return f"{release.python} is older than Python 3.11", False

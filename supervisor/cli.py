@@ -16,7 +16,7 @@ from typing import IO, Any, TypeVar
 
 import click
 
-from supervisor.location import SettingsError, locate_socket
+from bastion.supervisor.location import SettingsError, locate_socket
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; "
@@ -87,11 +87,11 @@ def run(config: Path | None, sandbox: bool, standby_since: float | None, trial: 
     SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once. SIGUSR2 puts newly
     installed code and settings of the supervisor itself in place, while the bot goes on.
     """
-    from supervisor.control import ControlError
-    from supervisor.local_sandbox import SandboxError
-    from supervisor.reexec import CarryError, failed, passed
-    from supervisor.run import run as run_supervisor
-    from supervisor.run import try_out
+    from bastion.supervisor.control import ControlError
+    from bastion.supervisor.local_sandbox import SandboxError
+    from bastion.supervisor.reexec import CarryError, failed, passed
+    from bastion.supervisor.run import run as run_supervisor
+    from bastion.supervisor.run import try_out
 
     if trial is not None:  # asked for by a running supervisor: see `reexec`
         problem = try_out(config, environ=os.environ, descriptor=trial)
@@ -148,8 +148,8 @@ class _Switched(_Unswitched):
     """bot.directory names the release that was asked for."""
 
     def __init__(self, config: Path | None, release: Path) -> None:
-        from supervisor.release import ReleaseError, switch
-        from supervisor.settings import load
+        from bastion.supervisor.release import ReleaseError, switch
+        from bastion.supervisor.settings import load
 
         with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
             self._link = load(config, environ=os.environ, need_token=False).bot.directory
@@ -159,7 +159,7 @@ class _Switched(_Unswitched):
             raise _Failure(f"{error}. No supervisor was asked; a bot that runs is not affected.") from None
 
     def undo(self) -> None:
-        from supervisor.release import ReleaseError
+        from bastion.supervisor.release import ReleaseError
 
         try:
             again = self._switch.undo()
@@ -198,7 +198,7 @@ def reload(config: Path | None, force: bool, release: Path | None, no_wait: bool
 
     Exits with 0 when the new one serves, with 1 when the old one goes on serving.
     """
-    from supervisor.control_client import Connection
+    from bastion.supervisor.control_client import Connection
 
     if release is not None and no_wait:
         raise click.UsageError("--release needs the result, to move the symlink back: it does not go with --no-wait")
@@ -221,7 +221,7 @@ def rollback(config: Path | None, force: bool) -> None:
 
     Exits as `reload` does.
     """
-    from supervisor.control_client import Connection
+    from bastion.supervisor.control_client import Connection
 
     with _client_errors(config) as path, Connection(path) as connection:
         _wait_for_outcome(connection, "rollback", as_json=False, force=force)
@@ -248,8 +248,8 @@ def _wait_for_outcome(
     import json
     import time
 
-    from supervisor.console import outcome_text
-    from supervisor.control_client import NoSupervisorError, RefusedError
+    from bastion.supervisor.console import outcome_text
+    from bastion.supervisor.control_client import NoSupervisorError, RefusedError
 
     link = link or _Unswitched()
     began = time.monotonic()
@@ -277,7 +277,7 @@ def _wait_for_outcome(
 
 def _outcome(connection: Any, command: str, *, as_json: bool, force: bool) -> dict[str, Any]:
     """Ask for a handoff, show its progress and return what became of it. Raises what the connection raises."""
-    from supervisor.console import SilentView, reload_view
+    from bastion.supervisor.console import SilentView, reload_view
 
     outcome: dict[str, Any] | None = None
     with SilentView() if as_json else reload_view(sys.stdout) as view:
@@ -317,14 +317,14 @@ def status(config: Path | None, as_json: bool, watch: bool) -> None:
 
 
 def _status_text(path: Path, *, as_json: bool) -> str:
-    from supervisor.control_client import fetch_status
+    from bastion.supervisor.control_client import fetch_status
 
     answer = fetch_status(path)
     if as_json:
         import json
 
         return json.dumps(answer)
-    from supervisor.console import status_text, wants_colour
+    from bastion.supervisor.console import status_text, wants_colour
 
     return status_text(answer, colour=wants_colour(sys.stdout, environ=os.environ))
 
@@ -337,7 +337,7 @@ def _cleared(text: str) -> str:
 @_with_config
 def stop(config: Path | None) -> None:
     """Let handlers finish, stop the bot and its supervisor, and wait until both have gone."""
-    from supervisor.control_client import request_stop
+    from bastion.supervisor.control_client import request_stop
 
     with _client_errors(config) as path:
         try:
@@ -354,8 +354,8 @@ def healthcheck(config: Path | None) -> None:
 
     Exits with 0 if so, with 1 if not, with 3 if nothing answers there.
     """
-    from supervisor.healthcheck import NoAnswerError, ask
-    from supervisor.location import locate_health
+    from bastion.supervisor.healthcheck import NoAnswerError, ask
+    from bastion.supervisor.location import locate_health
 
     with _settings_errors("Nothing was asked; a bot that runs is not affected."):
         address = locate_health(config, environ=os.environ)
@@ -382,7 +382,7 @@ def check(config: Path | None, deploy: bool) -> None:
 
     Imports the app in a process of its own. Exits with 78 if something is wrong.
     """
-    from supervisor.check import checks
+    from bastion.supervisor.check import checks
 
     failed = False
     for result in checks(config, environ=os.environ, deploy=deploy):
@@ -399,7 +399,7 @@ def demo(config: Path | None) -> None:
 
     Needs no token and no settings file: the demo writes its own, and --config is not looked at.
     """
-    from supervisor.demo import run_demo
+    from bastion.supervisor.demo import run_demo
 
     sys.exit(run_demo())
 
@@ -415,7 +415,7 @@ def _settings_errors(meaning: str) -> Iterator[None]:
 @contextmanager
 def _client_errors(config: Path | None) -> Iterator[Path]:
     """Give the control socket's path; turn what can go wrong there into messages and exit codes."""
-    from supervisor.control_client import NoSupervisorError, RefusedError
+    from bastion.supervisor.control_client import NoSupervisorError, RefusedError
 
     meaning = (
         "No supervisor was asked; a bot that runs is not affected. To ask one whose file is broken, name with --config "
@@ -432,7 +432,7 @@ def _client_errors(config: Path | None) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Run the command line; the console script and ``python -m supervisor`` call this."""
+    """Run the command line; the console script and ``python -m bastion.supervisor`` call this."""
     try:
         cli(prog_name="supervisor")
     except OSError as error:

@@ -26,12 +26,12 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from supervisor.status import Status
+from bastion.supervisor.status import Status
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
 
-    from supervisor.outcome import Outcome, Progress
+    from bastion.supervisor.outcome import Outcome, Progress
 
 MAX_REQUEST = 4096
 """Longest request in bytes. The longest honest one has fewer than 50."""

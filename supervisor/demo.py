@@ -18,13 +18,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from supervisor.console import Mark, can_draw, paint, plain, timeline_text, wants_colour
-from supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
-from supervisor.local_sandbox import MIX, SHARDS, speak_to_the_shipped_bot
-from supervisor.location import MAX_SOCKET_PATH
+from bastion.supervisor.console import Mark, can_draw, paint, plain, timeline_text, wants_colour
+from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
+from bastion.supervisor.local_sandbox import MIX, SHARDS, speak_to_the_shipped_bot
+from bastion.supervisor.location import MAX_SOCKET_PATH
 
 if TYPE_CHECKING:
-    from sandbox import LatencySummary, Sandbox, Verdict
+    from bastion.sandbox import LatencySummary, Sandbox, Verdict
 
 START_TIMEOUT = 60.0
 """Seconds for the first bot to be active: imports, four IDENTIFYs, the guilds."""
@@ -35,8 +35,8 @@ SETTLE_TIMEOUT = 10.0
 LOOK_EVERY = 0.1
 """Seconds between looks at the status of a supervisor that starts: it tells nobody when its bot is active."""
 
-_GOOD = "from bot.bastion import create\n\n__all__ = ['create']\n"
-_BROKEN = "from bot.bastion import craete\n\n__all__ = ['craete']\n"
+_GOOD = "from bastion.bot.bastion import create\n\n__all__ = ['create']\n"
+_BROKEN = "from bastion.bot.bastion import craete\n\n__all__ = ['craete']\n"
 _SETTINGS = """\
 [bot]
 app = "release:create"
@@ -141,7 +141,7 @@ async def _until_signalled(show: Awaitable[int]) -> int:
 
 
 async def _demo(plan: Plan, teller: _Teller) -> int:
-    from sandbox import Sandbox, SandboxSettings
+    from bastion.sandbox import Sandbox, SandboxSettings
 
     settings = SandboxSettings(max_concurrency=SHARDS, recommended_shards=SHARDS)
     with tempfile.TemporaryDirectory(prefix="bastion-demo-", dir=_short_directory()) as name:
@@ -259,7 +259,7 @@ class _Stage:
     async def _start(self, command: str, *, stdout: int, stderr: int) -> asyncio.subprocess.Process:
         # A session of its own: Ctrl-C is for the demo, which ends its processes in order.
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "supervisor", command, "--config", str(self._config)),
+            *(sys.executable, "-P", "-m", "bastion.supervisor", command, "--config", str(self._config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,

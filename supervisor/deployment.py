@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supervisor import __version__, headroom
-from supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
-from supervisor.ledgerdir import base_directory, directory_problem
-from supervisor.settings import Settings
-from supervisor.systemd import MARGIN
+from bastion.supervisor import __version__, headroom
+from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
+from bastion.supervisor.ledgerdir import base_directory, directory_problem
+from bastion.supervisor.settings import Settings
+from bastion.supervisor.systemd import MARGIN
 
 REST_TIMEOUT = 10.0
 """Seconds for Discord to answer."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from supervisor.release import Release
-from supervisor.state import Alarm, Phase
-from supervisor.status import HandoffKind, HandoffResult
-from supervisor.wire import ToChild
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import Alarm, Phase
+from bastion.supervisor.status import HandoffKind, HandoffResult
+from bastion.wire import ToChild
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,25 +28,25 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from supervisor import __version__, headroom, neighbours, orphans
-from supervisor.aside import aside
-from supervisor.child import CommandFactory, Launch, python_module
-from supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
-from supervisor.identify import CarriedPermits, IdentifyQueue
-from supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
-from supervisor.location import SettingsError
-from supervisor.logs import LogLine as LogLine
-from supervisor.logs import to_logging
-from supervisor.neighbours import LOOK_SECONDS, Neighbour, Register
-from supervisor.observed import ActiveReadiness, HandoffRecord, Summary, Totals, utc_now
-from supervisor.outcome import Outcome as Outcome
-from supervisor.outcome import Progress as Progress
-from supervisor.release import Release, ReleaseError, resolve, still_there
-from supervisor.settings import Settings
-from supervisor.slot import CarriedSlot, Slot
-from supervisor.state import Phase, Timing
-from supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
-from supervisor.wire import EXIT_CONFIG
+from bastion.supervisor import __version__, headroom, neighbours, orphans
+from bastion.supervisor.aside import aside
+from bastion.supervisor.child import CommandFactory, Launch, python_module
+from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
+from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
+from bastion.supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
+from bastion.supervisor.location import SettingsError
+from bastion.supervisor.logs import LogLine as LogLine
+from bastion.supervisor.logs import to_logging
+from bastion.supervisor.neighbours import LOOK_SECONDS, Neighbour, Register
+from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Summary, Totals, utc_now
+from bastion.supervisor.outcome import Outcome as Outcome
+from bastion.supervisor.outcome import Progress as Progress
+from bastion.supervisor.release import Release, ReleaseError, resolve, still_there
+from bastion.supervisor.settings import Settings
+from bastion.supervisor.slot import CarriedSlot, Slot
+from bastion.supervisor.state import Phase, Timing
+from bastion.supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
+from bastion.wire import EXIT_CONFIG
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from supervisor.release import Release
-from supervisor.state import Alarm, Relief, Timing
-from supervisor.wire import RoleName
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import Alarm, Relief, Timing
+from bastion.wire import RoleName
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ import anyio.abc
 import h11
 import msgspec
 
-from supervisor import metrics
-from supervisor.location import HealthAddress, SettingsError, TcpAddress
-from supervisor.observed import ActiveReadiness, Totals
-from supervisor.status import Status
+from bastion.supervisor import metrics
+from bastion.supervisor.location import HealthAddress, SettingsError, TcpAddress
+from bastion.supervisor.observed import ActiveReadiness, Totals
+from bastion.supervisor.status import Status
 
 MAX_HEADER = 8 * 1024
 """Bytes of a request line with its headers; what a browser with many cookies sends does not fit, nor need it."""

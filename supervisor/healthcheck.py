@@ -12,7 +12,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor.location import HealthAddress
+from bastion.supervisor.location import HealthAddress
 
 TIMEOUT = 5.0
 """Seconds for the whole answer; a healthy supervisor takes milliseconds."""

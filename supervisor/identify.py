@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from supervisor.status import SessionStartLimit
-from supervisor.wire import Limits
+from bastion.supervisor.status import SessionStartLimit
+from bastion.wire import Limits
 
 MARGIN = 0.02
 """Seconds added to the window against jitter between the child's report and Discord's clock: 0.4 % of 5 s."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from supervisor.wire import Cut, Drained, FromChild, Inquire, ToChild
+from bastion.wire import Cut, Drained, FromChild, Inquire, ToChild
 
 
 @dataclass(slots=True)

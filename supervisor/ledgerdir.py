@@ -15,9 +15,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from supervisor import neighbours, relay
-from supervisor.neighbours import Membership
-from supervisor.wire import claimer, sessions_path, supervisor_of
+from bastion.supervisor import neighbours, relay
+from bastion.supervisor.neighbours import Membership
+from bastion.wire import claimer, sessions_path, supervisor_of
 
 _PREFIX = "bastion-ledger-"
 _UNFINISHED = "bastion-new-"

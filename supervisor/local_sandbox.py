@@ -1,7 +1,7 @@
 """A sandbox in a process of its own, for `supervisor run --sandbox`.
 
-`LocalSandbox` is the parent's side; run as ``python -m supervisor.local_sandbox`` this module is the process itself. It
-lives as long as its standard input is open, so it ends with its parent however that one ends.
+`LocalSandbox` is the parent's side; run as ``python -m bastion.supervisor.local_sandbox`` this module is the
+process itself. It lives as long as its standard input is open, so it ends with its parent however that one ends.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING
 
-from supervisor.adopted import Adopted, Process
+from bastion.supervisor.adopted import Adopted, Process
 
 if TYPE_CHECKING:
-    from sandbox import Sandbox
+    from bastion.sandbox import Sandbox
 
 START_TIMEOUT = 30.0
 """Seconds for the sandbox to listen: an interpreter, its imports and a small world."""
@@ -85,7 +85,7 @@ class LocalSandbox:
     def _start(self) -> None:
         # A session of its own: Ctrl-C is for the supervisor, whose bot needs its gateway until it has drained.
         process = self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "supervisor.local_sandbox"],
+            [sys.executable, "-P", "-m", "bastion.supervisor.local_sandbox"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=Path("/"),
@@ -127,7 +127,7 @@ class LocalSandbox:
 
 def speak_to_the_shipped_bot(sandbox: Sandbox) -> None:
     """Let the traffic talk about what the shipped bot knows; expect an answer to all that it answers."""
-    from sandbox import OBSERVED_KINDS
+    from bastion.sandbox import OBSERVED_KINDS
 
     sandbox.traffic.options.commands = ASKED
     sandbox.journal.expect(
@@ -137,7 +137,7 @@ def speak_to_the_shipped_bot(sandbox: Sandbox) -> None:
 
 async def _serve() -> None:
     """Be the sandbox until standard input ends."""
-    from sandbox import Sandbox, SandboxSettings
+    from bastion.sandbox import Sandbox, SandboxSettings
 
     settings = SandboxSettings(max_concurrency=SHARDS, recommended_shards=SHARDS)
     async with Sandbox(settings) as sandbox:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
-from supervisor import limits, moves
-from supervisor.effects import Answer, Effect, Signal
-from supervisor.events import (
+from bastion.supervisor import limits, moves
+from bastion.supervisor.effects import Answer, Effect, Signal
+from bastion.supervisor.events import (
     Beaten,
     BecameReady,
     Broke,
@@ -41,9 +41,9 @@ from supervisor.events import (
     Weighed,
     WindowAnswered,
 )
-from supervisor.release import Release
-from supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
-from supervisor.turn import Turn
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
+from bastion.supervisor.turn import Turn
 
 # --- beginnings -------------------------------------------------------------------------------------------------
 

@@ -19,9 +19,16 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from supervisor.observed import DURATION_BOUNDS, ActiveReadiness, Durations, Totals
-from supervisor.status import ChildStatus, HandoffKind, HandoffResult, SessionStartLimit, Status, SupervisorState
-from supervisor.wire import RoleName, ShardState
+from bastion.supervisor.observed import DURATION_BOUNDS, ActiveReadiness, Durations, Totals
+from bastion.supervisor.status import (
+    ChildStatus,
+    HandoffKind,
+    HandoffResult,
+    SessionStartLimit,
+    Status,
+    SupervisorState,
+)
+from bastion.wire import RoleName, ShardState
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

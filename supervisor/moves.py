@@ -6,13 +6,13 @@ which move is made, is the business of `machine`. No I/O, no clock.
 
 from __future__ import annotations
 
-from supervisor import limits
-from supervisor.effects import Answer, Exit, PhaseEntered, Prepare, Send, Spawn, Weigh
-from supervisor.release import Release
-from supervisor.state import Alarm, Child, Phase, Standing
-from supervisor.status import HandoffKind
-from supervisor.turn import CHILD_ALARMS, Turn
-from supervisor.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby
+from bastion.supervisor import limits
+from bastion.supervisor.effects import Answer, Exit, PhaseEntered, Prepare, Send, Spawn, Weigh
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import Alarm, Child, Phase, Standing
+from bastion.supervisor.status import HandoffKind
+from bastion.supervisor.turn import CHILD_ALARMS, Turn
+from bastion.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby
 
 # --- a new child ------------------------------------------------------------------------------------------------
 

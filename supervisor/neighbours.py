@@ -32,8 +32,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from supervisor.events import Neighbours
-from supervisor.state import Phase, Relief, State
+from bastion.supervisor.events import Neighbours
+from bastion.supervisor.state import Phase, Relief, State
 
 LOOK_SECONDS = 0.25
 """How often the others are looked at; a look at one other takes some 25 us."""

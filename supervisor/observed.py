@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 
-from supervisor.release import Release
-from supervisor.state import Phase
-from supervisor.status import (
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import Phase
+from bastion.supervisor.status import (
     ChildStatus,
     HandoffKind,
     HandoffResult,
@@ -20,7 +20,7 @@ from supervisor.status import (
     ShardStatus,
     SupervisorState,
 )
-from supervisor.wire import (
+from bastion.wire import (
     Beat,
     Claims,
     Cut,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from supervisor.status import HandoffResult, HandoffStatus
+from bastion.supervisor.status import HandoffResult, HandoffStatus
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):

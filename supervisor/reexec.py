@@ -23,10 +23,10 @@ from typing import Any
 import anyio.to_thread
 import msgspec
 
-from supervisor import __version__, control
-from supervisor.engine import SIGNALS, CarriedEngine
-from supervisor.local_sandbox import CarriedSandbox
-from supervisor.wire import PROTOCOL
+from bastion.supervisor import __version__, control
+from bastion.supervisor.engine import SIGNALS, CarriedEngine
+from bastion.supervisor.local_sandbox import CarriedSandbox
+from bastion.wire import PROTOCOL
 
 FORMAT = 1
 """Version of what is carried over. A field with a default may be added without a new one."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from supervisor.wire import Activate, Drain, Exported, FromChild, Import, Ready, Standby, ToChild, state_base
+from bastion.wire import Activate, Drain, Exported, FromChild, Import, Ready, Standby, ToChild, state_base
 
 
 @dataclass(slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from supervisor.settings import BotSettings
+    from bastion.supervisor.settings import BotSettings
 
 
 class ReleaseError(Exception):

@@ -17,14 +17,14 @@ from pathlib import Path
 
 import anyio
 
-from supervisor import __version__, control, logs, machine, reexec
-from supervisor.engine import Engine, timing_of
-from supervisor.events import Beaten
-from supervisor.local_sandbox import CarriedSandbox, LocalSandbox
-from supervisor.location import parse_listen
-from supervisor.settings import Settings, SettingsError, load
-from supervisor.systemd import Service
-from supervisor.wire import EXIT_CONFIG
+from bastion.supervisor import __version__, control, logs, machine, reexec
+from bastion.supervisor.engine import Engine, timing_of
+from bastion.supervisor.events import Beaten
+from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
+from bastion.supervisor.location import parse_listen
+from bastion.supervisor.settings import Settings, SettingsError, load
+from bastion.supervisor.systemd import Service
+from bastion.wire import EXIT_CONFIG
 
 _logger = logging.getLogger("supervisor")
 
@@ -148,7 +148,7 @@ async def _health(settings: Settings, engine: Engine, *, carried: bool) -> Async
     if address is None:
         yield None
         return
-    from supervisor import health  # costs 3 MiB, which nobody pays who wants no health
+    from bastion.supervisor import health  # costs 3 MiB, which nobody pays who wants no health
 
     async with AsyncExitStack() as stack:
         shown = None

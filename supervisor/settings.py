@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from supervisor.location import (
+from bastion.supervisor.location import (
     DEFAULT_HEALTH,
     LISTEN_ALLOWED,
     SettingsError,
@@ -62,7 +62,7 @@ ShardCount: TypeAlias = Annotated[
 class BotSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[bot]``: what is run. ``directory`` is absolute, symlinks in it unresolved: that is done at each spawn."""
 
-    app: Text = "bot.bastion:create"
+    app: Text = "bastion.bot.bastion:create"
     directory: Path = Path()
     python: Text = ""
     """Empty, a name to be looked up on PATH, or an absolute path."""

@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from supervisor import machine, relay
-from supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
-from supervisor.effects import (
+from bastion.supervisor import machine, relay
+from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
+from bastion.supervisor.effects import (
     Answer,
     CancelTimer,
     CloseHandoff,
@@ -32,7 +32,7 @@ from supervisor.effects import (
     StartTimer,
     Weigh,
 )
-from supervisor.events import (
+from bastion.supervisor.events import (
     Beaten,
     BecameReady,
     Broke,
@@ -48,15 +48,15 @@ from supervisor.events import (
     RoleTaken,
     WindowAnswered,
 )
-from supervisor.hearing import Comparison, Kicks
-from supervisor.identify import IdentifyQueue, Wish
-from supervisor.inquest import Inquest
-from supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
-from supervisor.outcome import Progress
-from supervisor.release import Release
-from supervisor.state import SWITCHED, Alarm, Phase, State, Timing
-from supervisor.status import ChildStatus, HandoffResult
-from supervisor.wire import (
+from bastion.supervisor.hearing import Comparison, Kicks
+from bastion.supervisor.identify import IdentifyQueue, Wish
+from bastion.supervisor.inquest import Inquest
+from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
+from bastion.supervisor.outcome import Progress
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import SWITCHED, Alarm, Phase, State, Timing
+from bastion.supervisor.status import ChildStatus, HandoffResult
+from bastion.wire import (
     Activate,
     Beat,
     Cut,

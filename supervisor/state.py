@@ -19,8 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from supervisor.release import Release
-from supervisor.status import HandoffKind, HandoffResult, SupervisorState
+from bastion.supervisor.release import Release
+from bastion.supervisor.status import HandoffKind, HandoffResult, SupervisorState
 
 
 class Phase(Enum):

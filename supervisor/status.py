@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from supervisor.wire import Claims, RoleName, ShardState
+from bastion.wire import Claims, RoleName, ShardState
 
 SupervisorState: TypeAlias = Literal["starting", "serving", "handing-off", "restarting", "stopping"]
 HandoffKind: TypeAlias = Literal["reload", "rollback", "failover", "recovery"]

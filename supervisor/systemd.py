@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import anyio
 
-from supervisor.observed import Summary
+from bastion.supervisor.observed import Summary
 
 MARGIN = 60.0
 """Seconds that systemd waits beyond the supervisor's own limits: those come first, and say why."""

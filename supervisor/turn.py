@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from supervisor import limits
-from supervisor.effects import (
+from bastion.supervisor import limits
+from bastion.supervisor.effects import (
     Answer,
     CancelTimer,
     CloseHandoff,
@@ -21,9 +21,9 @@ from supervisor.effects import (
     Signal,
     StartTimer,
 )
-from supervisor.state import SWITCHED, Alarm, Child, Handoff, Phase, Standing, State
-from supervisor.status import HandoffKind, HandoffResult
-from supervisor.wire import Window
+from bastion.supervisor.state import SWITCHED, Alarm, Child, Handoff, Phase, Standing, State
+from bastion.supervisor.status import HandoffKind, HandoffResult
+from bastion.wire import Window
 
 CHILD_ALARMS = tuple(alarm for alarm in Alarm if alarm not in (Alarm.BACKOFF, Alarm.SPARE, Alarm.YIELD, Alarm.BY_HAND))
 """The timers that belong to one child."""

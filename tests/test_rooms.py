@@ -10,21 +10,31 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-STRANGERS = {"supervisor": ("discord", "bot"), "bot": ("supervisor",), "sandbox": ("supervisor", "bot")}
-"""What a room never imports, but for what is `KNOWN`."""
-KNOWN = {"bot": ("supervisor.wire",)}
-SHAPES = ("supervisor.release.Release", "supervisor.status", "supervisor.wire")
-WORDS = (*SHAPES, "supervisor.state", "supervisor.effects", "supervisor.limits")
+STRANGERS = {
+    "supervisor": ("discord", "bastion.bot"),
+    "bot": ("bastion.supervisor",),
+    "sandbox": ("bastion.supervisor", "bastion.bot", "bastion.wire"),
+    "wire": ("discord", "bastion.supervisor", "bastion.bot", "bastion.sandbox"),
+    "bot/bastion": ("bastion.supervisor", "bastion.bot", "bastion.wire", "bastion.sandbox"),
+}
+"""What a room never imports, but for what is its own."""
+OLD_NAMES = ("supervisor", "bot", "sandbox")
+"""What these packages were called when they had no root of their own."""
+SHAPES = ("bastion.supervisor.release.Release", "bastion.supervisor.status", "bastion.wire")
+WORDS = (*SHAPES, "bastion.supervisor.state", "bastion.supervisor.effects", "bastion.supervisor.limits")
+TURNS = ("bastion.supervisor.turn", "bastion.supervisor.moves")
 PURE: dict[str, tuple[str, ...]] = {
-    "supervisor/machine.py": (*WORDS, "supervisor.events", "supervisor.turn", "supervisor.moves"),
-    "supervisor/moves.py": (*WORDS, "supervisor.turn"),
+    "supervisor/machine.py": (*WORDS, "bastion.supervisor.events", *TURNS),
+    "supervisor/moves.py": (*WORDS, "bastion.supervisor.turn"),
     "supervisor/turn.py": WORDS,
     "supervisor/limits.py": (),
-    "supervisor/effects.py": (*SHAPES, "supervisor.state"),
-    "supervisor/events.py": (*SHAPES, "supervisor.state"),
+    "supervisor/effects.py": (*SHAPES, "bastion.supervisor.state"),
+    "supervisor/events.py": (*SHAPES, "bastion.supervisor.state"),
     "supervisor/state.py": SHAPES,
-    "supervisor/status.py": ("supervisor.wire", "msgspec"),
-    "supervisor/wire.py": ("msgspec",),
+    "supervisor/status.py": ("bastion.wire", "msgspec"),
+    "wire/framing.py": ("msgspec", "bastion.wire.messages"),
+    "wire/messages.py": ("msgspec",),
+    "wire/places.py": (),
     "bot/keys.py": ("bisect", "collections", "hashlib", "itertools", "msgspec"),
 }
 """The modules that do no I/O and know no clock, and what they import beside the language's own."""
@@ -53,11 +63,14 @@ def imports(source: str, room: str) -> Iterator[str]:
 
 def strangers(source: str, room: str) -> list[str]:
     """Return what a module of this room imports and must not."""
+    own = f"bastion.{room.replace('/', '.')}"
     return [
-        name
-        for name in imports(source, room)
-        if within(name, *STRANGERS[room]) and not within(name, *KNOWN.get(room, ()))
+        name for name in imports(source, own) if within(name, *STRANGERS[room], *OLD_NAMES) and not within(name, own)
     ]
+
+
+def room_of(module: str) -> str:
+    return max((room for room in STRANGERS if module.startswith(f"{room}/")), key=len)
 
 
 def impurities(source: str, allowed: tuple[str, ...]) -> list[str]:
@@ -86,9 +99,9 @@ def is_private(name: str) -> bool:
     return name.startswith("_") and not name.endswith("__")
 
 
-@pytest.mark.parametrize("module", [name for room in STRANGERS for name in modules(room)])
+@pytest.mark.parametrize("module", sorted({name for room in STRANGERS for name in modules(room)}))
 def test_a_room_imports_nothing_of_those_that_it_must_not_know(module: str) -> None:
-    assert strangers((ROOT / module).read_text(), module.partition("/")[0]) == []
+    assert strangers((ROOT / module).read_text(), room_of(module)) == []
 
 
 @pytest.mark.parametrize("module", PURE)
@@ -108,13 +121,16 @@ def test_only_one_module_touches_what_is_private_of_others(module: str) -> None:
     ("room", "source", "found"),
     [
         ("supervisor", "import discord", ["discord"]),
-        ("supervisor", "def late():\n    from bot.keys import key_of", ["bot.keys.key_of"]),
-        ("supervisor", "from supervisor import bottle\nimport sandbox, discordant", []),
-        ("bot", "from supervisor import wire, child\nimport supervisor.wire", ["supervisor.child"]),
-        ("bot", "from supervisor.wire import Hello\nimport discord", []),
-        ("bot", "if TYPE_CHECKING:\n    import supervisor.child", ["supervisor.child"]),
+        ("supervisor", "def late():\n    from bastion.bot.keys import key_of", ["bastion.bot.keys.key_of"]),
+        ("supervisor", "from bastion.supervisor import bottle\nimport bastion.sandbox, discordant", []),
+        ("bot", "from bastion import wire, supervisor\nimport bastion.wire", ["bastion.supervisor"]),
+        ("bot", "from bastion.wire import Hello\nimport discord", []),
+        ("bot", "if TYPE_CHECKING:\n    import bastion.supervisor.child", ["bastion.supervisor.child"]),
+        ("bot", "from bot import gate", ["bot.gate"]),
+        ("bot/bastion", "from bastion import lifecycle\nfrom bastion.bot.bastion import cards", []),
+        ("bot/bastion", "from bastion.bot import lifecycle", ["bastion.bot.lifecycle"]),
         ("sandbox", "from . import world\nfrom .world import Guild", []),
-        ("sandbox", "import bot\nimport supervisor.wire", ["bot", "supervisor.wire"]),
+        ("sandbox", "import bastion.bot\nimport bastion.wire", ["bastion.bot", "bastion.wire"]),
     ],
 )
 def test_a_wrong_import_is_seen_wherever_it_is(room: str, source: str, found: list[str]) -> None:
@@ -124,16 +140,16 @@ def test_a_wrong_import_is_seen_wherever_it_is(room: str, source: str, found: li
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("from collections.abc import Mapping\nfrom supervisor.wire import Drain", []),
-        ("from supervisor.release import Release", []),
-        ("from supervisor.release import resolve", ["supervisor.release.resolve"]),
+        ("from collections.abc import Mapping\nfrom bastion.wire import Drain", []),
+        ("from bastion.supervisor.release import Release", []),
+        ("from bastion.supervisor.release import resolve", ["bastion.supervisor.release.resolve"]),
         ("import time", ["time"]),
         ("import asyncio\nfrom os import path", ["asyncio", "os.path"]),
         ("turn.open()\nprint(open('x'))", ["print", "open"]),
     ],
 )
 def test_an_impurity_is_seen(source: str, found: list[str]) -> None:
-    assert impurities(source, ("supervisor.wire", "supervisor.release.Release")) == found
+    assert impurities(source, ("bastion.wire", "bastion.supervisor.release.Release")) == found
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 It knows nothing of roles, handoffs or the process around it, and runs as well on its own::
 
-    python -c "import os; from bot.bastion import create; create().run(os.environ['DISCORD_TOKEN'], root_logger=True)"
+    import os
+    from bastion.bot.bastion import create
+    create().run(os.environ["DISCORD_TOKEN"], root_logger=True)
 
 What it does: ``/ping``, ``/search`` with autocomplete, ``<card name>`` in a message answered with the card, that answer
 removed when the asking message is deleted, a button that shows more.
@@ -10,8 +12,8 @@ removed when the asking message is deleted, a button that shows more.
 
 from __future__ import annotations
 
-from bot.bastion.cards import Deck
-from bot.bastion.client import Bastion
+from bastion.bot.bastion.cards import Deck
+from bastion.bot.bastion.client import Bastion
 
 __all__ = ["Bastion", "create"]
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import discord
 
-from bot.bastion.cards import Deck
-from bot.bastion.commands import Commands, register
-from bot.bastion.messages import Answers
-from bot.bastion.presentation import ShowMore
-from bot.bastion.replies import Replies
-from bot.bastion.sync import sync
+from bastion.bot.bastion.cards import Deck
+from bastion.bot.bastion.commands import Commands, register
+from bastion.bot.bastion.messages import Answers
+from bastion.bot.bastion.presentation import ShowMore
+from bastion.bot.bastion.replies import Replies
+from bastion.bot.bastion.sync import sync
 
 log = logging.getLogger(__name__)
 

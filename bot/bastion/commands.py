@@ -11,9 +11,9 @@ from typing import Any
 import discord
 from discord import app_commands
 
-from bot.bastion.cards import MAX_QUERY, Deck
-from bot.bastion.failures import report_failure
-from bot.bastion.presentation import card_embed, card_view, list_embed, unknown_text
+from bastion.bot.bastion.cards import MAX_QUERY, Deck
+from bastion.bot.bastion.failures import report_failure
+from bastion.bot.bastion.presentation import card_embed, card_view, list_embed, unknown_text
 
 
 class Commands(app_commands.CommandTree[Any]):

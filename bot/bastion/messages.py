@@ -14,9 +14,9 @@ from typing import Final
 
 import discord
 
-from bot.bastion.cards import Card, Deck, fold
-from bot.bastion.presentation import MAX_CONTENT, card_embed, card_view, clip, unknown_text
-from bot.bastion.replies import REMEMBERED, Replies
+from bastion.bot.bastion.cards import Card, Deck, fold
+from bastion.bot.bastion.presentation import MAX_CONTENT, card_embed, card_view, clip, unknown_text
+from bastion.bot.bastion.replies import REMEMBERED, Replies
 
 log = logging.getLogger(__name__)
 

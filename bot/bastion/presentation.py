@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 import discord
 
-from bot.bastion.cards import Card
-from bot.bastion.failures import report_failure
+from bastion.bot.bastion.cards import Card
+from bastion.bot.bastion.failures import report_failure
 
 if TYPE_CHECKING:
-    from bot.bastion.client import Bastion
+    from bastion.bot.bastion.client import Bastion
 
 # Discord's limits, in characters: of one embed's parts, of a button's label, of a message's content.
 MAX_TITLE: Final = 256

@@ -10,7 +10,7 @@ import time
 import discord
 from discord.ext import tasks
 
-from bot.lifecycle import in_step
+from bastion.bot.lifecycle import in_step
 
 MINUTES = 10
 """For so long after its start the bot has a turn at every whole second."""

@@ -20,7 +20,7 @@ from typing import Any
 import discord
 from probe import Probe
 
-from bot.ledger import SQLiteLedger
+from bastion.bot.ledger import SQLiteLedger
 
 STALL_SECONDS = float(os.environ.get("VANDAL_STALL_S", "3"))
 """How long a stalled child's event loop stands still."""

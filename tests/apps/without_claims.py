@@ -6,7 +6,7 @@ from typing import Any
 
 from sharded_bot import client as client
 
-from bot.ledger import SQLiteLedger
+from bastion.bot.ledger import SQLiteLedger
 
 
 def take_it(self: SQLiteLedger, *claim: Any) -> bool:

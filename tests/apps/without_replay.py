@@ -6,7 +6,7 @@ from typing import Any
 
 from sharded_bot import client as client
 
-from bot.gate import Gate
+from bastion.bot.gate import Gate
 
 
 def forget(self: Gate, held: Any) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import discord
 import pytest
 
-from bot import apps
+from bastion.bot import apps
 
 pytestmark = pytest.mark.anyio
 
@@ -43,7 +43,17 @@ class Release:
 
     def check(self, spec: str, *args: str) -> subprocess.CompletedProcess[str]:
         """Run the check as the supervisor does, with the release as the current directory."""
-        command = [sys.executable, "-P", "-m", "bot", "--check", "--app", spec, "--directory", str(self.directory)]
+        command = [
+            sys.executable,
+            "-P",
+            "-m",
+            "bastion.bot",
+            "--check",
+            "--app",
+            spec,
+            "--directory",
+            str(self.directory),
+        ]
         root = Path(apps.__file__).parent.parent
         return subprocess.run(
             [*command, *args],
@@ -261,7 +271,7 @@ def test_a_release_may_import_its_own_modules_that_are_named_like_ours(release: 
 
 
 def test_the_bot_that_ships_is_found_where_the_release_has_no_bot_of_its_own(release: Release) -> None:
-    checked = release.check("bot.bastion:create")
+    checked = release.check("bastion.bot.bastion:create")
     assert checked.returncode == 0, checked.stderr
 
 

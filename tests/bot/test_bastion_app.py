@@ -15,8 +15,8 @@ import yarl
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from bot.bastion import Bastion, create
-from sandbox import Entry, Sandbox, SandboxSettings
+from bastion.bot.bastion import Bastion, create
+from bastion.sandbox import Entry, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -320,7 +320,7 @@ async def test_a_sync_that_fails_is_logged_and_the_bot_serves(
 async def test_joining_and_leaving_a_guild_is_put_in_the_log(
     sandbox: Sandbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="bot.bastion")
+    caplog.set_level(logging.INFO, logger="bastion.bot.bastion")
     async with running(sandbox):
         joined = sandbox.emit_guild_join()
         await eventually(lambda: "joined guild" in caplog.text)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.bastion.cards import Card, CardDataError, Deck, fold, read_cards
+from bastion.bot.bastion.cards import Card, CardDataError, Deck, fold, read_cards
 
 HEADER = "id\tname\tkind\tcost\trarity\ttext\tlore\n"
 

@@ -13,13 +13,13 @@ from discord import app_commands
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bot.bastion import Bastion, create
-from bot.bastion.cards import Card, Deck
-from bot.bastion.commands import latency_text
-from bot.bastion.messages import named_in
-from bot.bastion.presentation import card_embed, card_view, clip, full_embed, list_embed, unknown_text
-from bot.bastion.replies import REMEMBERED, Replies
-from bot.bastion.sync import differs
+from bastion.bot.bastion import Bastion, create
+from bastion.bot.bastion.cards import Card, Deck
+from bastion.bot.bastion.commands import latency_text
+from bastion.bot.bastion.messages import named_in
+from bastion.bot.bastion.presentation import card_embed, card_view, clip, full_embed, list_embed, unknown_text
+from bastion.bot.bastion.replies import REMEMBERED, Replies
+from bastion.bot.bastion.sync import differs
 
 HUGE = Card(id="huge", name="N" * 300, kind="Ally", cost=9, rarity="rare", text="t" * 9000, lore="l" * 9000)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from sandbox import KINDS, Entry, Sandbox, SandboxSettings
+from bastion.sandbox import KINDS, Entry, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -15,9 +15,9 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from discord.shard import SessionStartLimits, Shard
 
-from bot import internals, shards
-from bot.shards import Permits, Shards, ShardsError
-from supervisor import wire
+from bastion import wire
+from bastion.bot import internals, shards
+from bastion.bot.shards import Permits, Shards, ShardsError
 
 pytestmark = pytest.mark.anyio
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from bot import carry
-from bot.carry import Carry, Limits
-from supervisor import wire
+from bastion import wire
+from bastion.bot import carry
+from bastion.bot.carry import Carry, Limits
 
 pytestmark = pytest.mark.anyio
 

@@ -9,7 +9,7 @@ from typing import Any
 import discord
 import pytest
 
-from bot.components import Ownership, ownership
+from bastion.bot.components import Ownership, ownership
 
 pytestmark = pytest.mark.anyio
 

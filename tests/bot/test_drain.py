@@ -10,10 +10,10 @@ from typing import Any
 import discord
 import pytest
 
-from bot import internals
-from bot.controls import Controls
-from bot.drain import Drain, DrainResult, Order
-from bot.inflight import Handler, InFlight, current
+from bastion.bot import internals
+from bastion.bot.controls import Controls
+from bastion.bot.drain import Drain, DrainResult, Order
+from bastion.bot.inflight import Handler, InFlight, current
 
 pytestmark = pytest.mark.anyio
 
@@ -95,7 +95,7 @@ async def child(monkeypatch: pytest.MonkeyPatch) -> Child:
 
 @pytest.fixture(autouse=True)
 def quick_grace(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.drain.GRACE", 0.01)
+    monkeypatch.setattr("bastion.bot.drain.GRACE", 0.01)
 
 
 async def turns(count: int = 8) -> None:
@@ -118,7 +118,7 @@ async def test_a_drain_waits_for_a_live_view_to_its_end_and_says_so_once(child: 
 async def test_nothing_new_may_begin_while_tasks_of_the_app_have_their_grace(
     child: Child, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bot.drain.GRACE", LONG)
+    monkeypatch.setattr("bastion.bot.drain.GRACE", LONG)
     view = child.sends(PagerView(timeout=LONG), 123)
     saving = asyncio.Event()
     child.begin(saving.wait, "worker of the app")

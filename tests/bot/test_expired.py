@@ -12,8 +12,8 @@ import aiohttp
 import discord
 import pytest
 
-from bot.expired import ExpiredControls
-from bot.inflight import InFlight, current
+from bastion.bot.expired import ExpiredControls
+from bastion.bot.inflight import InFlight, current
 
 pytestmark = pytest.mark.anyio
 

@@ -14,9 +14,9 @@ import discord
 import pytest
 from discord.ext import commands
 
-from bot import internals
-from bot.gate import Gate, Role
-from bot.ledger import SQLiteLedger
+from bastion.bot import internals
+from bastion.bot.gate import Gate, Role
+from bastion.bot.ledger import SQLiteLedger
 
 pytestmark = pytest.mark.anyio
 
@@ -720,8 +720,8 @@ class Pair:
 
 @pytest.fixture
 async def pair(world: World, monkeypatch: pytest.MonkeyPatch) -> Pair:
-    monkeypatch.setattr("bot.gate.OWNER_FIRST", 0.2)
-    monkeypatch.setattr("bot.gate.ACTIVE_FIRST", 0.1)
+    monkeypatch.setattr("bastion.bot.gate.OWNER_FIRST", 0.2)
+    monkeypatch.setattr("bastion.bot.gate.ACTIVE_FIRST", 0.1)
     old, old_gate = await world.child("active", Quiet)
     old_gate.open_window()
     new, new_gate = await world.child("standby", Quiet)

@@ -17,11 +17,11 @@ import discord
 import pytest
 from discord.ext import tasks
 
-from bot import drain, internals
-from bot.controls import Controls
-from bot.drain import GRACE, Drain, DrainResult
-from bot.inflight import Begun, InFlight, Kinds, current
-from bot.sessions import SHORT, SessionFile
+from bastion.bot import drain, internals
+from bastion.bot.controls import Controls
+from bastion.bot.drain import GRACE, Drain, DrainResult
+from bastion.bot.inflight import Begun, InFlight, Kinds, current
+from bastion.bot.sessions import SHORT, SessionFile
 
 pytestmark = pytest.mark.anyio
 

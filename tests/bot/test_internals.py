@@ -26,7 +26,7 @@ from discord.http import Route
 from discord.shard import Shard
 from discord.state import ChunkRequest, ConnectionState
 
-from bot import gate, internals
+from bastion.bot import gate, internals
 
 SUPPORTED = ("2.5.0", "2.6.4", "2.7.1")
 """The oldest of pyproject's range, one between, and the newest one known."""

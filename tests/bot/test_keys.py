@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bot import keys
-from bot.keys import Claimed, Identity, Numbering, Occurrence, identify
-from bot.ledger import number_key
-from bot.stalls import TURN_SECONDS
+from bastion.bot import keys
+from bastion.bot.keys import Claimed, Identity, Numbering, Occurrence, identify
+from bastion.bot.ledger import number_key
+from bastion.bot.stalls import TURN_SECONDS
 
 SKEW = 0.3
 STALL = 2.0

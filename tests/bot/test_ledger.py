@@ -19,9 +19,9 @@ from types import SimpleNamespace
 import pytest
 from mounts import full, not_writable, small
 
-from bot import ledger as module
-from bot.keys import Claimed
-from bot.ledger import SQLiteLedger, number_key
+from bastion.bot import ledger as module
+from bastion.bot.keys import Claimed
+from bastion.bot.ledger import SQLiteLedger, number_key
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_clearing_forgets_every_claim(pair: tuple[SQLiteLedger, SQLiteLedger]) -
 
 RACER = """
 import sys
-from bot.ledger import SQLiteLedger
+from bastion.bot.ledger import SQLiteLedger
 ledger = SQLiteLedger(sys.argv[1], int(sys.argv[2]))
 sys.stdin.readline()
 print(*[key for key in range(3000) if ledger.claim(str(key), 0.0)])
@@ -445,7 +445,7 @@ def test_each_trim_looks_at_some_of_the_claims_and_a_few_trims_at_all(
     pair: tuple[SQLiteLedger, SQLiteLedger], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever their order: claims lie by key, not by age."""
-    monkeypatch.setattr("bot.ledger._SWEEP", 4)
+    monkeypatch.setattr("bastion.bot.ledger._SWEEP", 4)
     old, new = pair
     for number in range(40):
         old.claim(f"MESSAGE_CREATE:{number:02}", 1.0 + number % 2)
@@ -463,7 +463,7 @@ def test_each_trim_looks_at_some_of_the_claims_and_a_few_trims_at_all(
 
 
 def test_a_trim_looks_at_more_where_more_is_claimed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bot.ledger._SWEEP", 1)
+    monkeypatch.setattr("bastion.bot.ledger._SWEEP", 1)
     only = SQLiteLedger(str(path), 1)
     for second in range(200):
         for number in range(10):

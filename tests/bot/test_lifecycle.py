@@ -9,21 +9,22 @@ import sys
 import pytest
 from discord.ext import tasks
 
-from bot.lifecycle import Lifecycle, in_step
+from bastion.bot.lifecycle import Lifecycle, in_step
 
 pytestmark = pytest.mark.anyio
 
 
 def test_without_a_supervisor_a_process_is_active() -> None:
     code = (
-        "import asyncio; from bot import lifecycle; asyncio.run(lifecycle.wait_until_active()); print(lifecycle.role())"
+        "import asyncio; from bastion import lifecycle; asyncio.run(lifecycle.wait_until_active()); "
+        "print(lifecycle.role())"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert (ended.stdout, ended.returncode) == ("active\n", 0), ended.stderr
 
 
 def test_it_can_be_imported_without_discord_py() -> None:
-    code = "import sys; import bot.lifecycle; print('discord' in sys.modules)"
+    code = "import sys; import bastion.lifecycle; print('discord' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30).stdout == "False\n"
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from bot.link import Link
-from supervisor import wire
+from bastion import wire
+from bastion.bot.link import Link
 
 pytestmark = pytest.mark.anyio
 
@@ -229,7 +229,7 @@ async def test_neither_pipe_is_inherited_by_processes_that_the_app_starts(wired:
 
 CHILD = """
 import os, signal, sys
-from bot.link import die_with_parent
+from bastion.bot.link import die_with_parent
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
 print(die_with_parent(int(sys.argv[1]) or os.getppid()), os.getpid(), flush=True)
 print(signal.Signals(signal.sigwait({signal.SIGTERM})).name, flush=True)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from discord.ext import tasks
 
-from bot import loops
-from bot.ledger import SQLiteLedger
-from bot.lifecycle import Lifecycle, in_step
-from bot.loops import PACE, Loops
+from bastion.bot import loops
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.lifecycle import Lifecycle, in_step
+from bastion.bot.loops import PACE, Loops
 
 pytestmark = pytest.mark.anyio
 

@@ -10,9 +10,9 @@ import discord
 import pytest
 from yarl import URL
 
-from bot import internals
-from bot.components import Ownership, ownership
-from sandbox import Entry, Sandbox, SandboxSettings
+from bastion.bot import internals
+from bastion.bot.components import Ownership, ownership
+from bastion.sandbox import Entry, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -7,9 +7,9 @@ from typing import Any
 import discord
 import pytest
 
-from bot import internals
-from bot.lifecycle import Lifecycle
-from bot.presence import Presence
+from bastion.bot import internals
+from bastion.bot.lifecycle import Lifecycle
+from bastion.bot.presence import Presence
 
 pytestmark = pytest.mark.anyio
 

@@ -12,9 +12,9 @@ import aiohttp
 import discord
 import pytest
 
-from bot import apps, internals
-from bot.reasons import SetupError, explain, origin
-from bot.shards import ShardsError
+from bastion.bot import apps, internals
+from bastion.bot.reasons import SetupError, explain, origin
+from bastion.bot.shards import ShardsError
 
 API = "http://127.0.0.1:9/api/v10"
 

@@ -19,15 +19,15 @@ import pytest
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
-from bot import internals, recovery
-from bot.gate import Gate
-from bot.keys import PAIR_WITHIN, Identity, identify
-from bot.ledger import SQLiteLedger, number_key
-from bot.recovery import Recovery
-from bot.sessions import SessionFile
-from sandbox import Entry, Sandbox, SandboxSettings, payloads
-from sandbox.events import Event
-from sandbox.snowflake import EPOCH_MS
+from bastion.bot import internals, recovery
+from bastion.bot.gate import Gate
+from bastion.bot.keys import PAIR_WITHIN, Identity, identify
+from bastion.bot.ledger import SQLiteLedger, number_key
+from bastion.bot.recovery import Recovery
+from bastion.bot.sessions import SessionFile
+from bastion.sandbox import Entry, Sandbox, SandboxSettings, payloads
+from bastion.sandbox.events import Event
+from bastion.sandbox.snowflake import EPOCH_MS
 
 pytestmark = pytest.mark.anyio
 

@@ -11,10 +11,10 @@ import discord
 import pytest
 from discord import app_commands
 
-from bot import registration
-from bot.ledger import SQLiteLedger
-from bot.lifecycle import Lifecycle
-from bot.registration import Registration
+from bastion.bot import registration
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.lifecycle import Lifecycle
+from bastion.bot.registration import Registration
 
 pytestmark = pytest.mark.anyio
 

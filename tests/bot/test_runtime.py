@@ -15,12 +15,12 @@ from typing import Any, TypeVar
 import discord
 import pytest
 
-from bot import __main__ as command_line
-from bot import runtime
-from bot.ledger import SQLiteLedger
-from bot.runtime import Options
-from bot.sessions import SessionFile
-from supervisor import wire
+from bastion import wire
+from bastion.bot import __main__ as command_line
+from bastion.bot import runtime
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.runtime import Options
+from bastion.bot.sessions import SessionFile
 
 API = "http://127.0.0.1:9/api/v10"
 TOKEN = "a-token-that-nobody-may-see"
@@ -86,7 +86,7 @@ def test_the_options_hold_no_token() -> None:
 
 def test_started_by_hand_it_says_what_to_use_instead(capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["--app", "app:client"]) == 2
-    assert capsys.readouterr().err == "python -m bot is started by the supervisor: use `supervisor run`\n"
+    assert capsys.readouterr().err == "python -m bastion.bot is started by the supervisor: use `supervisor run`\n"
 
 
 # --- a whole child --------------------------------------------------------------------------------------------------
@@ -186,7 +186,7 @@ class Child:
         from_child, child_writes = os.pipe()
         self._messages = os.fdopen(from_child, "rb")
         self.log = directory / "stderr"
-        command = [sys.executable, "-P", "-m", "bot", "--app", "app:client", "--directory", str(directory)]
+        command = [sys.executable, "-P", "-m", "bastion.bot", "--app", "app:client", "--directory", str(directory)]
         command += ["--generation", "1", "--role", role, "--ledger", str(directory / "ledger.db"), "--api-url", API]
         command += ["--read", str(child_reads), "--write", str(child_writes)]
         environment = os.environ | {

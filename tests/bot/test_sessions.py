@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from mounts import small
 
-from bot import sessions
-from bot.sessions import ID, DeadSession, SessionFile, SessionFileError, keys_in_hand
+from bastion.bot import sessions
+from bastion.bot.sessions import ID, DeadSession, SessionFile, SessionFileError, keys_in_hand
 
 TOKEN = "a-token-that-nobody-may-see"
 PARENT = 77

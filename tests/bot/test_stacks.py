@@ -11,7 +11,7 @@ import pytest
 
 PROGRAM = """
 import asyncio, sys, time
-from bot import stacks
+from bastion.bot import stacks
 
 async def waiting_for_the_bell():
     await asyncio.sleep(600)

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from bot import stalls
-from bot.stalls import Stalls
+from bastion.bot import stalls
+from bastion.bot.stalls import Stalls
 
 pytestmark = pytest.mark.anyio
 

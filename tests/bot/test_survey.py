@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bot.survey import ADVICE, MAX_BYTES, by_kind, survey, survey_source
+from bastion.bot.survey import ADVICE, MAX_BYTES, by_kind, survey, survey_source
 
 SOURCES = [
     ("@tasks.loop(seconds=1)\nasync def tick(self): ...", "loops"),

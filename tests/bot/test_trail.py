@@ -11,12 +11,12 @@ from typing import Any
 import discord
 import pytest
 
-from bot import internals, sessions
-from bot.gate import Gate, Role
-from bot.inflight import JOIN, InFlight
-from bot.ledger import SQLiteLedger
-from bot.sessions import DeadSession, SessionFile
-from bot.trail import Trail
+from bastion.bot import internals, sessions
+from bastion.bot.gate import Gate, Role
+from bastion.bot.inflight import JOIN, InFlight
+from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.sessions import DeadSession, SessionFile
+from bastion.bot.trail import Trail
 
 pytestmark = pytest.mark.anyio
 
@@ -280,7 +280,7 @@ async def test_what_was_left_to_an_older_child_is_named_all_the_time_until_its_h
     async def on_interaction(interaction: discord.Interaction[Any]) -> None:
         await active.app.go.wait()
 
-    monkeypatch.setattr("bot.gate.OWNER_FIRST", 0.05)
+    monkeypatch.setattr("bastion.bot.gate.OWNER_FIRST", 0.05)
     active.app.event(on_interaction)
     active.gate.open_window()
     internals.parsers(active.app)["INTERACTION_CREATE"](PRESS)

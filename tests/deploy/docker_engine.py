@@ -27,6 +27,8 @@ PACKAGES = ("systemd-sysv", "dbus", "python3", "python3-venv", "procps")
 PYTHON = "3.11"
 """Debian bookworm's, for which wheels are fetched."""
 SOURCES = (
+    "src",
+    "wire",
     "bot",
     "supervisor",
     "sandbox",

@@ -15,7 +15,7 @@ from typing import Any
 
 from docker_engine import PRODUCT, Docker, Ended
 
-from sandbox import Entry, Sandbox, SandboxSettings, Verdict
+from bastion.sandbox import Entry, Sandbox, SandboxSettings, Verdict
 
 APPS = Path(__file__).resolve().parent.parent / "apps"
 KINDS = {"command_message": 2.0, "slash": 2.0, "button": 1.0, "message": 2.0, "reaction_add": 1.0, "edit": 1.0}

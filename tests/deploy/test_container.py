@@ -240,7 +240,7 @@ async def test_a_stop_lets_a_handler_finish(docker: Docker, tmp_path: Path) -> N
 async def test_it_runs_the_shipped_bot_without_a_volume_as_nobody_in_particular(docker: Docker, tmp_path: Path) -> None:
     async with placed(docker, tmp_path, port=free_port()) as place:
         config = tmp_path / "bastion.toml"
-        config.write_text(place.settings(bot__app="bot.bastion:create"))
+        config.write_text(place.settings(bot__app="bastion.bot.bastion:create"))
         words = ["run", "--detach", "--name", place.name, "--network", "host", *READ_ONLY]
         words += ["--volume", f"{config}:/etc/bastion/bastion.toml:ro", "--env", f"DISCORD_TOKEN={place.sandbox.token}"]
         await place.must(*words, "--env", f"DISCORD_API_URL={place.sandbox.api_url}", PRODUCT)

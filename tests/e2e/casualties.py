@@ -11,7 +11,7 @@ from typing import Any
 from named import Named
 from rig import Rig
 
-from sandbox import Entry, Sandbox
+from bastion.sandbox import Entry, Sandbox
 
 CUT_SECONDS = 0.5
 """Longest time from an event's arrival to its report with handlers of 50 ms: what is younger at a kill may be cut."""
@@ -32,7 +32,7 @@ class Reload:
     async def until(self, phase: str) -> None:
         """Start it and return when it enters the phase."""
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", "reload", "--config", str(self.installation.config)),
+            *(sys.executable, "-m", "bastion.supervisor", "reload", "--config", str(self.installation.config)),
             env=self.installation.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

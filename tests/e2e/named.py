@@ -7,7 +7,7 @@ from collections import Counter
 
 from rig import Rig
 
-from sandbox import Entry
+from bastion.sandbox import Entry
 
 _EVENTS = {
     "message": "MESSAGE_CREATE",

@@ -25,8 +25,8 @@ from casualties import UNTOLD, tellable
 from named import Named
 from rig import ALL_KINDS, Rig, rig
 
-from bot.components import OWNER_FIRST
-from sandbox import Entry, SandboxSettings
+from bastion.bot.components import OWNER_FIRST
+from bastion.sandbox import Entry, SandboxSettings
 
 WINDOW = 0.25
 """Seconds of the sandbox's IDENTIFY window; Discord's is 5."""
@@ -102,7 +102,7 @@ class Following:
                 return await self._reading
         except TimeoutError:
             for process in psutil.process_iter():
-                if "bot" in process.cmdline() and self._installation.sandbox.api_url in process.cmdline():
+                if "bastion.bot" in process.cmdline() and self._installation.sandbox.api_url in process.cmdline():
                     process.send_signal(signal.SIGUSR1)  # what they wait for is in their stacks
             await asyncio.sleep(1)
             told = [*self._installation.log]

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 
-from sandbox import Entry, Sandbox, SandboxSettings
+from bastion.sandbox import Entry, Sandbox, SandboxSettings
 
 APPS = Path(__file__).resolve().parent.parent / "apps"
 ALL_KINDS = {
@@ -118,7 +118,7 @@ class Rig:
 
     async def start(self, *words: str, serving: bool = True) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", "run", "--config", str(self.config), *words),
+            *(sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -150,7 +150,7 @@ class Rig:
 
     async def command(self, *words: str) -> Ended:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", words[0], "--config", str(self.config), *words[1:]),
+            *(sys.executable, "-m", "bastion.supervisor", words[0], "--config", str(self.config), *words[1:]),
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from rig import Rig, active, rig
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

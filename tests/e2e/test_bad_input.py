@@ -24,7 +24,7 @@ import psutil
 import pytest
 from rig import ALL_KINDS, APPS, Ended, Rig, active, rig
 
-from sandbox import Sandbox, SandboxSettings
+from bastion.sandbox import Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -631,7 +631,7 @@ async def test_a_reload_goes_on_when_the_one_who_asked_is_killed(tmp_path: Path)
     async with quick(tmp_path) as installation:
         await installation.start()
         client = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "supervisor", "reload", "--config", str(installation.config)),
+            *(sys.executable, "-m", "bastion.supervisor", "reload", "--config", str(installation.config)),
             env=installation.environ,
             stdout=asyncio.subprocess.PIPE,
         )

@@ -20,7 +20,7 @@ import pytest
 from casualties import INTERACTIONS, UNTOLD
 from rig import ALL_KINDS, Rig, active, rig
 
-from sandbox import Entry, SandboxSettings, Verdict
+from bastion.sandbox import Entry, SandboxSettings, Verdict
 
 pytestmark = pytest.mark.anyio
 

@@ -31,7 +31,7 @@ from ordeal import (
 )
 from rig import ALL_KINDS, Rig
 
-from sandbox.world import OpenModal
+from bastion.sandbox.world import OpenModal
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide]
 

@@ -16,7 +16,7 @@ import pytest
 from rig import ALL_KINDS, Ended, Rig, active, rig
 from test_handoff import verdict
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +39,7 @@ class Server:
         (self.root / "releases" / "first" / "app.py").write_text(GOOD.format("first"))
         (self.root / "current").symlink_to("releases/first")
         wrapper = it.directory / "supervisor"
-        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m supervisor "$@"\n')
+        wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m bastion.supervisor "$@"\n')
         wrapper.chmod(0o755)
         self.environ = it.environ | {
             "BASTION_ROOT": str(self.root),

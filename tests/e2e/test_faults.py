@@ -18,7 +18,7 @@ from casualties import INTERACTIONS, UNTOLD, Reload, child, missed, sessions_of,
 from ordeal import MOMENT, order_now
 from rig import ALL_KINDS, active, rig
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -31,8 +31,8 @@ from ordeal import (
 )
 from rig import ALL_KINDS, Rig
 
-from sandbox.faults import Faults
-from supervisor.hearing import KICK_WITHIN
+from bastion.sandbox.faults import Faults
+from bastion.supervisor.hearing import KICK_WITHIN
 
 pytestmark = [pytest.mark.anyio]
 wide = pytest.mark.wide

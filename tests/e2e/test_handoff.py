@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rig import ALL_KINDS, Rig, active, rig
 
-from sandbox import Sandbox, SandboxSettings, Verdict
-from sandbox.world import Component
+from bastion.sandbox import Sandbox, SandboxSettings, Verdict
+from bastion.sandbox.world import Component
 
 pytestmark = pytest.mark.anyio
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from rig import Rig, active, rig
 
-from sandbox import Entry, Sandbox, SandboxSettings
-from sandbox.world import Component
+from bastion.sandbox import Entry, Sandbox, SandboxSettings
+from bastion.sandbox.world import Component
 
 pytestmark = pytest.mark.anyio
 

@@ -11,7 +11,7 @@ import psutil
 import pytest
 from rig import Rig, active, rig
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -157,7 +157,7 @@ async def test_a_reload_that_is_rolled_back_takes_its_commands_back(tmp_path: Pa
 
 async def by_hand(installation: Rig, directory: str, **environ: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "bot", "sync", "--app", "app:client", "--directory", directory),
+        *(sys.executable, "-P", "-m", "bastion.bot", "sync", "--app", "app:client", "--directory", directory),
         env=installation.environ | environ,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,

@@ -13,7 +13,7 @@ import pytest
 from casualties import Reload, child, longest_silence, unexplained
 from rig import ALL_KINDS, Rig, active, rig
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

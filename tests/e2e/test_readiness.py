@@ -16,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from rig import ALL_KINDS, Rig, rig
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -136,7 +136,7 @@ async def test_a_reload_leaves_the_address_as_it_was(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("supervisor.run, supervisor.health", {"discord", "aiohttp", "bot", "rich"}),
+        ("bastion.supervisor.run, bastion.supervisor.health", {"discord", "aiohttp", "bot", "rich"}),
         ("supervisor.cli, supervisor.healthcheck", {"msgspec", "anyio", "asyncio", "http", "ssl", "psutil", "h11"}),
     ],
 )

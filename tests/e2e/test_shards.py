@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from rig import ALL_KINDS, Rig, active, rig
 
-from bot.runtime import SILENT_PATIENCE
-from sandbox import SandboxSettings
+from bastion.bot.runtime import SILENT_PATIENCE
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

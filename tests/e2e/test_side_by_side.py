@@ -17,8 +17,8 @@ import pytest
 from rig import ALL_KINDS, Rig, active, rig
 from test_handoff import WINDOW, settings, verdict
 
-from supervisor import neighbours
-from supervisor.neighbours import register_of
+from bastion.supervisor import neighbours
+from bastion.supervisor.neighbours import register_of
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,7 @@ from casualties import child, longest_silence, missed, unexplained
 from ordeal import MOMENT
 from rig import ALL_KINDS, Rig, active, rig
 
-from sandbox import SandboxSettings
+from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

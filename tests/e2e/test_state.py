@@ -11,7 +11,7 @@ import pytest
 from ordeal import Following
 from rig import Rig, active, rig
 
-from sandbox import Entry, SandboxSettings
+from bastion.sandbox import Entry, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -205,7 +205,7 @@ async def test_without_hooks_nothing_is_carried_and_nothing_is_asked_for(tmp_pat
 
 @pytest.mark.wide
 async def test_the_bot_that_ships_takes_its_replies_back_after_a_reload_and_after_a_crash(tmp_path: Path) -> None:
-    async with installation_of(tmp_path, bot__app="bot.bastion:create", state__checkpoint=0.1) as installation:
+    async with installation_of(tmp_path, bot__app="bastion.bot.bastion:create", state__checkpoint=0.1) as installation:
         sandbox = installation.sandbox
         await installation.start()
         first, second = [sandbox.emit_message(content="<Glass Heron>") for _ in range(2)]

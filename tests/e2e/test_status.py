@@ -16,8 +16,8 @@ import psutil
 import pytest
 from rig import ALL_KINDS, Rig, active, rig
 
-from sandbox import SandboxSettings
-from supervisor import __version__
+from bastion.sandbox import SandboxSettings
+from bastion.supervisor import __version__
 
 pytestmark = pytest.mark.anyio
 

@@ -100,7 +100,7 @@ async def test_with_the_shipped_sandbox_the_sandbox_goes_on_too(tmp_path: Path) 
     )
     environ = {key: value for key, value in os.environ.items() if not key.startswith(("BASTION_", "DISCORD_"))}
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "supervisor", "run", "--sandbox", "--config", str(config)),
+        *(sys.executable, "-m", "bastion.supervisor", "run", "--sandbox", "--config", str(config)),
         env=environ,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rig import Rig, rig
 
-from sandbox import Entry, SandboxSettings
+from bastion.sandbox import Entry, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

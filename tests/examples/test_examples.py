@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from rig import Rig, rig
 
-from sandbox import Entry, SandboxSettings
-from sandbox.world import Component
+from bastion.sandbox import Entry, SandboxSettings
+from bastion.sandbox.world import Component
 
 pytestmark = pytest.mark.anyio
 

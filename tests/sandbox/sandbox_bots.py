@@ -11,7 +11,7 @@ import discord
 from discord import app_commands
 from yarl import URL
 
-from sandbox import Sandbox
+from bastion.sandbox import Sandbox
 
 ClientT = TypeVar("ClientT", bound=discord.Client)
 

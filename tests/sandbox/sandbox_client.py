@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 import zstandard
 
-from sandbox import Sandbox
+from bastion.sandbox import Sandbox
 
 ALL = 0x3_FFFF & ~(1 << 17)
 """All intents of the low bits, message content included."""

@@ -14,8 +14,8 @@ import pytest
 from click.testing import CliRunner
 from sandbox_client import Gateway
 
-from sandbox import Sandbox, SandboxSettings
-from sandbox.__main__ import main
+from bastion.sandbox import Sandbox, SandboxSettings
+from bastion.sandbox.__main__ import main
 
 pytestmark = pytest.mark.anyio
 
@@ -127,7 +127,7 @@ async def test_bad_requests_are_400_with_the_reason(control: Control, path: str,
 
 
 async def test_the_command_runs_until_a_signal_and_prints_the_verdict() -> None:
-    arguments = ["-m", "sandbox", "--guilds", "1", "--rate", "50", "--mix", "command_message=1", "--json"]
+    arguments = ["-m", "bastion.sandbox", "--guilds", "1", "--rate", "50", "--mix", "command_message=1", "--json"]
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdout=asyncio.subprocess.PIPE)
     assert process.stdout is not None
     greeting = json.loads(await asyncio.wait_for(process.stdout.readline(), 15))
@@ -147,7 +147,7 @@ async def test_the_command_runs_until_a_signal_and_prints_the_verdict() -> None:
 
 async def test_the_command_ends_by_itself_after_its_seconds() -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sandbox", "--seconds", "0.2", stdout=asyncio.subprocess.PIPE
+        sys.executable, "-m", "bastion.sandbox", "--seconds", "0.2", stdout=asyncio.subprocess.PIPE
     )
     output, _ = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 0
@@ -174,7 +174,7 @@ def test_bad_flags_are_a_usage_error(arguments: list[str], words: str) -> None:
 
 async def test_a_port_that_is_taken_is_one_clear_line(sandbox: Sandbox) -> None:
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "sandbox", "--port", str(sandbox.port), stderr=asyncio.subprocess.PIPE
+        sys.executable, "-m", "bastion.sandbox", "--port", str(sandbox.port), stderr=asyncio.subprocess.PIPE
     )
     _, errors = await asyncio.wait_for(process.communicate(), 15)
     assert process.returncode == 1

@@ -14,7 +14,7 @@ import pytest
 from discord.ext import commands
 from sandbox_bots import CardView, add_commands, running
 
-from sandbox import KINDS, Entry, Sandbox, SandboxSettings
+from bastion.sandbox import KINDS, Entry, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 import pytest
 from sandbox_client import Gateway
 
-from sandbox import FaultError, Sandbox, SandboxSettings
+from bastion.sandbox import FaultError, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

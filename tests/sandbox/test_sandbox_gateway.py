@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sandbox_client import ALL, CONTENT, MEMBERS, Gateway
 
-from sandbox import Sandbox, SandboxSettings
+from bastion.sandbox import Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

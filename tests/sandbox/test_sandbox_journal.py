@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sandbox import KINDS, Entry, Journal
+from bastion.sandbox import KINDS, Entry, Journal
 
 pytestmark = pytest.mark.anyio
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sandbox import Entry, Sandbox, SandboxSettings
+from bastion.sandbox import Entry, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 

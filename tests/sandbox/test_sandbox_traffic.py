@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sandbox import EmitError, Sandbox, SandboxSettings, SettingsError, TrafficError
+from bastion.sandbox import EmitError, Sandbox, SandboxSettings, SettingsError, TrafficError
 
 pytestmark = pytest.mark.anyio
 

@@ -15,10 +15,10 @@ from typing import cast
 
 import anyio
 
-from supervisor import control
-from supervisor.observed import ActiveReadiness, Totals
-from supervisor.outcome import Outcome, Progress
-from supervisor.status import (
+from bastion.supervisor import control
+from bastion.supervisor.observed import ActiveReadiness, Totals
+from bastion.supervisor.outcome import Outcome, Progress
+from bastion.supervisor.status import (
     ChildStatus,
     HandoffResult,
     HandoffStatus,
@@ -27,7 +27,7 @@ from supervisor.status import (
     Status,
     SupervisorStatus,
 )
-from supervisor.wire import Claims
+from bastion.wire import Claims
 
 HANDOFF = HandoffStatus(
     kind="reload",

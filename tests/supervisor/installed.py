@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 from supervising import FAKE, TOKEN
 
-import supervisor
-from supervisor.control_client import Connection, NoSupervisorError, RefusedError, fetch_status
+import bastion
+from bastion.supervisor.control_client import Connection, NoSupervisorError, RefusedError, fetch_status
 
-CODE = Path(supervisor.__file__).parent
+CODE = Path(bastion.__file__).parent
 PATIENCE = 30.0
 
 
@@ -40,7 +40,7 @@ class Installed:
     @property
     def code(self) -> Path:
         """The package that the supervisor runs."""
-        return self.directory / "lib" / "supervisor"
+        return self.directory / "lib" / "bastion" / "supervisor"
 
     @property
     def config(self) -> Path:
@@ -86,7 +86,7 @@ class Installed:
         }
         self.wrapped = bool(wrap)
         self.process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", "supervisor", "run", "--config", str(self.config), *words],
+            [*wrap, sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words],
             cwd=self.directory,
             env=environ,
             stdout=subprocess.PIPE,
@@ -181,9 +181,9 @@ def installed(directory: Path, *args: str, start: bool = True, **options: Any) -
     for name in ("lib", "run", "release"):
         (directory / name).mkdir()
     (directory / "run").chmod(0o700)
-    shutil.copytree(CODE, directory / "lib" / "supervisor")
+    shutil.copytree(CODE, directory / "lib" / "bastion")
     python = directory / "python"
-    python.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} -I -S {FAKE} "$@"\n')  # without "-P -m bot"
+    python.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} -I -S {FAKE} "$@"\n')  # without "-P -m bastion.bot"
     python.chmod(0o755)
     it = Installed(directory, {})
     it.configure(

@@ -16,8 +16,8 @@ from pathlib import Path
 import anyio
 from supervising import Supervised, fake_command, make_settings, until
 
-from supervisor import orphans
-from supervisor.engine import Engine
+from bastion.supervisor import orphans
+from bastion.supervisor.engine import Engine
 
 _PR_SET_CHILD_SUBREAPER = 36
 ORPHANS = 3

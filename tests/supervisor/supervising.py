@@ -12,12 +12,12 @@ import anyio
 import anyio.lowlevel
 import msgspec
 
-from supervisor.engine import Engine
-from supervisor.logs import LogLine
-from supervisor.observed import Summary
-from supervisor.outcome import Progress
-from supervisor.release import Release
-from supervisor.settings import (
+from bastion.supervisor.engine import Engine
+from bastion.supervisor.logs import LogLine
+from bastion.supervisor.observed import Summary
+from bastion.supervisor.outcome import Progress
+from bastion.supervisor.release import Release
+from bastion.supervisor.settings import (
     BotSettings,
     ControlSettings,
     DiscordSettings,
@@ -28,7 +28,7 @@ from supervisor.settings import (
     Settings,
     StateSettings,
 )
-from supervisor.status import ChildStatus
+from bastion.supervisor.status import ChildStatus
 
 FAKE = Path(__file__).parent / "fake_bot" / "main.py"
 TOKEN = "the.secret.token"

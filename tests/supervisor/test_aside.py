@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from supervisor.aside import aside
+from bastion.supervisor.aside import aside
 
 pytestmark = pytest.mark.anyio
 
@@ -40,7 +40,7 @@ async def test_a_caller_that_gives_up_is_not_held_up() -> None:
 def test_the_program_ends_though_the_function_does_not() -> None:
     program = """
 import asyncio, threading
-from supervisor.aside import aside
+from bastion.supervisor.aside import aside
 
 async def main():
     try:

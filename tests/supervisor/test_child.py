@@ -13,10 +13,10 @@ import anyio.lowlevel
 import pytest
 from supervising import TOKEN, fake_command, living, open_fds, until
 
-from supervisor import child as child_module
-from supervisor.child import MAX_LOG_LINE, Child, Launch, SpawnError, Stream, environment, python_module, spawn
-from supervisor.release import Release
-from supervisor.wire import Activate, FromChild, Hello, Permit, Ready, Role, Window
+from bastion.supervisor import child as child_module
+from bastion.supervisor.child import MAX_LOG_LINE, Child, Launch, SpawnError, Stream, environment, python_module, spawn
+from bastion.supervisor.release import Release
+from bastion.wire import Activate, FromChild, Hello, Permit, Ready, Role, Window
 
 pytestmark = pytest.mark.anyio
 
@@ -131,7 +131,7 @@ def test_a_childs_environment_has_the_token_and_nothing_of_systemd() -> None:
 
 
 def test_the_releases_directory_cannot_shadow_our_runtime(tmp_path: Path) -> None:
-    assert python_module(release(tmp_path)) == (sys.executable, "-P", "-m", "bot")
+    assert python_module(release(tmp_path)) == (sys.executable, "-P", "-m", "bastion.bot")
 
 
 def test_the_token_is_in_no_repr(tmp_path: Path) -> None:
@@ -181,7 +181,8 @@ async def test_everything_a_child_said_is_heard_before_its_exit(nursery: Nursery
         ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL", True),
         ("import os; os.abort()", "killed by SIGABRT", True),
         (
-            "import sys; sys.exit('/venv/bin/python: No module named bot')",
+            "import sys; sys.exit(\"Error while finding module specification for 'bastion.bot' \"\n"
+            "\"(ModuleNotFoundError: No module named 'bastion')\")",
             f"{sys.executable} has no bastion-supervisor installed: install it into that environment",
             False,
         ),

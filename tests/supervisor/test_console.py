@@ -11,8 +11,8 @@ import msgspec
 import pytest
 from fake_engine import a_status
 
-from supervisor import console
-from supervisor.console import Mark, outcome_text, reload_view, status_text, timeline_text
+from bastion.supervisor import console
+from bastion.supervisor.console import Mark, outcome_text, reload_view, status_text, timeline_text
 
 NOW = datetime(2026, 1, 1, 12, 0, 10, tzinfo=UTC)
 

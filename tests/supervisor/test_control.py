@@ -23,8 +23,8 @@ from fake_engine import FakeEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from supervisor import control, control_client
-from supervisor.control_client import Connection, NoSupervisorError, RefusedError, fetch_status, request_stop
+from bastion.supervisor import control, control_client
+from bastion.supervisor.control_client import Connection, NoSupervisorError, RefusedError, fetch_status, request_stop
 
 TIMEOUT = 10.0
 

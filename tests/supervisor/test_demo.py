@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sandbox import KindVerdict, LatencySummary, Second, Verdict
-from supervisor.demo import Plan, _judge, _Reload, _Teller
+from bastion.sandbox import KindVerdict, LatencySummary, Second, Verdict
+from bastion.supervisor.demo import Plan, _judge, _Reload, _Teller
 
 TIMEOUT = 100.0
 
@@ -81,7 +81,7 @@ def test_it_fails_when_nothing_happened() -> None:
 
 def start(plan: Plan, directory: Path) -> subprocess.Popen[str]:
     """A demo in a process of its own, with its temporary files in ``directory``."""
-    code = f"import sys; from supervisor.demo import Plan, run_demo; sys.exit(run_demo({plan!r}))"
+    code = f"import sys; from bastion.supervisor.demo import Plan, run_demo; sys.exit(run_demo({plan!r}))"
     return subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=directory,

@@ -11,10 +11,10 @@ import msgspec
 import pytest
 from supervising import make_settings
 
-from sandbox import Sandbox, SandboxSettings
-from supervisor import deployment
-from supervisor.deployment import findings
-from supervisor.settings import HandoffSettings, LedgerSettings, Settings
+from bastion.sandbox import Sandbox, SandboxSettings
+from bastion.supervisor import deployment
+from bastion.supervisor.deployment import findings
+from bastion.supervisor.settings import HandoffSettings, LedgerSettings, Settings
 
 pytestmark = pytest.mark.anyio
 

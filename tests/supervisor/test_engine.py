@@ -32,11 +32,11 @@ from supervising import (
     with_window,
 )
 
-from supervisor import headroom, limits, machine
-from supervisor.engine import Engine
-from supervisor.outcome import Outcome, Progress
-from supervisor.release import Release
-from supervisor.settings import Settings, SettingsError
+from bastion.supervisor import headroom, limits, machine
+from bastion.supervisor.engine import Engine
+from bastion.supervisor.outcome import Outcome, Progress
+from bastion.supervisor.release import Release
+from bastion.supervisor.settings import Settings, SettingsError
 
 pytestmark = pytest.mark.anyio
 
@@ -448,7 +448,7 @@ async def test_the_outcome_of_a_reload_names_what_ran_in_the_child_that_died_ove
 async def test_an_outcome_does_not_wait_for_long_until_somebody_tells_what_the_dead_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("supervisor.slot.INQUEST_PATIENCE", 0.2)
+    monkeypatch.setattr("bastion.supervisor.slot.INQUEST_PATIENCE", 0.2)
     async with supervised(make_settings(tmp_path, "kill=drain")) as it:
         it.release("deaf=inquire")
         outcome = await it.engine.reload()
@@ -950,7 +950,7 @@ async def test_a_first_start_without_a_directory_exits_78(tmp_path: Path) -> Non
 
 async def test_a_venv_without_our_package_is_named_as_what_it_is(tmp_path: Path) -> None:
     def bare(release: Release) -> list[str]:
-        return [str(release.python), "-I", "-S", "-m", "bot"]
+        return [str(release.python), "-I", "-S", "-m", "bastion.bot"]
 
     engine = Engine(make_settings(tmp_path), command=bare, log=lambda _: None, signals=False)
     assert await engine.run() == 78

@@ -10,11 +10,11 @@ import anyio
 import pytest
 from supervising import fake_command, make_settings, supervised, until
 
-from supervisor import neighbours
-from supervisor.engine import Engine
-from supervisor.logs import LogLine
-from supervisor.neighbours import Neighbour, Register, Stage, join, leave
-from supervisor.settings import LedgerSettings, Settings
+from bastion.supervisor import neighbours
+from bastion.supervisor.engine import Engine
+from bastion.supervisor.logs import LogLine
+from bastion.supervisor.neighbours import Neighbour, Register, Stage, join, leave
+from bastion.supervisor.settings import LedgerSettings, Settings
 
 pytestmark = pytest.mark.anyio
 

@@ -31,15 +31,16 @@ from test_machine import SITUATIONS
 from test_reexec import an_envelope
 from test_wire import FROM_CHILD
 
-from supervisor import control, slot, wire
-from supervisor.child import Launch, Listener
-from supervisor.control_client import Connection, fetch_status
-from supervisor.engine import Engine
-from supervisor.location import SettingsError, locate_socket
-from supervisor.reexec import CarryError, Envelope, decode, encode
-from supervisor.release import Release
-from supervisor.settings import Settings, load
-from supervisor.wire import LineBuffer, ToChild, WireError
+from bastion import wire
+from bastion.supervisor import control, slot
+from bastion.supervisor.child import Launch, Listener
+from bastion.supervisor.control_client import Connection, fetch_status
+from bastion.supervisor.engine import Engine
+from bastion.supervisor.location import SettingsError, locate_socket
+from bastion.supervisor.reexec import CarryError, Envelope, decode, encode
+from bastion.supervisor.release import Release
+from bastion.supervisor.settings import Settings, load
+from bastion.wire import LineBuffer, ToChild, WireError
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "bastion.toml.example"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import headroom
+from bastion.supervisor import headroom
 
 GIB = 1024**3
 MIB = 1024**2

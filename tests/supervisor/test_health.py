@@ -18,12 +18,12 @@ import pytest
 from fake_engine import FakeEngine
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor import health
-from supervisor.health import HealthError
-from supervisor.healthcheck import Health, NoAnswerError, ask
-from supervisor.location import HealthAddress, TcpAddress, parse_listen
-from supervisor.observed import ActiveReadiness, Totals
-from supervisor.wire import Beat, Claims
+from bastion.supervisor import health
+from bastion.supervisor.health import HealthError
+from bastion.supervisor.healthcheck import Health, NoAnswerError, ask
+from bastion.supervisor.location import HealthAddress, TcpAddress, parse_listen
+from bastion.supervisor.observed import ActiveReadiness, Totals
+from bastion.wire import Beat, Claims
 
 pytestmark = pytest.mark.anyio
 TIMEOUT = 10.0

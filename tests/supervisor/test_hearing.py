@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from supervisor.hearing import KICK_WITHIN, MUCH, Comparison, Kicks
+from bastion.supervisor.hearing import KICK_WITHIN, MUCH, Comparison, Kicks
 
 
 def compared(*counts: int) -> Comparison:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor.identify import MARGIN, PATIENCE, IdentifyQueue, Wish
-from supervisor.wire import Limits
+from bastion.supervisor.identify import MARGIN, PATIENCE, IdentifyQueue, Wish
+from bastion.wire import Limits
 
 WINDOW = 5.0
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.inquest import Inquest
-from supervisor.wire import Cut, Drained, Inquire, Recovered, ToChild
+from bastion.supervisor.inquest import Inquest
+from bastion.wire import Cut, Drained, Inquire, Recovered, ToChild
 
 
 class Slot:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.ledgerdir import Place, keep_sessions, ledger_place
-from supervisor.wire import sessions_path
+from bastion.supervisor.ledgerdir import Place, keep_sessions, ledger_place
+from bastion.wire import sessions_path
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_two_supervisors_keep_out_of_each_others_way(environ: dict[str, str]) ->
 
 def test_what_a_killed_supervisor_left_is_removed(environ: dict[str, str], tmp_path: Path) -> None:
     source = (
-        "import os, sys; from pathlib import Path; from supervisor.ledgerdir import ledger_place\n"
+        "import os, sys; from pathlib import Path; from bastion.supervisor.ledgerdir import ledger_place\n"
         "with ledger_place(None, environ={'RUNTIME_DIRECTORY': sys.argv[1]}) as place:\n"
         "    place.path.write_text('claims'); os.kill(os.getpid(), 9)"
     )

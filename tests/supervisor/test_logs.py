@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor import logs
-from supervisor.logs import LogLine
+from bastion.supervisor import logs
+from bastion.supervisor.logs import LogLine
 
 
 @pytest.fixture

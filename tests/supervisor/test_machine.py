@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor import limits
-from supervisor import machine as m
-from supervisor.effects import (
+from bastion.supervisor import limits
+from bastion.supervisor import machine as m
+from bastion.supervisor.effects import (
     Answer,
     CancelTimer,
     CloseHandoff,
@@ -27,7 +27,7 @@ from supervisor.effects import (
     StartTimer,
     Weigh,
 )
-from supervisor.events import (
+from bastion.supervisor.events import (
     Beaten,
     BecameReady,
     Broke,
@@ -52,10 +52,10 @@ from supervisor.events import (
     Weighed,
     WindowAnswered,
 )
-from supervisor.release import Release
-from supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
-from supervisor.status import HandoffKind
-from supervisor.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby, Window
+from bastion.supervisor.release import Release
+from bastion.supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
+from bastion.supervisor.status import HandoffKind
+from bastion.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby, Window
 
 
 def release(name: str) -> Release:

@@ -8,8 +8,8 @@ import pytest
 from fake_engine import a_status
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor import metrics
-from supervisor.observed import ActiveReadiness, Totals
+from bastion.supervisor import metrics
+from bastion.supervisor.observed import ActiveReadiness, Totals
 
 READY = ActiveReadiness(generation=2, shards=2, not_ready={})
 

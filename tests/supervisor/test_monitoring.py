@@ -10,8 +10,8 @@ import pytest
 from fake_engine import a_status
 from prometheus_client.parser import text_string_to_metric_families
 
-from supervisor import metrics
-from supervisor.observed import ActiveReadiness, Totals
+from bastion.supervisor import metrics
+from bastion.supervisor.observed import ActiveReadiness, Totals
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring"
 OPERATING = MONITORING.parent / "operating.md"

@@ -22,9 +22,9 @@ from test_machine import (
     yielding,
 )
 
-from supervisor import neighbours
-from supervisor.ledgerdir import Place, keep_sessions, ledger_place
-from supervisor.neighbours import (
+from bastion.supervisor import neighbours
+from bastion.supervisor.ledgerdir import Place, keep_sessions, ledger_place
+from bastion.supervisor.neighbours import (
     Neighbour,
     Register,
     Stage,
@@ -37,13 +37,13 @@ from supervisor.neighbours import (
     stage_of,
     verdict,
 )
-from supervisor.state import Relief
-from supervisor.wire import claimer, sessions_path, state_base, supervisor_of
+from bastion.supervisor.state import Relief
+from bastion.wire import claimer, sessions_path, state_base, supervisor_of
 
 MEMBER = """
 import sys, time
 from pathlib import Path
-from supervisor.neighbours import Register, Stage, join
+from bastion.supervisor.neighbours import Register, Stage, join
 register = Register(join(Path(sys.argv[1])))
 register.tell(Stage[sys.argv[2]], claims_for=7)
 print(register.number, flush=True)

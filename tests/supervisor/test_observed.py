@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from supervisor.observed import HandoffRecord
-from supervisor.status import HandoffResult
-from supervisor.wire import Cut, Imported, Recovered
+from bastion.supervisor.observed import HandoffRecord
+from bastion.supervisor.status import HandoffResult
+from bastion.wire import Cut, Imported, Recovered
 
 
 @pytest.fixture

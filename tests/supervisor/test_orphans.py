@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from supervisor import orphans
+from bastion.supervisor import orphans
 
 HERE = Path(__file__).parent
 

@@ -28,20 +28,21 @@ from supervising import TOKEN, Supervised, fake_command, make_settings, open_fds
 from test_child import Recorder, launch, release
 from test_machine import ON_PROBATION, SITUATIONS, TIMING, WITH_SPARE, World, possible_events
 
-from supervisor import child, control, machine, reexec, wire
-from supervisor.child import CarriedChild
-from supervisor.control_client import fetch_status
-from supervisor.engine import CarriedEngine, Engine
-from supervisor.events import Broke
-from supervisor.hearing import Comparison
-from supervisor.identify import IdentifyQueue, Wish
-from supervisor.ledgerdir import Place
-from supervisor.local_sandbox import CarriedSandbox
-from supervisor.observed import HandoffRecord, Observation
-from supervisor.reexec import CarryError, Envelope, Reexec, decode, encode
-from supervisor.slot import CarriedMember, CarriedSlot
-from supervisor.state import Alarm, Phase, State, Timing
-from supervisor.wire import Beat, Limits
+from bastion import wire
+from bastion.supervisor import child, control, machine, reexec
+from bastion.supervisor.child import CarriedChild
+from bastion.supervisor.control_client import fetch_status
+from bastion.supervisor.engine import CarriedEngine, Engine
+from bastion.supervisor.events import Broke
+from bastion.supervisor.hearing import Comparison
+from bastion.supervisor.identify import IdentifyQueue, Wish
+from bastion.supervisor.ledgerdir import Place
+from bastion.supervisor.local_sandbox import CarriedSandbox
+from bastion.supervisor.observed import HandoffRecord, Observation
+from bastion.supervisor.reexec import CarryError, Envelope, Reexec, decode, encode
+from bastion.supervisor.slot import CarriedMember, CarriedSlot
+from bastion.supervisor.state import Alarm, Phase, State, Timing
+from bastion.wire import Beat, Limits
 
 WIDE = pytest.mark.wide
 MOMENTS = [0.0, *(pytest.param(delay, marks=WIDE) for delay in (0.05, 0.1, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6))]
@@ -279,7 +280,7 @@ def identity(it: Installed) -> tuple[Any, ...]:
 
 def slow_to_take_over(it: Installed, seconds: float) -> None:
     """Have the new program come to life late."""
-    source = (CODE / "__init__.py").read_text()
+    source = (CODE / "supervisor" / "__init__.py").read_text()
     late = f'import os, time\nif "{reexec.VARIABLE}" in os.environ:\n    print("late", flush=True)\n'
     (it.code / "__init__.py").write_text(source + late + f"    time.sleep({seconds})\n")
 
@@ -322,7 +323,8 @@ def test_fifty_times_leak_no_descriptor_and_no_memory(it: Installed) -> None:
 
 
 def test_the_new_code_and_the_new_settings_are_in_place(it: Installed) -> None:
-    (it.code / "__init__.py").write_text((CODE / "__init__.py").read_text().replace('"0.1.0"', '"0.2.0"'))
+    source = (CODE / "supervisor" / "__init__.py").read_text()
+    (it.code / "__init__.py").write_text(source.replace('"0.1.0"', '"0.2.0"'))
     old = it.socket
     it.configure(handoff__drain_timeout=4, bot__args=["print=new"], control__socket=str(it.directory / "new.sock"))
     it.reexecute()
@@ -557,7 +559,7 @@ def test_a_variable_that_somebody_else_has_set_is_named(tmp_path: Path) -> None:
     (tmp_path / "bastion.toml").write_text(f'[control]\nsocket = "{tmp_path}/s.sock"\n')
     for value in ("x", "0", "77", "-1", "9" * 40):
         done = subprocess.run(
-            [sys.executable, "-m", "supervisor", "run", "--config", str(tmp_path / "bastion.toml")],
+            [sys.executable, "-m", "bastion.supervisor", "run", "--config", str(tmp_path / "bastion.toml")],
             env={**os.environ, reexec.VARIABLE: value, "DISCORD_TOKEN": TOKEN},
             capture_output=True,
             text=True,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.relay import Relay, forget
-from supervisor.wire import Activate, Drain, Exported, Import, Ping, Ready, Standby, ToChild
+from bastion.supervisor.relay import Relay, forget
+from bastion.wire import Activate, Drain, Exported, Import, Ping, Ready, Standby, ToChild
 
 BOTH = Ready(shards=1, guilds=1, exports=True, imports=True)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from supervisor.release import ReleaseError, resolve, still_there, switch
-from supervisor.settings import BotSettings
+from bastion.supervisor.release import ReleaseError, resolve, still_there, switch
+from bastion.supervisor.settings import BotSettings
 
 
 def test_the_directory_is_resolved_and_the_interpreter_defaults_to_ours(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from supervisor.location import locate_socket
-from supervisor.settings import Settings, SettingsError, load
+from bastion.supervisor.location import locate_socket
+from bastion.supervisor.settings import Settings, SettingsError, load
 
 TOKEN = "MTA0NzI5.Gx7aB1.dGhpcyBpcyBub3QgYSByZWFsIHRva2VuIGF0IGFsbA"
 ENVIRON = {"DISCORD_TOKEN": TOKEN}
@@ -40,7 +40,7 @@ def problems(config: Path, text: str, **environ: str) -> tuple[str, ...]:
 
 def test_without_a_file_the_defaults_of_the_contract_hold(config: Path) -> None:
     found = load(None, environ=ENVIRON)
-    assert (found.bot.app, found.bot.directory, found.bot.python) == ("bot.bastion:create", config.parent, "")
+    assert (found.bot.app, found.bot.directory, found.bot.python) == ("bastion.bot.bastion:create", config.parent, "")
     assert (found.bot.shards, found.bot.args) == ("auto", ())
     assert found.bot.expired_text == "This control is from before an update. Please run the command again."
     assert (found.discord.api_url, found.discord.token_file) == ("https://discord.com/api/v10", None)

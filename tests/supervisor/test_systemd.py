@@ -14,8 +14,8 @@ import anyio
 import pytest
 from supervising import make_settings, supervised, until
 
-from supervisor.observed import Summary
-from supervisor.systemd import Service
+from bastion.supervisor.observed import Summary
+from bastion.supervisor.systemd import Service
 
 pytestmark = pytest.mark.anyio
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor import wire
-from supervisor.wire import LineBuffer, WireError
+from bastion import wire
+from bastion.wire import LineBuffer, WireError
 
 FROM_CHILD: list[wire.FromChild] = [
     wire.Hello(pid=12, protocol=wire.PROTOCOL, versions={"discord.py": "2.4"}),

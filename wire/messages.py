@@ -1,10 +1,7 @@
 """The pipe's messages: what a child and the supervisor say to each other.
 
-One JSON object a line, tagged by ``type``. This module knows the shapes and the framing; it knows nothing of
-processes, of discord or of what a message means. It is the one module of the parent that the child imports, so it
-imports nothing but msgspec.
-
-A line that cannot be read raises `WireError`; whoever reads then ends *that* peer and nobody else.
+One JSON object a line, tagged by ``type``. This module knows the shapes; it knows nothing of bytes, of processes, of
+discord or of what a message means.
 """
 
 from __future__ import annotations
@@ -16,19 +13,12 @@ import msgspec
 PROTOCOL = 2
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
-MAX_LINE = 64 * 1024
-"""Longest line in bytes, newline included. The largest honest one is a `Drained` naming some hundred handlers."""
-
 EXIT_CONFIG = 78
 """Exit code of a child whose app or token cannot be used, where another try would end alike, and of a supervisor with a
 configuration that cannot work (EX_CONFIG of sysexits.h)."""
 
 RoleName: TypeAlias = Literal["starting", "standby", "active", "draining"]
 ShardState: TypeAlias = Literal["waiting", "connecting", "ready", "resuming", "closed"]
-
-
-class WireError(ValueError):
-    """The peer sent something that is not a message."""
 
 
 class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -289,69 +279,3 @@ FromChild: TypeAlias = (
     | Fatal
 )
 ToChild: TypeAlias = Permit | Window | Activate | Standby | Drain | Import | Recover | Inquire | Ping
-
-_encoder = msgspec.json.Encoder()
-_from_child: msgspec.json.Decoder[FromChild] = msgspec.json.Decoder(FromChild)
-_to_child: msgspec.json.Decoder[ToChild] = msgspec.json.Decoder(ToChild)
-
-
-_GENERATION_BITS = 20
-
-
-def claimer(supervisor: int, generation: int) -> int:
-    """Return a number that no other child has which shares the ledger.
-
-    ``supervisor`` is the number of its supervisor there, 0 for one that has the ledger to itself.
-    """
-    return supervisor << _GENERATION_BITS | generation
-
-
-def supervisor_of(claimer: int) -> int:
-    """Return the number of the claimer's supervisor."""
-    return claimer >> _GENERATION_BITS
-
-
-def state_base(ledger: str, supervisor: int) -> str:
-    """Return what the paths of all files begin with in which the state of one supervisor's apps is kept."""
-    return f"{ledger}-{supervisor}" if supervisor else ledger
-
-
-def sessions_path(ledger: str, claimer: int) -> str:
-    """Return where a child leaves what its successor needs to resume its sessions: beside the ledger."""
-    return f"{ledger}-sessions-{claimer}"
-
-
-def encode(message: FromChild | ToChild) -> bytes:
-    """One line, newline included."""
-    return _encoder.encode(message) + b"\n"
-
-
-def decode_from_child(line: bytes) -> FromChild:
-    """Read one line that a child sent. Raises `WireError`."""
-    try:
-        return _from_child.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(str(error)) from None
-
-
-def decode_to_child(line: bytes) -> ToChild:
-    """Read one line that the supervisor sent. Raises `WireError`."""
-    try:
-        return _to_child.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise WireError(str(error)) from None
-
-
-class LineBuffer:
-    """Cuts a byte stream into lines, refusing to grow past `MAX_LINE`."""
-
-    def __init__(self, rest: bytes = b"") -> None:
-        self.rest = rest
-        """What has come of a line that is not complete."""
-
-    def feed(self, data: bytes) -> list[bytes]:
-        """Return the lines that ``data`` completed, without their newlines. Raises `WireError` on an endless line."""
-        *lines, self.rest = (self.rest + data).split(b"\n")
-        if len(self.rest) >= MAX_LINE or any(len(line) >= MAX_LINE for line in lines):
-            raise WireError(f"a line longer than {MAX_LINE} bytes")
-        return lines

@@ -1,0 +1,31 @@
+"""Where the children of one supervisor find what they leave for each other, and under which number each claims.
+
+Parent and child compute these from the same few values, so neither has to tell the other.
+"""
+
+from __future__ import annotations
+
+_GENERATION_BITS = 20
+
+
+def claimer(supervisor: int, generation: int) -> int:
+    """Return a number that no other child has which shares the ledger.
+
+    ``supervisor`` is the number of its supervisor there, 0 for one that has the ledger to itself.
+    """
+    return supervisor << _GENERATION_BITS | generation
+
+
+def supervisor_of(claimer: int) -> int:
+    """Return the number of the claimer's supervisor."""
+    return claimer >> _GENERATION_BITS
+
+
+def state_base(ledger: str, supervisor: int) -> str:
+    """Return what the paths of all files begin with in which the state of one supervisor's apps is kept."""
+    return f"{ledger}-{supervisor}" if supervisor else ledger
+
+
+def sessions_path(ledger: str, claimer: int) -> str:
+    """Return where a child leaves what its successor needs to resume its sessions: beside the ledger."""
+    return f"{ledger}-sessions-{claimer}"
