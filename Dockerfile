@@ -27,7 +27,7 @@ ENV PATH=/opt/bastion/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /srv/bastion
 USER 10001:10001
-EXPOSE 8080
+EXPOSE 9194
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=6s --start-period=5m --retries=3 CMD ["supervisor", "healthcheck"]
 ENTRYPOINT ["supervisor"]

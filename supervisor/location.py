@@ -18,7 +18,7 @@ SYSTEM_CONFIG = Path("/etc/bastion") / CONFIG_NAME
 MAX_CONFIG_BYTES = 1024 * 1024
 MAX_SOCKET_PATH = 107
 """Longest path of a Unix socket in bytes: ``sun_path`` holds 108 with the closing zero (man 7 unix)."""
-DEFAULT_HEALTH = "127.0.0.1:8080"
+DEFAULT_HEALTH = "127.0.0.1:9194"
 LISTEN_ALLOWED = f'"host:port", "[ipv6]:port", "unix:/path" of at most {MAX_SOCKET_PATH} bytes, or "" for none'
 _UNIX = "unix:"
 

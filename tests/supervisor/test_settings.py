@@ -51,7 +51,7 @@ def test_without_a_file_the_defaults_of_the_contract_hold(config: Path) -> None:
     restart = found.restart
     assert (restart.hang_timeout, restart.spare) == (20, False)
     assert (restart.backoff_first, restart.backoff_max, restart.stable_after) == (1.0, 60.0, 60)
-    assert (found.ledger.path, found.health.listen, found.source) == (None, "127.0.0.1:8080", None)
+    assert (found.ledger.path, found.health.listen, found.source) == (None, "127.0.0.1:9194", None)
 
 
 def test_every_key_can_be_set(config: Path) -> None:
