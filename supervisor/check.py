@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from bastion.supervisor.control import directory_problem
-from bastion.supervisor.location import parse_listen
+from bastion.supervisor.location import TcpAddress, parse_listen
+from bastion.supervisor.ports import holder
 from bastion.supervisor.release import Release, ReleaseError, resolve
 from bastion.supervisor.settings import Settings, SettingsError, load, read_token
 
@@ -149,8 +150,13 @@ def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:
     if settings.ledger.path is not None and not deploy and (problem := ledger_problem(settings.ledger.path.parent)):
         yield Check(name="ledger", ok=False, detail=f"ledger.path: {problem}")
     address = parse_listen(settings.health.listen)
-    if address is not None and (problem := listen_problem(address)):
+    if address is None:
+        return
+    if problem := listen_problem(address):
         yield Check(name="health", ok=False, detail=f"health.listen: {problem}")
+    elif isinstance(address, TcpAddress) and (found := holder(address.port)):
+        detail = f"health.listen: {found} listens at port {address.port}: well, if that is the supervisor of this bot"
+        yield Check(name="health", ok=True, detail=detail)
 
 
 def _directory(settings: Settings, release: Release) -> str:

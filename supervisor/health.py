@@ -26,6 +26,7 @@ import msgspec
 from bastion.supervisor import metrics
 from bastion.supervisor.location import HealthAddress, SettingsError, TcpAddress
 from bastion.supervisor.observed import ActiveReadiness, Totals
+from bastion.supervisor.ports import holder
 from bastion.supervisor.status import Status
 
 MAX_HEADER = 8 * 1024
@@ -103,7 +104,7 @@ async def _listen(address: HealthAddress, server: _Server) -> asyncio.Server:
         return await asyncio.start_unix_server(server.connected, sock=_unix_socket(address), limit=MAX_HEADER)
     except OSError as error:
         shown = f"unix:{address}" if isinstance(address, Path) else str(address).removeprefix("http://")
-        raise HealthError(f"health.listen: nothing can listen at {shown}: {_why(error)}") from None
+        raise HealthError(f"health.listen: nothing can listen at {shown}: {_why(error, address)}") from None
 
 
 def listen_problem(address: HealthAddress) -> str | None:
@@ -120,13 +121,14 @@ def listen_problem(address: HealthAddress) -> str | None:
                 probe.bind(place)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
-            return f"nothing can listen at {address}: {_why(error)}"
+            return f"nothing can listen at {address}: {_why(error, address)}"
     return None
 
 
-def _why(error: OSError) -> str:
+def _why(error: OSError, address: HealthAddress) -> str:
     if error.errno == errno.EADDRINUSE:
-        return 'another program listens there; choose another health.listen, or "" for none'
+        found = holder(address.port) if isinstance(address, TcpAddress) else None
+        return f'{found or "another program"} listens there; choose another health.listen, or "" for none'
     if isinstance(error, socket.gaierror):
         return f"the host is not known ({error.strerror})"
     return os.strerror(error.errno) if error.errno else str(error)

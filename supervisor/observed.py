@@ -67,6 +67,8 @@ class Observation:
     lingering: int = 0
     beat: Beat | None = None
     last_beat_at: str | None = None
+    fault: str | None = None
+    """Why it gives up, as it said at first."""
 
     @property
     def shards_ready(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from bastion.supervisor import machine, relay
+from bastion.supervisor import machine, ports, relay
 from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
 from bastion.supervisor.effects import (
     Answer,
@@ -511,6 +511,7 @@ class Slot:
         """The process is gone."""
         self._members.pop(child.generation, None)
         self._left.set()
+        reason = self._with_holder(reason)
         self._host.log(f"generation {child.generation} has left: {reason}")
         self._host.permits.forget(child.generation)
         self._kicks.forget(child.generation)
@@ -547,7 +548,16 @@ class Slot:
             heard = member.seen.beat.heard if member.seen.beat else 0
             if reason := self._hearing.deaf(heard):
                 return Broke(generation, reason, True)
+        if isinstance(message, Fatal):
+            if member.seen.fault is None:
+                member.seen.fault = self._with_holder(message.reason)
+            return GaveUp(generation, member.seen.fault, message.retryable)
         return _event(generation, message)
+
+    def _with_holder(self, reason: str) -> str:
+        """Add who holds the port, where a port that is taken is the reason."""
+        generations = {member.child.pid: generation for generation, member in self._members.items()}
+        return ports.with_holder(reason, generations=generations)
 
     def _permits(self, generation: int, message: FromChild) -> None:
         permits = self._host.permits
@@ -677,9 +687,7 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return Lingers(generation, views, conversations)
         case Drained():
             return HasDrained(generation)
-        case Fatal(reason=reason, retryable=retryable):
-            return GaveUp(generation, reason, retryable)
         case Beat():
             return Beaten(generation)
-        case Identify() | Limits() | Shard() | Recovered() | Cut() | Exported() | Imported():
+        case Fatal() | Identify() | Limits() | Shard() | Recovered() | Cut() | Exported() | Imported():
             return None

@@ -8,6 +8,7 @@ import pty
 import resource
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -510,6 +511,15 @@ class TestCheck:
         done = shell.run("check")
         assert done.returncode == 78
         assert f"{shell.directory}/nowhere/python" in done.stdout
+
+    def test_who_holds_the_port_of_health_is_named(self, shell: Shell, interpreter: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            port = server.getsockname()[1]
+            listen = f'[health]\nlisten = "127.0.0.1:{port}"'
+            shell.configure(f'[bot]\napp = "my:bot"\npython = "./python"\n{listen}')
+            done = shell.run("check")
+        assert done.returncode == 0
+        assert f"OK    health       health.listen: pid {os.getpid()} (" in done.stdout
 
     def test_a_missing_directory_and_token_are_both_named(self, shell: Shell) -> None:
         shell.configure('[bot]\ndirectory = "gone"')

@@ -6,6 +6,7 @@ import itertools
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -247,6 +248,31 @@ async def test_a_missing_directory_or_interpreter_is_refused(settings: Settings,
         assert await it.roles() == {1: "active"}
         it.release(python="")
         assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_a_port_that_an_older_bot_holds_is_said_with_its_generation(settings: Settings) -> None:
+    taken = "OSError: [Errno 98] Address already in use (port {port})"
+    async with supervised(make_settings(settings.bot.directory, "listen=1")) as it:
+        port = int(it.lines[_index(it, "listens at ")].text.split()[-1])
+        it.release("fatal=connecting", f"reason={taken.format(port=port)}")
+        outcome = await it.engine.reload()
+    assert outcome.result == "failed"
+    held = f"{taken.format(port=port)}; port {port} is held by generation 1, pid {it.pids[1]} ("
+    assert held in (outcome.reason or "")
+    assert held in it.text
+
+
+async def test_a_port_that_we_hold_ourselves_is_said_also_if_the_bot_says_it_only_as_it_exits(
+    settings: Settings,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        async with supervised(settings) as it:
+            it.release("fail=start", f"reason=address already in use, port {port}")
+            outcome = await it.engine.reload()
+    assert (outcome.reason or "").endswith(
+        f"port {port}; port {port} is held by this supervisor itself (health.listen)"
+    )
 
 
 @pytest.mark.parametrize("error", [SettingsError("bastion.toml: bot.apq: unknown key"), OSError("stale file handle")])

@@ -7,6 +7,8 @@ import json
 import os
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -237,16 +239,19 @@ class TestListening:
             pytest.skip(f"no IPv6 here: {error}")
 
     async def test_a_port_that_is_taken_is_said_with_what_to_do(self, engine: FakeEngine) -> None:
-        with socket.socket() as other:
-            other.bind(("127.0.0.1", 0))
-            other.listen()
-            port = other.getsockname()[1]
+        listen = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1]); input()"
+        with subprocess.Popen(  # noqa: ASYNC220
+            [sys.executable, "-u", "-c", listen], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as other:
+            assert other.stdout is not None
+            port = int(other.stdout.readline())
             with pytest.raises(HealthError) as caught:
                 async with health.serve(TcpAddress("127.0.0.1", port), engine):
                     pass
+            other.kill()
         assert str(caught.value) == (
-            f"health.listen: nothing can listen at 127.0.0.1:{port}: another program listens there; "
-            'choose another health.listen, or "" for none'
+            f"health.listen: nothing can listen at 127.0.0.1:{port}: pid {other.pid} ({Path(sys.executable).name}) "
+            'listens there; choose another health.listen, or "" for none'
         )
 
     async def test_a_live_socket_is_not_taken_away(self, engine: FakeEngine, tmp_path: Path) -> None:

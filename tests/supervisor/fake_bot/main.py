@@ -1,12 +1,13 @@
 """A child without Discord: says what a bot says, and misbehaves where its arguments tell it to.
 
 Arguments are words ``what=where``. Where: start, hello, connecting, ready, activate (before the acknowledgement),
-active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fatal, retryable, garbage,
-hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also shards=N, remaining=N (of
-1000 IDENTIFYs), protocol=N, print=TEXT, window=refused, stay=1 (after it has drained), busy=1 (never done draining
-unless hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N
-(left behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print its stacks. It beats while
-it listens. Stands on the standard library alone, so that it starts fast.
+active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fail (raises REASON), fatal,
+retryable, garbage, hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also
+shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, reason=TEXT (of fatal
+and fail), listen=1 (at some port), window=refused, stay=1 (after it has drained), busy=1 (never done draining unless
+hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N (left
+behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print its stacks. It beats while it
+listens. Stands on the standard library alone, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import json
 import os
 import select
 import signal
+import socket
 import sys
 import time
 
@@ -65,11 +67,14 @@ class Fake:
         script = self.script
         if script.get("exit") == place:
             raise ModuleNotFoundError("No module named 'cards'")
+        if script.get("fail") == place:
+            raise OSError(script["reason"])
         if script.get("kill") == place:
             os.kill(os.getpid(), signal.SIGKILL)
         for word in ("fatal", "retryable"):
             if script.get(word) == place:
-                self.say("fatal", reason="the token was refused", retryable=word == "retryable")
+                reason = self.script.get("reason", "the token was refused")
+                self.say("fatal", reason=reason, retryable=word == "retryable")
                 sys.exit(1)
         if script.get("garbage") == place:
             os.write(self.options.write, b'{"type": "nonsense"}\n')
@@ -89,6 +94,9 @@ class Fake:
     def run(self) -> None:
         if "print" in self.script:
             print(self.script["print"].replace("TOKEN", os.environ["DISCORD_TOKEN"]), file=sys.stderr)
+        if "listen" in self.script:
+            self.server = socket.create_server(("127.0.0.1", 0))
+            print("listens at", self.server.getsockname()[1], flush=True)
         for _ in range(int(self.script.get("orphans", "0"))):
             if not os.fork():
                 os._exit(7 if os.fork() else 8)
