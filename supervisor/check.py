@@ -11,15 +11,16 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bastion.supervisor.control import directory_problem
+from bastion.supervisor.entry import Named
 from bastion.supervisor.location import TcpAddress, parse_listen
 from bastion.supervisor.ports import holder
-from bastion.supervisor.release import Release, ReleaseError, resolve
-from bastion.supervisor.settings import Settings, SettingsError, load, read_token
+from bastion.supervisor.release import Release, ReleaseError, remarks, resolve
+from bastion.supervisor.settings import Settings, SettingsError, load, with_secrets
 
 APP_TIMEOUT = 60.0
 """Seconds that the import of an app may take here. A start allows handoff.ready_timeout for everything together."""
@@ -42,18 +43,22 @@ class Check:
         return f"{'OK' if self.ok else 'FAIL':<4}  {self.name:<11}  {self.detail}"
 
 
-def checks(config: Path | None, *, environ: Mapping[str, str], deploy: bool = False) -> Iterator[Check]:
+def checks(
+    config: Path | None, *, environ: Mapping[str, str], deploy: bool = False, named: Named | None = None
+) -> Iterator[Check]:
     """Yield each result as it is known. What cannot be looked at because of an earlier failure is left out.
 
-    ``deploy``: look at the surroundings too, and ask Discord about the token.
+    ``deploy``: look at the surroundings too, and ask Discord about the token. ``named``: by the command line.
     """
     try:
-        settings = load(config, environ=environ, need_token=False)
+        settings = load(config, environ=environ, need_token=False, named=named)
     except SettingsError as error:
         for problem in error.problems:
             yield Check(name="settings", ok=False, detail=problem)
         return
     yield Check(name="settings", ok=True, detail=str(settings.source or "no file: all defaults"))
+    for _, remark in remarks(settings.bot):
+        yield Check(name="bot", ok=True, detail=remark)
     yield _token(settings, environ=environ)
     intents = 0
     try:
@@ -70,15 +75,14 @@ def checks(config: Path | None, *, environ: Mapping[str, str], deploy: bool = Fa
     yield _socket(settings.control.socket.parent)
     yield from _surroundings(settings, deploy=deploy)
     if deploy:
-        yield from _deployment(config, intents=intents, environ=environ)
+        yield from _deployment(settings, intents=intents, environ=environ)
 
 
-def _deployment(config: Path | None, *, intents: int, environ: Mapping[str, str]) -> Iterator[Check]:
+def _deployment(settings: Settings, *, intents: int, environ: Mapping[str, str]) -> Iterator[Check]:
     from bastion.supervisor.deployment import findings
 
-    settings = load(config, environ=environ, need_token=False)
     with suppress(SettingsError):  # no token, which has been said: Discord is not asked
-        settings = replace(settings, token=read_token(settings.discord, environ=environ))
+        settings = with_secrets(settings, environ=environ)
     for found in findings(settings, intents=intents, environ=environ):
         yield Check(name=found.name, ok=found.ok, detail=found.detail)
 
@@ -129,16 +133,19 @@ def _use(use: Mapping[str, Any]) -> Check:
 
 def _token(settings: Settings, *, environ: Mapping[str, str]) -> Check:
     try:
-        read_token(settings.discord, environ=environ)
+        found = with_secrets(settings, environ=environ).token
     except SettingsError as error:
-        return Check(name="token", ok=False, detail=str(error))
+        return Check(name="token", ok=False, detail="; ".join(error.problems))
+    if not found:
+        return Check(name="token", ok=True, detail="the settings have none: the program must have its own")
     return Check(name="token", ok=True, detail="there is one; whether Discord takes it is seen at the start")
 
 
 def _with_token(settings: Settings, environ: Mapping[str, str]) -> Mapping[str, str]:
     """Return the environment as a start would make it: an app may look for its token while it is imported."""
     with suppress(SettingsError):
-        return {**environ, "DISCORD_TOKEN": read_token(settings.discord, environ=environ)}
+        settings = with_secrets(settings, environ=environ)
+        return {**environ, **settings.environment, **({"DISCORD_TOKEN": settings.token} if settings.token else {})}
     return environ
 
 
@@ -155,7 +162,7 @@ def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:
     if problem := listen_problem(address):
         yield Check(name="health", ok=False, detail=f"health.listen: {problem}")
     elif isinstance(address, TcpAddress) and (found := holder(address.port)):
-        detail = f"health.listen: {found} listens at port {address.port}: well, if that is the supervisor of this bot"
+        detail = f"health.listen: {found} listens at port {address.port}: fine if that is the supervisor of this bot"
         yield Check(name="health", ok=True, detail=detail)
 
 

@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -60,6 +61,8 @@ _NO_REASON = ("DEBUG ", "INFO ", "WARNING ")
 _EXPENDABLE = 300
 """What an expendable child has in oom_score_adj above ours: as if it used 30 % of the memory more than it does."""
 _RETRYABLE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
+
+_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 CommandFactory: TypeAlias = Callable[[Release], Sequence[str]]
@@ -103,6 +106,9 @@ class Launch:
     state_timeout: float = 2.0
     checkpoint: float = 60.0
     token: str = field(repr=False)
+    """Empty: the program has its own."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What ``bot.env_file`` says."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,10 +150,11 @@ def python_module(release: Release) -> Sequence[str]:
     return (str(release.python), "-P", "-m", "bastion.bot")
 
 
-def environment(base: Mapping[str, str], *, token: str) -> dict[str, str]:
-    """Return a child's environment: ours, without what systemd tells the supervisor alone."""
+def environment(base: Mapping[str, str], *, token: str, given: Mapping[str, str] = _NOTHING) -> dict[str, str]:
+    """Return a child's environment: ours, without what systemd tells the supervisor alone, and what it is given."""
     kept = {name: value for name, value in base.items() if name not in _STRIPPED}
-    return {**kept, "DISCORD_TOKEN": token, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
+    secret = {"DISCORD_TOKEN": token} if token else {}
+    return {**kept, **given, **secret, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
 
 
 def spawn(release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = python_module) -> Child:
@@ -461,7 +468,7 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
         process = subprocess.Popen(
             [*command(release), *_arguments(release, launch, read=theirs[1], write=theirs[0])],
             cwd=release.directory,
-            env=environment(os.environ, token=launch.token),
+            env=environment(os.environ, token=launch.token, given=launch.environment),
             stdin=subprocess.DEVNULL,
             stdout=theirs[2],
             stderr=theirs[3],

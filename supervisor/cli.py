@@ -16,11 +16,12 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from bastion.supervisor.entry import Named
 from bastion.supervisor.location import SettingsError, locate_socket
 
 _EPILOG = (
-    "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; "
-    "3 no supervisor answers at that socket; 78 configuration: file, token, app; 130 Ctrl-C: what was asked goes on."
+    "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; 3 no "
+    "supervisor answers at that socket; 78 configuration: file, token, program; 130 Ctrl-C: what was asked goes on."
 )
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -44,7 +45,7 @@ class _NoSupervisor(_Failure):
 
 
 class _BadConfiguration(_Failure):
-    """File, token or app: EX_CONFIG of sysexits.h."""
+    """File, token or program: EX_CONFIG of sysexits.h."""
 
     exit_code = 78
 
@@ -64,13 +65,46 @@ def _with_config(command: _F) -> _F:
     )(command)
 
 
+class _OfAProgram(click.Command):
+    """A command that takes PROGRAM, -m MODULE and, behind ``--``, the program's own arguments."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep what is behind ``--`` from being read as ours."""
+        end = args.index("--") if "--" in args else len(args)
+        ctx.meta[_ARGS] = tuple(args[end + 1 :]) if end < len(args) else None
+        return super().parse_args(ctx, args[:end])
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Add what is behind ``--`` to the usage line."""
+        return [*super().collect_usage_pieces(ctx), "[-- ARGS...]"]
+
+
+_ARGS = "bastion.args"
+
+
+def _with_program(command: _F) -> _F:
+    module = click.option("-m", "module", metavar="MODULE", help="Run a module, as `python -m` does.")
+    return click.argument("program", required=False)(module(command))
+
+
+def _named(program: str | None, module: str | None) -> Named:
+    """Return what the command line names. Raises `click.UsageError`."""
+    if "" in (program, module):
+        raise click.UsageError("PROGRAM is empty")
+    if program and module:
+        raise click.UsageError(f"-m {module} and {program}: name one of them; arguments of the program go behind --")
+    named = f"-m {module}" if module else program or ""
+    return Named(program=named, args=click.get_current_context().meta[_ARGS])
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog=_EPILOG)
 @click.version_option(package_name="bastion-supervisor", prog_name="supervisor")
 def cli() -> None:
     """Redeploy a discord.py bot without anyone noticing."""
 
 
-@cli.command(epilog=_EPILOG)
+@cli.command(cls=_OfAProgram, epilog=_EPILOG, short_help="Run the bot under a supervisor, in the foreground.")
+@_with_program
 @_with_config
 @click.option("--sandbox", is_flag=True, help="Run against a local Discord with light traffic; needs no token.")
 @click.option(
@@ -81,8 +115,18 @@ def cli() -> None:
     "until that one hands over, unless this is a later restart or nobody else is there.",
 )
 @click.option("--trial", metavar="FD", hidden=True)
-def run(config: Path | None, sandbox: bool, standby_since: float | None, trial: str | None) -> None:
+def run(
+    program: str | None,
+    module: str | None,
+    config: Path | None,
+    sandbox: bool,
+    standby_since: float | None,
+    trial: str | None,
+) -> None:
     """Run the bot under a supervisor, in the foreground.
+
+    PROGRAM is what `python PROGRAM` would run, in the directory that bot.directory names: without a settings file, the
+    current one. It wins over bot.program and bot.app, and ARGS over bot.args, at each reload too.
 
     SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once. SIGUSR2 puts newly
     installed code and settings of the supervisor itself in place, while the bot goes on.
@@ -93,14 +137,20 @@ def run(config: Path | None, sandbox: bool, standby_since: float | None, trial: 
     from bastion.supervisor.run import run as run_supervisor
     from bastion.supervisor.run import try_out
 
+    named = _named(program, module)
     if trial is not None:  # asked for by a running supervisor: see `reexec`
-        problem = try_out(config, environ=os.environ, descriptor=trial)
+        problem = try_out(config, environ=os.environ, descriptor=trial, named=named)
         click.echo(passed() if problem is None else failed(problem))
         return
     with _settings_errors("No bot was started."):
         try:
             code, failure = run_supervisor(
-                config, sandbox=sandbox, environ=os.environ, tell=click.echo, standby_since=standby_since
+                config,
+                sandbox=sandbox,
+                environ=os.environ,
+                tell=click.echo,
+                standby_since=standby_since,
+                named=named,
             )
         except (ControlError, SandboxError) as error:
             raise _Failure(f"{error} No bot was started.") from None
@@ -370,14 +420,15 @@ def healthcheck(config: Path | None) -> None:
     click.echo(health.reason)
 
 
-@cli.command(epilog=_EPILOG, short_help="Look at all that a start needs; start nothing.")
+@cli.command(cls=_OfAProgram, epilog=_EPILOG, short_help="Look at all that a start needs; start nothing.")
+@_with_program
 @_with_config
 @click.option(
     "--deploy",
     is_flag=True,
     help="Ask Discord about the token and intents; look at memory, ledger and systemd, too.",
 )
-def check(config: Path | None, deploy: bool) -> None:
+def check(program: str | None, module: str | None, config: Path | None, deploy: bool) -> None:
     """Look at everything that `run` and `reload` need, and start nothing.
 
     Imports the app in a process of its own. Exits with 78 if something is wrong.
@@ -385,7 +436,7 @@ def check(config: Path | None, deploy: bool) -> None:
     from bastion.supervisor.check import checks
 
     failed = False
-    for result in checks(config, environ=os.environ, deploy=deploy):
+    for result in checks(config, environ=os.environ, deploy=deploy, named=_named(program, module)):
         failed = failed or not result.ok
         click.echo(str(result))
     if failed:

@@ -42,7 +42,7 @@ from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Summary,
 from bastion.supervisor.outcome import Outcome as Outcome
 from bastion.supervisor.outcome import Progress as Progress
 from bastion.supervisor.release import Release, ReleaseError, resolve, still_there
-from bastion.supervisor.settings import Settings
+from bastion.supervisor.settings import Settings, refreshed
 from bastion.supervisor.slot import CarriedSlot, Slot
 from bastion.supervisor.state import Phase, Timing
 from bastion.supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
@@ -285,7 +285,9 @@ class Engine:
         """Go on with the children. The bot's own settings change with a handoff only, for it may refuse them."""
         timing, old = timing_of(self._settings), carried.settings
         discord = msgspec.structs.replace(self._settings.discord, api_url=old.discord.api_url)
-        self._settings = replace(self._settings, bot=old.bot, discord=discord, token=old.token)
+        self._settings = replace(
+            self._settings, bot=old.bot, discord=discord, token=old.token, environment=old.environment
+        )
         self._started_at = carried.started_at
         if carried.place.membership is not None:
             self._register = Register(carried.place.membership)
@@ -501,6 +503,8 @@ class Engine:
 
     def launch(self, *, generation: int, standby: bool) -> Launch:
         """Return what a new child is told."""
+        if self._wanted is None:
+            self._refresh()
         settings = self._wanted or self._settings
         return Launch(
             generation=generation,
@@ -512,7 +516,15 @@ class Engine:
             state_timeout=settings.state.timeout,
             checkpoint=settings.state.checkpoint,
             token=settings.token,
+            environment=settings.environment,
         )
+
+    def _refresh(self) -> None:
+        """Read ``bot.env_file`` for a child that no reload has read it for. The spawn waits for the disk as well."""
+        try:
+            self._settings = refreshed(self._settings)
+        except SettingsError as error:
+            self.log(f"{error}; the bot is given what was read before", level=logging.WARNING)
 
     def keep_sessions(self, generations: set[int]) -> None:
         """Remove what all other generations have left of their gateway sessions."""

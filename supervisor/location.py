@@ -157,6 +157,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def shown_path(path: Path) -> str:
+    """Write a path for a message: whole, unless its name cannot be printed, is very long, or may be a token."""
+    text = str(path)
+    return text if text.isprintable() and shown(path.name) == repr(path.name) else shown(text)
+
+
 def _fitting(path: Path, *, source: str) -> Path:
     size = len(os.fsencode(path))
     if size > MAX_SOCKET_PATH:

@@ -155,7 +155,7 @@ class Reexec:
         fd = _memory(encode(self._envelope(carried)))
         try:
             return subprocess.Popen(
-                [*self._command, TRIAL_OPTION, str(fd)],
+                trial_command(self._command, fd),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -224,6 +224,12 @@ class Reexec:
 def own_command() -> list[str]:
     """Return the command line of this process. An environment that was upgraded in place is found by the same path."""
     return [sys.executable, *sys.orig_argv[1:]]
+
+
+def trial_command(command: Sequence[str], fd: int) -> list[str]:
+    """Return the command line of a trial: what is behind ``--`` is the bot's."""
+    end = command.index("--") if "--" in command else len(command)
+    return [*command[:end], TRIAL_OPTION, str(fd), *command[end:]]
 
 
 def _memory(data: bytes) -> int:

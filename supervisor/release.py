@@ -6,12 +6,17 @@ running even if a symlink has been moved since.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from bastion.supervisor.entry import SHIPPED, SHIPPED_BEFORE, module_of
+from bastion.supervisor.location import shown_path
 
 if TYPE_CHECKING:
     from bastion.supervisor.settings import BotSettings
@@ -23,30 +28,62 @@ class ReleaseError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
-    """What is spawned. ``directory`` has no symlinks; ``python`` keeps its own, for a venv is found through them."""
+    """What is spawned. ``directory`` has no symlinks; ``python`` keeps its own, for a venv is found through them.
+
+    Either ``program`` (a script, relative to ``directory``, or ``-m`` and a module) or ``app`` is empty.
+    """
 
     directory: Path
     python: Path
-    app: str
+    app: str = ""
     shards: Literal["auto"] | int
     args: tuple[str, ...] = ()
+    program: str = ""
+
+    @property
+    def entry(self) -> str:
+        """Return what people are shown of it: ``main.py``, ``-m mybot`` or ``module:attribute``."""
+        return self.program or self.app
 
 
 def resolve(bot: BotSettings) -> Release:
     """Resolve the ``[bot]`` settings against the file system as it is now. Raises `ReleaseError`."""
     directory = _directory(bot.directory)
+    _readable(bot.program, directory=directory)
     return Release(
         directory=directory,
         python=_python(bot.python, directory=directory),
-        app=bot.app,
+        app=SHIPPED if _ships(bot) else bot.app,
         shards=bot.shards,
         args=tuple(bot.args),
+        program=bot.program,
     )
+
+
+def _ships(bot: BotSettings) -> bool:
+    return not (bot.program or bot.app) or _calls_it_as_before(bot)
+
+
+def _calls_it_as_before(bot: BotSettings) -> bool:
+    """Say whether ``bot.app`` is the old name of the bot that ships, and no module of the user's has that name."""
+    theirs = bot.directory / "bot"
+    return bot.app == SHIPPED_BEFORE and not any((theirs / name).exists() for name in ("bastion.py", "bastion"))
+
+
+def remarks(bot: BotSettings) -> list[tuple[int, str]]:
+    """Return what an operator may not expect of settings that are allowed, each with a level of `logging`."""
+    if _calls_it_as_before(bot):
+        old = f'bot.app = "{bot.app}" is an old name, accepted for this version only: write "{SHIPPED}"'
+        return [(logging.WARNING, old)]
+    if bot.program or bot.app:
+        return []
+    return [(logging.INFO, "neither bot.program nor bot.app is set: the bot that ships runs")]
 
 
 def still_there(release: Release) -> None:
     """Check that a release resolved earlier can be spawned now. Raises `ReleaseError`."""
     _directory(release.directory)
+    _readable(release.program, directory=release.directory)
     _executable(release.python, source="its interpreter")
 
 
@@ -111,6 +148,25 @@ def _directory(path: Path, *, source: str = "bot.directory") -> Path:
     if not os.access(resolved, os.R_OK | os.X_OK):
         raise ReleaseError(f"{source}: {path}: permission denied")
     return resolved
+
+
+def _readable(program: str, *, directory: Path) -> None:
+    """Look whether a script can be read. A module is found by the child alone: it may be installed anywhere."""
+    path = directory / program
+    if program and not module_of(program) and (problem := _script_problem(path)):
+        raise ReleaseError(f"bot.program: {shown_path(path)}: {problem}")
+
+
+def _script_problem(path: Path) -> str | None:
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        return error.strerror
+    if stat.S_ISDIR(mode):
+        return 'is a directory: name the file to run, or a package by "-m NAME"'
+    if not stat.S_ISREG(mode):
+        return "not a regular file"
+    return None if os.access(path, os.R_OK) else "permission denied"
 
 
 def _python(configured: str, *, directory: Path) -> Path:

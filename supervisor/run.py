@@ -19,9 +19,11 @@ import anyio
 
 from bastion.supervisor import __version__, control, logs, machine, reexec
 from bastion.supervisor.engine import Engine, timing_of
+from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from bastion.supervisor.location import parse_listen
+from bastion.supervisor.release import remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
 from bastion.supervisor.systemd import Service
 from bastion.wire import EXIT_CONFIG
@@ -36,12 +38,15 @@ def run(
     environ: Mapping[str, str],
     tell: Callable[[str], object],
     standby_since: float | None = None,
+    named: Named | None = None,
 ) -> tuple[int, str | None]:
     """Run a supervisor until it is stopped; return its exit code and, if it did not end well, why.
 
-    ``tell`` takes lines for the operator. ``standby_since``: when it was deployed beside another one that shares the
-    ledger, in unix seconds. Raises `SettingsError`, `control.ControlError` (another one runs, or its
-    socket cannot be made) and `SandboxError`; then no bot was started. Raises `reexec.CarryError` if an earlier program
+    ``tell`` takes lines for the operator. ``named`` is what the command line names, for the start and each reload.
+    ``standby_since``: when it was deployed beside another one that shares the ledger, in unix seconds.
+
+    Raises `SettingsError`, `control.ControlError` (another one runs, or its socket cannot be made) and `SandboxError`;
+    then no bot was started. Raises `reexec.CarryError` if an earlier program
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
     envelope = reexec.received()
@@ -54,10 +59,11 @@ def run(
         local = None
         if sandbox:
             if envelope is None:
-                load(config, environ=environ, need_token=False)  # what is wrong is said before anything starts
+                # What is wrong is said before anything starts.
+                load(config, environ=environ, need_token=False, named=named)
             local = stack.enter_context(LocalSandbox(envelope.sandbox if envelope else None))
         environ = _environment(environ, local)
-        reread = partial(load, config, environ=environ)
+        reread = partial(_read, config, environ=environ, named=named)
         logs.configure(journal=logs.is_journal(sys.stderr, environ=environ))
         settings = reread() if envelope is None else _reread_or_kept(reread, envelope.engine.settings)
         if standby_since is not None and not settings.ledger.shared:
@@ -73,7 +79,8 @@ def run(
             standby_since=standby_since,
         )
         carried = local.carry() if local else None
-        serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, tell=tell)
+        greet = partial(_greet, settings, named=named or Named(), sandbox=local is not None, tell=tell)
+        serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, greet=greet)
         _keep_what_is_there()
         return anyio.run(serve)
 
@@ -88,11 +95,13 @@ def _keep_what_is_there() -> None:
     gc.freeze()
 
 
-def try_out(config: Path | None, *, environ: Mapping[str, str], descriptor: str) -> str | None:
+def try_out(
+    config: Path | None, *, environ: Mapping[str, str], descriptor: str, named: Named | None = None
+) -> str | None:
     """Look whether `run` could go on with what is carried over; return what is wrong. Touches no process."""
     try:
         envelope = reexec.read(descriptor)
-        settings = load(config, environ=_environment(environ, envelope.sandbox))
+        settings = load(config, environ=_environment(environ, envelope.sandbox), named=named)
         control.try_out(settings.control.socket, held=envelope.control)
     except (reexec.CarryError, SettingsError, control.ControlError) as error:
         return str(error)
@@ -108,6 +117,14 @@ def _environment(environ: Mapping[str, str], sandbox: LocalSandbox | CarriedSand
     if sandbox is None:
         return environ
     return {**environ, "DISCORD_API_URL": sandbox.api_url, "DISCORD_TOKEN": sandbox.token}
+
+
+def _read(config: Path | None, *, environ: Mapping[str, str], named: Named | None) -> Settings:
+    """Read the settings, for the start and for each reload; say in the log what an operator may not expect."""
+    settings = load(config, environ=environ, named=named)
+    for level, remark in remarks(settings.bot):
+        _logger.log(level, "%s", remark)
+    return settings
 
 
 def _reread_or_kept(reread: Callable[[], Settings], kept: Settings) -> Settings:
@@ -126,15 +143,14 @@ async def _serve(
     service: Service,
     envelope: reexec.Envelope | None,
     sandbox: CarriedSandbox | None,
-    tell: Callable[[str], object],
+    greet: Callable[[str | None], None],
 ) -> tuple[int, str | None]:
     async with control.serve(settings.control.socket, engine, held=envelope.control if envelope else None) as server:
         successor = reexec.Reexec(server, sandbox=sandbox)
         try:
             async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
                 if envelope is None:
-                    for line in _greeting(settings, health=health, sandbox=sandbox is not None):
-                        tell(line)
+                    greet(health)
                 code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
         except SettingsError as error:
             return EXIT_CONFIG, str(error)
@@ -161,9 +177,19 @@ async def _health(settings: Settings, engine: Engine, *, carried: bool) -> Async
         yield shown
 
 
-def _greeting(settings: Settings, *, health: str | None, sandbox: bool) -> list[str]:
+def _greet(
+    settings: Settings, health: str | None, *, named: Named, sandbox: bool, tell: Callable[[str], object]
+) -> None:
+    for line in _greeting(settings, named=named, health=health, sandbox=sandbox):
+        tell(line)
+
+
+def _greeting(settings: Settings, *, named: Named, health: str | None, sandbox: bool) -> list[str]:
     pid = os.getpid()
     lines = [f"supervisor {__version__} (pid {pid}), control socket {settings.control.socket}"]
+    if named.program and settings.source:
+        what = f"{settings.bot.program} runs, as the command line says"
+        lines.append(f"{what}: bot.program and bot.app in {settings.source} do not count")
     if health:
         lines.append(f"health at {health}: /livez, /readyz, /metrics")
     if sandbox:

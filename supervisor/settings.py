@@ -7,17 +7,16 @@ allowed; the token's text is in no message and in no repr.
 
 from __future__ import annotations
 
-import difflib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 import msgspec
 
+from bastion.supervisor import env_file
+from bastion.supervisor.entry import APP_ALLOWED, PROGRAM_ALLOWED, Named, read_app, read_program
 from bastion.supervisor.location import (
     DEFAULT_HEALTH,
     LISTEN_ALLOWED,
@@ -29,22 +28,20 @@ from bastion.supervisor.location import (
     parse_listen,
     read_config,
     shown,
+    shown_path,
 )
+from bastion.supervisor.tables import NotAllowedError, Reader, Text, noting
+from bastion.supervisor.tokens import TOKEN, WAYS, checked_token, find_token
 
-__all__ = ["Settings", "SettingsError", "load", "read_token"]
+__all__ = ["Settings", "SettingsError", "load", "refreshed", "with_secrets"]
 
 MAX_SECONDS = 7 * 24 * 3600
 MAX_SHARDS = 65536
 MIN_HANG = 3
 """Seconds: children beat once a second, so less would take a short pause for a hang."""
-MAX_TOKEN_BYTES = 4096
 MAX_EXPIRED_TEXT = 2000
 """Characters: Discord's limit for a message."""
-
-THREE_WAYS = (
-    "set DISCORD_TOKEN in the environment, or name a file that holds it with discord.token_file in bastion.toml, "
-    "or give systemd's LoadCredential=discord_token:FILE"
-)
+NO_TOKEN = f"no Discord token: {WAYS}"
 
 Seconds: TypeAlias = Annotated[
     float, msgspec.Meta(gt=0, le=MAX_SECONDS, description=f"a number of seconds above 0, at most {MAX_SECONDS}")
@@ -52,7 +49,6 @@ Seconds: TypeAlias = Annotated[
 SecondsOrNone: TypeAlias = Annotated[
     float, msgspec.Meta(ge=0, le=MAX_SECONDS, description=f"a number of seconds from 0 (none) to {MAX_SECONDS}")
 ]
-Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z", description="a text without NUL characters")]
 ShardCount: TypeAlias = Annotated[
     Literal["auto"] | Annotated[int, msgspec.Meta(ge=1, le=MAX_SHARDS)],
     msgspec.Meta(description=f'"auto", or a whole number from 1 to {MAX_SHARDS}'),
@@ -62,7 +58,10 @@ ShardCount: TypeAlias = Annotated[
 class BotSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[bot]``: what is run. ``directory`` is absolute, symlinks in it unresolved: that is done at each spawn."""
 
-    app: Text = "bastion.bot.bastion:create"
+    program: Text = ""
+    """A script, relative to ``directory``, or ``-m`` and a module."""
+    app: Text = ""
+    """``module:attribute``. Without a program and an app the bot that ships runs."""
     directory: Path = Path()
     python: Text = ""
     """Empty, a name to be looked up on PATH, or an absolute path."""
@@ -70,6 +69,7 @@ class BotSettings(msgspec.Struct, frozen=True, kw_only=True):
         "auto"
     )
     args: Annotated[tuple[Text, ...], msgspec.Meta(description="a list of texts")] = ()
+    env_file: Path | None = None
     expired_text: Annotated[
         Text,
         msgspec.Meta(max_length=MAX_EXPIRED_TEXT, description=f"a text of at most {MAX_EXPIRED_TEXT} characters"),
@@ -165,7 +165,9 @@ class Settings:
     health: HealthSettings
     source: Path | None
     token: str = field(repr=False)
-    """Empty only if `load` was told that no token is needed."""
+    """Empty only if `load` was told that no token is needed, or if a program runs, which may have its own."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What ``bot.env_file`` says, without a token."""
 
 
 class _ControlFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,20 +184,22 @@ _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "control": _ControlFile,
     "health": HealthSettings,
 }
-_PATHS = {("bot", "directory"), ("discord", "token_file"), ("ledger", "path")}
 
 
-def load(path: Path | None, *, environ: Mapping[str, str], need_token: bool = True) -> Settings:
+def load(
+    path: Path | None, *, environ: Mapping[str, str], need_token: bool = True, named: Named | None = None
+) -> Settings:
     """Find, read and check the settings.
 
     ``path`` is the value of ``--config``; without it the search goes on as in `find_config`. With ``need_token=False``
-    the token is not looked for. Raises `SettingsError` with everything that is wrong.
+    neither the token nor ``bot.env_file`` is looked at. ``named`` is what the command line names, which wins over the
+    file. Raises `SettingsError` with everything that is wrong.
     """
     source = find_config(path, environ=environ)
-    reader = _Reader(source=source, tables=read_config(source) if source else {})
+    reader = Reader(source, read_config(source) if source else {}, checks=_CHECKS)
     base = source.parent if source else current_directory()
     settings = Settings(
-        bot=_bot(reader.section("bot", BotSettings), base=base),
+        bot=_bot(reader, base=base, named=named or Named()),
         discord=_discord(reader.section("discord", DiscordSettings), base=base, environ=environ, reader=reader),
         handoff=reader.section("handoff", HandoffSettings),
         restart=_restart(reader),
@@ -206,139 +210,65 @@ def load(path: Path | None, *, environ: Mapping[str, str], need_token: bool = Tr
         source=source,
         token="",
     )
-    reader.finish()
+    reader.finish(_SECTIONS)
     if need_token:
-        try:
-            settings = replace(settings, token=read_token(settings.discord, environ=environ))
-        except SettingsError as error:
-            reader.problems.extend(error.problems)
+        with noting(reader.problems):
+            settings = with_secrets(settings, environ=environ)
     if reader.problems:
         raise SettingsError(*reader.problems)
     return settings
 
 
-def read_token(discord: DiscordSettings, *, environ: Mapping[str, str]) -> str:
-    """Return the bot's token from the first place that has one. Raises `SettingsError`, which never shows its text."""
-    if token := environ.get("DISCORD_TOKEN", "").strip():
-        return _checked_token(token, source="DISCORD_TOKEN")
-    if discord.token_file is not None:
-        return _token_from(discord.token_file, source="discord.token_file")
-    if credentials := environ.get("CREDENTIALS_DIRECTORY"):
-        credential = Path(credentials) / "discord_token"
-        if not os.access(credentials, os.X_OK) or credential.exists():  # one that we may not see is no reason to go on
-            return _token_from(credential, source="systemd credential discord_token")
-    raise SettingsError(f"no Discord token: {THREE_WAYS}")
+def with_secrets(settings: Settings, *, environ: Mapping[str, str]) -> Settings:
+    """Add the token and what ``bot.env_file`` says. Raises `SettingsError` with everything that is wrong with them.
+
+    A program may have a token of its own; an app needs one.
+    """
+    problems: list[str] = []
+    token = ""
+    with noting(problems):
+        token = find_token(settings.discord.token_file, environ=environ)
+    with noting(problems):
+        settings = _with_env_file(settings, token=token)
+    if problems:
+        raise SettingsError(*problems)
+    if not (settings.token or settings.bot.program):
+        raise SettingsError(NO_TOKEN)
+    return settings
 
 
-def _token_from(path: Path, *, source: str) -> str:
-    where = f"{source}: {shown(str(path))}"
+def refreshed(settings: Settings) -> Settings:
+    """Read ``bot.env_file`` once more, for a child that no reload asks for. Raises `SettingsError`.
+
+    The token stays: another one may have been refused by Discord at a reload that failed.
+    """
+    return replace(_with_env_file(settings, token=settings.token), token=settings.token)
+
+
+def _with_env_file(settings: Settings, *, token: str) -> Settings:
+    """Read ``bot.env_file``; the token in it counts if no other place has one."""
+    path = settings.bot.env_file
+    if path is None:
+        return replace(settings, token=token)
+    values = env_file.read(path)
+    own = values.pop(TOKEN, "").strip()
+    if own and not token:
+        token = checked_token(own, source=f"bot.env_file: {shown_path(path)}: {TOKEN}")
+    return replace(settings, token=token, environment=values)
+
+
+def _program(value: str) -> str:
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise SettingsError(f"{where}: the token cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_TOKEN_BYTES:
-        raise SettingsError(f"{where}: larger than {MAX_TOKEN_BYTES} bytes, so not a token file")
-    token = content.decode("utf-8", "replace").strip()
-    if not token:
-        raise SettingsError(f"{where}: the file is empty, it should hold the token")
-    return _checked_token(token, source=where)
-
-
-def _checked_token(token: str, *, source: str) -> str:
-    if len(token) > MAX_TOKEN_BYTES or not all("!" <= character <= "~" for character in token):
-        raise SettingsError(f'{source}: not a token: it must be one ASCII word, without "Bot " in front')
-    return token
-
-
-_S = TypeVar("_S", bound=msgspec.Struct)
-
-
-@cache
-def _fields(shape: type[msgspec.Struct]) -> Mapping[str, msgspec.structs.FieldInfo]:
-    return {item.name: item for item in msgspec.structs.fields(shape)}
-
-
-@dataclass(slots=True)
-class _Reader:
-    """Turns TOML tables into structs and gathers what is wrong with them."""
-
-    source: Path | None
-    tables: dict[str, Any]
-    problems: list[str] = field(default_factory=list)
-
-    def section(self, name: str, shape: type[_S]) -> _S:
-        """Read one table; a value that is not allowed is noted and replaced by its default."""
-        table = self.tables.get(name, {})
-        if not isinstance(table, dict):
-            self.bad(name, table, f"a table: write [{name}] on a line of its own")
-            return shape()
-        known = _fields(shape)
-        values: dict[str, Any] = {}
-        for key, value in table.items():
-            if key not in known:
-                self.unknown(key, known, table=name)
-                continue
-            try:
-                values[key] = self._value(name, key, value, known[key].type)
-            except _NotAllowedError as error:
-                self.bad(f"{name}.{key}", value, error.allowed)
-        return shape(**values)
-
-    def _value(self, name: str, key: str, value: object, kind: Any) -> object:
-        is_path = (name, key) in _PATHS
-        try:
-            read = msgspec.convert(value, Text if is_path else kind)
-        except msgspec.ValidationError:
-            raise _NotAllowedError("a path" if is_path else _description(kind)) from None
-        if check := _CHECKS.get((name, key)):
-            read = check(read)
-        if is_path:
-            return Path(read) if read else None if key != "directory" else Path()
-        return read
-
-    def bad(self, key: str, value: object, allowed: str) -> None:
-        """Note a value that is not allowed."""
-        self.problems.append(f"{self.source}: {key} = {shown(value)}: allowed is {allowed}")
-
-    def unknown(self, key: str, known: Mapping[str, object], *, table: str = "") -> None:
-        """Note a key that does not exist. Its value is not shown: it may be a secret in the wrong place."""
-        kind, prefix = ("key", f"{table}.") if table else ("table", "")
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {prefix}{close[0]}? " if close else ""
-        if key.lower() in ("token", "bot_token", "discord_token"):
-            hint = f"the token does not belong in this file: {THREE_WAYS}; "
-        self.problems.append(
-            f"{self.source}: {prefix}{shown(key)[1:-1]}: unknown {kind}; {hint}allowed are {', '.join(known)}"
-        )
-
-    def finish(self) -> None:
-        """Note the tables that do not exist."""
-        for name in self.tables:
-            if name not in _SECTIONS:
-                self.unknown(name, _SECTIONS)
-
-
-class _NotAllowedError(Exception):
-    """A value was refused; ``allowed`` says what would do."""
-
-    def __init__(self, allowed: str) -> None:
-        self.allowed = allowed
-        super().__init__(allowed)
-
-
-def _description(kind: Any) -> str:
-    """Return what `msgspec.Meta` says is allowed, from the outermost annotation that says something."""
-    info = msgspec.inspect.type_info(kind)
-    extra = info.extra_json_schema if isinstance(info, msgspec.inspect.Metadata) else None
-    return str((extra or {}).get("description", "a text"))
+        return read_program(value)
+    except ValueError:
+        raise NotAllowedError(PROGRAM_ALLOWED) from None
 
 
 def _app(value: str) -> str:
-    module, colon, attribute = value.partition(":")
-    if not colon or not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
-        raise _NotAllowedError('"module:attribute", such as "mybot.main:bot"')
-    return value
+    try:
+        return read_app(value)
+    except ValueError:
+        raise NotAllowedError(APP_ALLOWED) from None
 
 
 def _url(value: str) -> str:
@@ -348,7 +278,7 @@ def _url(value: str) -> str:
     except ValueError:
         valid = False
     if not valid or parts.query or parts.fragment or not all("!" <= character <= "~" for character in value):
-        raise _NotAllowedError('the base of an HTTP address, such as "https://discord.com/api/v10"')
+        raise NotAllowedError('the base of an HTTP address, such as "https://discord.com/api/v10"')
     return value.rstrip("/")
 
 
@@ -356,35 +286,60 @@ def _listen(value: str) -> str:
     try:
         parse_listen(value)
     except ValueError:
-        raise _NotAllowedError(LISTEN_ALLOWED) from None
+        raise NotAllowedError(LISTEN_ALLOWED) from None
     return value
 
 
 _CHECKS: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("bot", "program"): _program,
     ("bot", "app"): _app,
     ("discord", "api_url"): _url,
     ("health", "listen"): _listen,
 }
 
 
-def _bot(read: BotSettings, *, base: Path) -> BotSettings:
+def _bot(reader: Reader, *, base: Path, named: Named) -> BotSettings:
+    read = _as_named(reader.section("bot", BotSettings), named, reader=reader)
+    if read.program and read.app:
+        reader.problems.append(
+            f"{reader.source}: bot.program = {shown(read.program)} and bot.app = {shown(read.app)}: allowed is one of "
+            "the two"
+        )
     python = read.python
     if "/" in python:  # with a slash it is a path of its own, without one a name on PATH, as in a shell
         python = str(absolute(Path(python), base=base))
-    return msgspec.structs.replace(read, directory=absolute(read.directory, base=base), python=python)
+    return msgspec.structs.replace(
+        read,
+        directory=absolute(read.directory, base=base),
+        python=python,
+        env_file=_against(read.env_file, base=base),
+    )
 
 
-def _discord(read: DiscordSettings, *, base: Path, environ: Mapping[str, str], reader: _Reader) -> DiscordSettings:
+def _as_named(read: BotSettings, named: Named, *, reader: Reader) -> BotSettings:
+    """Put what the command line names in the place of what the file says."""
+    if named.args is not None:
+        read = msgspec.structs.replace(read, args=named.args)
+    if not named.program:
+        return read
+    try:
+        return msgspec.structs.replace(read, program=_program(named.program), app="")
+    except NotAllowedError as error:
+        reader.problems.append(f"the command line: {shown(named.program)}: allowed is {error.allowed}")
+        return read
+
+
+def _discord(read: DiscordSettings, *, base: Path, environ: Mapping[str, str], reader: Reader) -> DiscordSettings:
     api_url = read.api_url
     if override := environ.get("DISCORD_API_URL"):
         try:
             api_url = _url(override)
-        except _NotAllowedError as error:
+        except NotAllowedError as error:
             reader.problems.append(f"DISCORD_API_URL = {shown(override)}: allowed is {error.allowed}")
     return msgspec.structs.replace(read, api_url=api_url, token_file=_against(read.token_file, base=base))
 
 
-def _restart(reader: _Reader) -> RestartSettings:
+def _restart(reader: Reader) -> RestartSettings:
     read = reader.section("restart", RestartSettings)
     if read.backoff_first > read.backoff_max:
         allowed = f"at most restart.backoff_max, which is {read.backoff_max:g}"
@@ -392,20 +347,18 @@ def _restart(reader: _Reader) -> RestartSettings:
     return read
 
 
-def _ledger(reader: _Reader, *, base: Path) -> LedgerSettings:
+def _ledger(reader: Reader, *, base: Path) -> LedgerSettings:
     read = reader.section("ledger", LedgerSettings)
     if read.shared and read.path is None:
         reader.bad("ledger.shared", True, "true only with ledger.path: a file in a directory that all of them mount")
     return msgspec.structs.replace(read, path=_against(read.path, base=base))
 
 
-def _control(reader: _Reader, *, environ: Mapping[str, str]) -> ControlSettings:
+def _control(reader: Reader, *, environ: Mapping[str, str]) -> ControlSettings:
     value = reader.section("control", _ControlFile).socket
-    try:
+    with noting(reader.problems):
         return ControlSettings(socket=configured_socket(value, config=reader.source, environ=environ))
-    except SettingsError as error:
-        reader.problems.extend(error.problems)
-        return ControlSettings(socket=Path())
+    return ControlSettings(socket=Path())
 
 
 def _against(path: Path | None, *, base: Path) -> Path | None:

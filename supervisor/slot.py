@@ -434,7 +434,7 @@ class Slot:
         self._members[generation] = _Member(child, seen)
         role = "standby" if effect.standby else "active"
         self._host.log(
-            f"generation {generation} spawned as {role}: pid {child.pid}, {release.app} in {release.directory}"
+            f"generation {generation} spawned as {role}: pid {child.pid}, {release.entry} in {release.directory}"
         )
         self._inquest.spawned(generation)
 

@@ -45,6 +45,8 @@ class ChildStatus(msgspec.Struct, kw_only=True):
     """It is kept to take over from the active one, should that die."""
     release: str
     app: str
+    """What runs: module:attribute, or what ``program`` holds."""
+    program: str = ""
     started_at: str
     ready_at: str | None
     active_at: str | None

@@ -134,7 +134,7 @@ BEFORE_ANY_BOT = [
     BadStart(
         name="unknown key",
         options={"bot__shard": 3},
-        says=r"bastion\.toml: bot\.shard: unknown key; did you mean bot\.shards\? allowed are app, ",
+        says=r"bastion\.toml: bot\.shard: unknown key; did you mean bot\.shards\? allowed are program, app, ",
     ),
     BadStart(
         name="unknown table",
@@ -170,6 +170,23 @@ BEFORE_ANY_BOT = [
         name="directory missing",
         options={"bot__directory": "releases/43"},
         says=r"bot\.directory: .*/releases/43: No such file or directory$",
+    ),
+    BadStart(
+        name="program missing",
+        options={"bot__app": "", "bot__program": "gone.py"},
+        says=r"bot\.program: .*/gone\.py: No such file or directory$",
+    ),
+    BadStart(
+        name="program and app",
+        variant=True,
+        options={"bot__program": "main.py"},
+        says=r"bastion\.toml: bot\.program = 'main\.py' and bot\.app = 'sharded_bot:client': allowed is one of",
+    ),
+    BadStart(
+        name="environment file missing",
+        variant=True,
+        options={"bot__env_file": ".env"},
+        says=r"^bot\.env_file: .*/\.env: cannot be read: No such file or directory$",
     ),
     BadStart(
         name="interpreter missing",

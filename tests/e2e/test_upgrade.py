@@ -93,6 +93,18 @@ async def test_asked_for_during_a_handoff_it_follows(tmp_path: Path) -> None:
 
 
 @pytest.mark.wide
+async def test_what_the_command_line_names_is_named_to_the_new_code_and_to_later_bots(tmp_path: Path) -> None:
+    async with rig(tmp_path, app="sharded_bot:client", settings=settings(), bot__args=["--slow"]) as installation:
+        await installation.start("--", "--fast", "--")
+        await reexecute(installation)
+        await reload_by_command(installation)
+        bot = active(await installation.status())
+        assert bot is not None
+        assert psutil.Process(bot["pid"]).cmdline()[-3:] == ["--", "--fast", "--"]
+        assert await installation.stop() == 0
+
+
+@pytest.mark.wide
 async def test_with_the_shipped_sandbox_the_sandbox_goes_on_too(tmp_path: Path) -> None:
     config = tmp_path / "bastion.toml"
     config.write_text(

@@ -130,6 +130,16 @@ def test_a_childs_environment_has_the_token_and_nothing_of_systemd() -> None:
     assert environment(base, token=TOKEN) == ours
 
 
+def test_a_childs_environment_has_what_it_is_given_and_the_token_of_the_settings_wins() -> None:
+    given = {"PATH": "/opt/bin", "DATABASE": "x", "DISCORD_TOKEN": "another"}
+    found = environment({"PATH": "/bin", "LANG": "C"}, token=TOKEN, given=given)
+    assert (found["PATH"], found["LANG"], found["DATABASE"], found["DISCORD_TOKEN"]) == ("/opt/bin", "C", "x", TOKEN)
+
+
+def test_without_a_token_a_child_is_given_none() -> None:
+    assert "DISCORD_TOKEN" not in environment({"PATH": "/bin"}, token="")
+
+
 def test_the_releases_directory_cannot_shadow_our_runtime(tmp_path: Path) -> None:
     assert python_module(release(tmp_path)) == (sys.executable, "-P", "-m", "bastion.bot")
 

@@ -400,6 +400,52 @@ class TestRun:
         assert done.returncode == 78
         assert f"supervisor: bot.directory: {shell.directory}/gone: No such file" in done.stderr.splitlines()[-2]
 
+    def test_a_program_that_is_not_there_is_exit_78_though_the_file_names_an_app(self, shell: Shell) -> None:
+        shell.configure('[bot]\napp = "my:bot"\n[health]\nlisten = ""')
+        done = shell.run("run", "main.py", "--", "--fast")
+        assert done.returncode == 78
+        assert f"supervisor: bot.program: {shell.directory}/main.py: No such file" in done.stderr.splitlines()[-2]
+        said = f"main.py runs, as the command line says: bot.program and bot.app in {shell.directory}/bastion.toml do"
+        assert said in done.stdout
+
+    def test_without_a_settings_file_a_program_is_looked_for_in_the_current_directory(self, shell: Shell) -> None:
+        (shell.directory / "bastion.toml").unlink()
+        shell.environ["RUNTIME_DIRECTORY"] = str(shell.directory)
+        (shell.directory / "main.py").mkdir()
+        done = shell.run("run", "main.py")
+        assert done.returncode == 78
+        assert f"supervisor: bot.program: {shell.directory}/main.py: is a directory" in done.stderr
+
+    def test_that_the_bot_that_ships_runs_is_a_line_of_the_log(self, shell: Shell) -> None:
+        shell.configure('[bot]\ndirectory = "gone"\n[health]\nlisten = ""')
+        assert shell.run("run").stderr.count("neither bot.program nor bot.app is set: the bot that ships runs") == 1
+        shell.configure('[bot]\ndirectory = "gone"\napp = "bot.bastion:create"\n[health]\nlisten = ""')
+        assert 'write "bastion.bot.bastion:create"' in shell.run("run").stderr
+
+    @pytest.mark.parametrize("command", ["run", "check"])
+    @pytest.mark.parametrize(
+        ("words", "said"),
+        [
+            (("main.py", "-m", "mybot"), "name one of them; arguments of the program go behind --"),
+            (("",), "PROGRAM is empty"),
+            (("-m", ""), "PROGRAM is empty"),
+            (("main.py", "fast"), "unexpected extra argument"),
+            (("main.py", "--fast"), "No such option"),
+        ],
+    )
+    def test_what_names_no_single_program_is_wrong_usage(
+        self, shell: Shell, command: str, words: tuple[str, ...], said: str
+    ) -> None:
+        done = shell.run(command, *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+
+    @pytest.mark.parametrize("command", ["run", "check"])
+    def test_a_module_that_cannot_be_one_is_exit_78(self, shell: Shell, command: str) -> None:
+        done = shell.run(command, "-m", "my-bot")
+        assert done.returncode == 78
+        assert "the command line: '-m my-bot': allowed is a file such as" in done.stdout + done.stderr
+
     @pytest.mark.parametrize("end", ["stop", "kill"])
     def test_with_a_sandbox_it_needs_no_token_and_leaves_no_process_however_it_ends(
         self, shell: Shell, end: str
@@ -511,6 +557,23 @@ class TestCheck:
         done = shell.run("check")
         assert done.returncode == 78
         assert f"{shell.directory}/nowhere/python" in done.stdout
+
+    def test_a_program_on_the_command_line_is_looked_at_as_run_would(self, shell: Shell) -> None:
+        done = shell.run("check", "gone.py")
+        assert done.returncode == 78
+        assert f"FAIL  release      bot.program: {shell.directory}/gone.py: No such file or directory" in done.stdout
+
+    def test_that_the_bot_that_ships_would_run_is_a_line(self, shell: Shell) -> None:
+        shell.configure('[bot]\ndirectory = "gone"')
+        assert "OK    bot          neither bot.program nor bot.app is set: the bot that ships runs" in (
+            shell.run("check").stdout
+        )
+
+    def test_a_program_needs_no_token_in_the_settings(self, shell: Shell) -> None:
+        del shell.environ["DISCORD_TOKEN"]
+        assert "OK    token        the settings have none: the program must have its own" in (
+            shell.run("check", "gone.py").stdout
+        )
 
     def test_who_holds_the_port_of_health_is_named(self, shell: Shell, interpreter: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:

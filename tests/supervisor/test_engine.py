@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import signal
@@ -37,7 +38,7 @@ from bastion.supervisor import headroom, limits, machine
 from bastion.supervisor.engine import Engine
 from bastion.supervisor.outcome import Outcome, Progress
 from bastion.supervisor.release import Release
-from bastion.supervisor.settings import Settings, SettingsError
+from bastion.supervisor.settings import Settings, SettingsError, refreshed
 
 pytestmark = pytest.mark.anyio
 
@@ -250,6 +251,25 @@ async def test_a_missing_directory_or_interpreter_is_refused(settings: Settings,
         assert (await it.engine.reload()).result == "succeeded"
 
 
+async def test_a_program_that_is_not_there_is_refused(settings: Settings) -> None:
+    async with supervised(settings) as it:
+        it.release(program="gone.py")
+        outcome = await it.engine.reload()
+        assert (outcome.result, outcome.generation) == ("refused", 1)
+        assert outcome.reason == f"bot.program: {settings.bot.directory}/gone.py: No such file or directory"
+        assert await it.roles() == {1: "active"}
+
+
+async def test_what_runs_is_shown_in_the_log_and_in_status(settings: Settings) -> None:
+    async with supervised(settings) as it:
+        it.release(program="-m mybot")
+        await it.engine.reload()
+        await it.serving(2)
+        (child,) = await it.children()
+    assert (child.app, child.program) == ("-m mybot", "-m mybot")
+    assert f", -m mybot in {settings.bot.directory}" in it.text
+
+
 async def test_a_port_that_an_older_bot_holds_is_said_with_its_generation(settings: Settings) -> None:
     taken = "OSError: [Errno 98] Address already in use (port {port})"
     async with supervised(make_settings(settings.bot.directory, "listen=1")) as it:
@@ -273,6 +293,44 @@ async def test_a_port_that_we_hold_ourselves_is_said_also_if_the_bot_says_it_onl
     assert (outcome.reason or "").endswith(
         f"port {port}; port {port} is held by this supervisor itself (health.listen)"
     )
+
+
+# --- what the bot is given --------------------------------------------------------------------------------------
+
+
+def with_env_file(settings: Settings, path: Path, *args: str) -> Settings:
+    bot = msgspec.structs.replace(settings.bot, env_file=path, args=args)
+    return refreshed(replace(settings, bot=bot))
+
+
+async def test_the_environment_file_is_read_again_when_a_bot_that_crashed_is_spawned_anew(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / ".env"
+    path.write_text("COLOUR=red\n")
+    async with supervised(with_env_file(settings, path, "show=COLOUR")) as it:
+        assert "COLOUR is red" in it.text
+        path.write_text("COLOUR=green\n")
+        os.kill(it.pids[1], signal.SIGKILL)
+        await it.serving(2)
+        assert "COLOUR is green" in it.text
+
+
+async def test_one_that_has_become_unreadable_stops_no_restart_and_the_values_read_last_hold(
+    settings: Settings, tmp_path: Path
+) -> None:
+    path = tmp_path / ".env"
+    path.write_text("COLOUR=red\n")
+    async with supervised(with_env_file(settings, path, "show=COLOUR")) as it:
+        for generation, bad in ((2, "hunter2\n"), (3, None)):
+            path.write_text(bad) if bad else path.unlink()
+            os.kill(it.pids[generation - 1], signal.SIGKILL)
+            await it.serving(generation)
+    assert [line.text for line in it.lines].count("COLOUR is red") == 3
+    warnings = [line.text for line in it.lines if line.level == logging.WARNING and "bot.env_file" in line.text]
+    assert [text.partition(f"{path}: ")[2].split(":")[0] for text in warnings] == ["line 1", "cannot be read"]
+    assert all(text.endswith("; the bot is given what was read before") for text in warnings)
+    assert "hunter2" not in it.text
 
 
 @pytest.mark.parametrize("error", [SettingsError("bastion.toml: bot.apq: unknown key"), OSError("stale file handle")])

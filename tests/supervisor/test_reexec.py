@@ -39,7 +39,7 @@ from bastion.supervisor.identify import IdentifyQueue, Wish
 from bastion.supervisor.ledgerdir import Place
 from bastion.supervisor.local_sandbox import CarriedSandbox
 from bastion.supervisor.observed import HandoffRecord, Observation
-from bastion.supervisor.reexec import CarryError, Envelope, Reexec, decode, encode
+from bastion.supervisor.reexec import CarryError, Envelope, Reexec, decode, encode, trial_command
 from bastion.supervisor.slot import CarriedMember, CarriedSlot
 from bastion.supervisor.state import Alarm, Phase, State, Timing
 from bastion.wire import Beat, Limits
@@ -105,7 +105,7 @@ def an_envelope(tmp_path: Path, state: State) -> Envelope:
     engine = CarriedEngine(
         slot=slot,
         permits=a_queue().carry(),
-        settings=make_settings(tmp_path, "one"),
+        settings=replace(make_settings(tmp_path, "one"), environment={"DATABASE": "x"}),
         place=Place(path=tmp_path / "ledger", lock=20),
         started_at="2026-01-01T00:00:00.000Z",
     )
@@ -345,6 +345,12 @@ def test_a_crash_after_it_restarts_what_ran_and_not_what_the_settings_name_now(i
     it.serving(2)
     assert "gen 2: new" not in it.text
     assert it.stop() == 0
+
+
+def test_the_trial_does_not_take_its_option_for_an_argument_of_the_bots() -> None:
+    ours = ["python3", "-m", "bastion.supervisor", "run", "main.py"]
+    assert trial_command(ours, 5) == [*ours, "--trial", "5"]
+    assert trial_command([*ours, "--", "--fast", "--"], 5) == [*ours, "--trial", "5", "--", "--fast", "--"]
 
 
 def test_a_control_socket_that_cannot_be_opened_is_found_by_the_trial(it: Installed) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from bastion.supervisor.release import ReleaseError, resolve, still_there, switch
+from bastion.supervisor.entry import SHIPPED
+from bastion.supervisor.release import ReleaseError, remarks, resolve, still_there, switch
 from bastion.supervisor.settings import BotSettings
 
 
@@ -53,6 +56,75 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         with pytest.raises(ReleaseError) as caught:
             resolve(bot)
         assert str(caught.value).startswith(message)
+
+
+def test_without_a_program_and_an_app_the_bot_that_ships_runs(tmp_path: Path) -> None:
+    bot = BotSettings(directory=tmp_path)
+    release = resolve(bot)
+    assert (release.app, release.program, release.entry) == (SHIPPED, "", SHIPPED)
+    assert remarks(bot) == [(logging.INFO, "neither bot.program nor bot.app is set: the bot that ships runs")]
+
+
+def test_its_old_name_is_taken_for_it_with_a_warning_unless_it_is_the_users(tmp_path: Path) -> None:
+    bot = BotSettings(directory=tmp_path, app="bot.bastion:create")
+    assert resolve(bot).app == SHIPPED
+    ((level, said),) = remarks(bot)
+    assert level == logging.WARNING
+    assert said == f'bot.app = "bot.bastion:create" is an old name, accepted for this version only: write "{SHIPPED}"'
+    (tmp_path / "bot").mkdir()
+    assert resolve(bot).app == SHIPPED
+    (tmp_path / "bot" / "bastion.py").write_text("")
+    assert resolve(bot).app == "bot.bastion:create"
+    assert remarks(bot) == []
+
+
+class TestProgram:
+    @pytest.mark.parametrize("program", ["main.py", "sub/main.py", "link.py"])
+    def test_a_script_of_the_release_is_what_runs_and_what_is_shown(self, tmp_path: Path, program: str) -> None:
+        (tmp_path / "sub").mkdir()
+        for script in ("main.py", "sub/main.py"):
+            (tmp_path / script).write_text("")
+        (tmp_path / "link.py").symlink_to("main.py")
+        bot = BotSettings(directory=tmp_path, program=program)
+        release = resolve(bot)
+        assert (release.program, release.app, release.entry) == (program, "", program)
+        assert remarks(bot) == []
+
+    def test_one_elsewhere_is_named_absolutely(self, tmp_path: Path) -> None:
+        script = tmp_path / "main.py"
+        script.write_text("")
+        (tmp_path / "release").mkdir()
+        assert resolve(BotSettings(directory=tmp_path / "release", program=str(script))).entry == str(script)
+
+    def test_a_module_is_left_to_the_child_to_find(self, tmp_path: Path) -> None:
+        assert resolve(BotSettings(directory=tmp_path, program="-m my.bot")).entry == "-m my.bot"
+
+    def test_what_cannot_be_run_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "directory").mkdir()
+        os.mkfifo(tmp_path / "pipe")
+        (tmp_path / "loop.py").symlink_to("loop.py")
+        (tmp_path / "file").write_text("")
+        for program, message in {
+            "gone.py": "No such file or directory",
+            "directory": 'is a directory: name the file to run, or a package by "-m NAME"',
+            "pipe": "not a regular file",
+            "loop.py": "Too many levels of symbolic links",
+            "file/main.py": "Not a directory",
+        }.items():
+            with pytest.raises(ReleaseError) as caught:
+                resolve(BotSettings(directory=tmp_path, program=program))
+            assert str(caught.value) == f"bot.program: {tmp_path}/{program}: {message}"
+        monkeypatch.setattr(os, "access", lambda path, mode: Path(path).is_dir())
+        with pytest.raises(ReleaseError, match=r"bot\.program: .*/file: permission denied"):
+            resolve(BotSettings(directory=tmp_path, program="file"))
+
+    def test_one_that_is_gone_before_it_is_spawned_again_is_noticed(self, tmp_path: Path) -> None:
+        (tmp_path / "main.py").write_text("")
+        release = resolve(BotSettings(directory=tmp_path, program="main.py"))
+        still_there(release)
+        (tmp_path / "main.py").unlink()
+        with pytest.raises(ReleaseError, match=r"bot\.program: .*/main\.py: No such file"):
+            still_there(release)
 
 
 def test_a_release_that_was_pruned_is_noticed(tmp_path: Path) -> None:

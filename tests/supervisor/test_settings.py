@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from bastion.supervisor.entry import Named
 from bastion.supervisor.location import locate_socket
-from bastion.supervisor.settings import Settings, SettingsError, load
+from bastion.supervisor.settings import Settings, SettingsError, load, refreshed
 
 TOKEN = "MTA0NzI5.Gx7aB1.dGhpcyBpcyBub3QgYSByZWFsIHRva2VuIGF0IGFsbA"
 ENVIRON = {"DISCORD_TOKEN": TOKEN}
@@ -40,7 +41,8 @@ def problems(config: Path, text: str, **environ: str) -> tuple[str, ...]:
 
 def test_without_a_file_the_defaults_of_the_contract_hold(config: Path) -> None:
     found = load(None, environ=ENVIRON)
-    assert (found.bot.app, found.bot.directory, found.bot.python) == ("bastion.bot.bastion:create", config.parent, "")
+    assert (found.bot.app, found.bot.directory, found.bot.python) == ("", config.parent, "")
+    assert (found.bot.program, found.bot.env_file, found.environment) == ("", None, {})
     assert (found.bot.shards, found.bot.args) == ("auto", ())
     assert found.bot.expired_text == "This control is from before an update. Please run the command again."
     assert (found.discord.api_url, found.discord.token_file) == ("https://discord.com/api/v10", None)
@@ -157,6 +159,13 @@ class TestWhatIsWrong:
             ('[bot]\napp = "mybot"', "bot.app = 'mybot': allowed is \"module:attribute\""),
             ('[bot]\napp = "my-bot:run"', "bot.app = 'my-bot:run': allowed is"),
             ("[bot]\napp = 3", "bot.app = 3: allowed is"),
+            ("[bot]\nprogram = 3", "bot.program = 3: allowed is"),
+            ('[bot]\nprogram = "-m"', "bot.program = '-m': allowed is a file such as \"main.py\", or a module such as"),
+            ('[bot]\nprogram = "-m my-bot"', "bot.program = '-m my-bot': allowed is"),
+            ('[bot]\nprogram = "-m mybot --fast"', "bot.program = '-m mybot --fast': allowed is"),
+            ('[bot]\nprogram = "-mmybot"', "bot.program = '-mmybot': allowed is"),
+            ('[bot]\nprogram = "-O main.py"', "bot.program = '-O main.py': allowed is"),
+            ("[bot]\nenv_file = []", "bot.env_file = []: allowed is a path"),
             ('[bot]\ndirectory = "a\\u0000b"', "bot.directory = 'a\\x00b': allowed is a path"),
             ('[bot]\nargs = "one"', "bot.args = 'one': allowed is a list of texts"),
             ("[bot]\nexpired_text = 3", "bot.expired_text = 3: allowed is a text of at most 2000 characters"),
@@ -226,6 +235,83 @@ def test_the_environment_overrides_the_api_url(config: Path) -> None:
     assert found.discord.api_url == "http://127.0.0.1:1234/api/v10"
 
 
+class TestWhatRuns:
+    @pytest.mark.parametrize("program", ["main.py", "sub/main.py", "/srv/bot/main.py", "../main.py", "-m my.bot"])
+    def test_a_program_is_a_file_or_a_module(self, config: Path, program: str) -> None:
+        assert read(config, f'[bot]\nprogram = "{program}"').bot.program == program
+
+    def test_a_module_is_kept_with_one_space(self, config: Path) -> None:
+        assert read(config, '[bot]\nprogram = "-m   mybot"').bot.program == "-m mybot"
+
+    def test_a_program_and_an_app_exclude_each_other(self, config: Path) -> None:
+        (problem,) = problems(config, '[bot]\nprogram = "main.py"\napp = "main:bot"')
+        said = "bot.program = 'main.py' and bot.app = 'main:bot': allowed is one of the two"
+        assert problem == f"{config}: {said}"
+
+    def test_the_command_line_wins_over_program_app_and_arguments(self, config: Path) -> None:
+        for text in ('program = "main.py"', 'app = "main:bot"', 'program = "main.py"\napp = "main:bot"'):
+            config.write_text(f'[bot]\n{text}\nargs = ["--slow"]\nshards = 3')
+            bot = load(None, environ=ENVIRON, named=Named(program="other.py", args=("--fast",))).bot
+            assert (bot.program, bot.app, bot.args, bot.shards) == ("other.py", "", ("--fast",), 3)
+
+    def test_what_the_command_line_does_not_name_is_the_files(self, config: Path) -> None:
+        config.write_text('[bot]\napp = "main:bot"\nargs = ["--slow"]')
+        bot = load(None, environ=ENVIRON, named=Named()).bot
+        assert (bot.program, bot.app, bot.args) == ("", "main:bot", ("--slow",))
+        assert load(None, environ=ENVIRON, named=Named(args=())).bot.args == ()
+
+    def test_a_bad_module_on_the_command_line_is_said(self, config: Path) -> None:
+        with pytest.raises(SettingsError, match="the command line: '-m my-bot': allowed is a file such as"):
+            load(None, environ=ENVIRON, named=Named(program="-m my-bot"))
+
+
+class TestTheEnvironmentFile:
+    def test_it_is_found_beside_the_settings_and_read(self, config: Path) -> None:
+        (config.parent / ".env").write_text("DATABASE=hunter2\n")
+        found = read(config, '[bot]\nprogram = "main.py"\nenv_file = ".env"')
+        assert (found.bot.env_file, found.environment) == (config.parent / ".env", {"DATABASE": "hunter2"})
+        assert "hunter2" not in repr(found)
+
+    def test_its_token_is_the_last_that_is_looked_for(self, config: Path) -> None:
+        (config.parent / ".env").write_text("A=1\nDISCORD_TOKEN=from-env-file\n")
+        text = '[bot]\napp = "main:bot"\nenv_file = ".env"\n'
+        config.write_text(text)
+        assert load(config, environ={}).token == "from-env-file"
+        assert load(config, environ={"DISCORD_TOKEN": "from-env"}).token == "from-env"
+        (config.parent / "t").write_text("from-file")
+        found = read(config, f'{text}[discord]\ntoken_file = "t"', DISCORD_TOKEN="")
+        assert (found.token, found.environment) == ("from-file", {"A": "1"})
+
+    def test_what_is_wrong_with_it_is_said_with_everything_else(self, config: Path) -> None:
+        (config.parent / ".env").write_text("hunter2\n")
+        found = problems(config, '[bot]\nshards = 0\nenv_file = ".env"', DISCORD_TOKEN="Bot x")
+        assert len(found) == 3
+        assert found[2].startswith(f"bot.env_file: {config.parent}/.env: line 1: ")
+
+    def test_a_token_in_it_that_cannot_be_one_is_said_and_an_empty_one_is_none(self, config: Path) -> None:
+        (config.parent / ".env").write_text("DISCORD_TOKEN='Bot hunter2'\n")
+        (problem,) = problems(config, '[bot]\nenv_file = ".env"', DISCORD_TOKEN="")
+        assert problem.startswith(f"bot.env_file: {config.parent}/.env: DISCORD_TOKEN: not a token")
+        assert "hunter2" not in problem
+        (config.parent / ".env").write_text("DISCORD_TOKEN=\n")
+        (problem,) = problems(config, '[bot]\nenv_file = ".env"', DISCORD_TOKEN="")
+        assert problem.startswith("no Discord token")
+
+    def test_it_is_not_looked_at_when_no_token_is_needed(self, config: Path) -> None:
+        config.write_text('[bot]\nenv_file = "gone"')
+        assert load(config, environ={}, need_token=False).environment == {}
+
+    def test_read_once_more_it_brings_new_values_and_the_same_token(self, config: Path) -> None:
+        (config.parent / ".env").write_text("A=1\nDISCORD_TOKEN=good\n")
+        found = read(config, '[bot]\nenv_file = ".env"', DISCORD_TOKEN="")
+        (config.parent / ".env").write_text("A=2\nDISCORD_TOKEN=bad\n")
+        again = refreshed(found)
+        assert (again.token, again.environment) == ("good", {"A": "2"})
+        (config.parent / ".env").unlink()
+        with pytest.raises(SettingsError, match=r"bot\.env_file: .*: cannot be read: No such file"):
+            refreshed(again)
+
+
 class TestTheToken:
     def test_the_environment_wins_over_the_file_and_that_over_the_credential(self, config: Path) -> None:
         (config.parent / "file").write_text(" from-file \n")
@@ -246,10 +332,19 @@ class TestTheToken:
             "No such file or directory"
         )
 
-    def test_a_missing_one_names_the_three_ways(self, config: Path) -> None:
-        (problem,) = problems(config, "", DISCORD_TOKEN="")
-        for way in ("DISCORD_TOKEN", "discord.token_file", "LoadCredential=discord_token"):
+    @pytest.mark.parametrize("text", ["", '[bot]\napp = "main:bot"'])
+    def test_a_missing_one_names_the_ways(self, config: Path, text: str) -> None:
+        (problem,) = problems(config, text, DISCORD_TOKEN="")
+        for way in ("DISCORD_TOKEN", "discord.token_file", "LoadCredential=discord_token", "bot.env_file"):
             assert way in problem
+
+    def test_a_program_may_have_its_own(self, config: Path) -> None:
+        assert read(config, '[bot]\nprogram = "main.py"', DISCORD_TOKEN="").token == ""
+        assert load(None, environ={}, named=Named(program="-m mybot")).token == ""
+
+    def test_a_file_that_is_named_must_hold_one_for_a_program_too(self, config: Path) -> None:
+        (problem,) = problems(config, '[bot]\nprogram = "main.py"\n[discord]\ntoken_file = "t"', DISCORD_TOKEN="")
+        assert "No such file" in problem
 
     def test_nothing_shows_it(self, config: Path) -> None:
         found = read(config, "")
@@ -258,7 +353,13 @@ class TestTheToken:
         assert TOKEN not in str(found)
 
     @pytest.mark.parametrize(
-        "text", [f'[discord]\ntoken = "{TOKEN}"', f'[discord]\ntoken_file = "{TOKEN}"', f'[bot]\napp = "{TOKEN}"']
+        "text",
+        [
+            f'[bot]\nenv_file = "{TOKEN}"',
+            f'[discord]\ntoken = "{TOKEN}"',
+            f'[discord]\ntoken_file = "{TOKEN}"',
+            f'[bot]\napp = "{TOKEN}"',
+        ],
     )
     def test_one_that_was_put_into_the_file_is_not_repeated_in_the_message(self, config: Path, text: str) -> None:
         for problem in problems(config, text, DISCORD_TOKEN=""):
@@ -321,6 +422,8 @@ class TestTheControlSocket:
 
 KEYS = [
     ("bot", "app"),
+    ("bot", "program"),
+    ("bot", "env_file"),
     ("bot", "directory"),
     ("bot", "python"),
     ("bot", "shards"),

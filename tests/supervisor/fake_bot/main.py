@@ -3,7 +3,7 @@
 Arguments are words ``what=where``. Where: start, hello, connecting, ready, activate (before the acknowledgement),
 active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fail (raises REASON), fatal,
 retryable, garbage, hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also
-shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, reason=TEXT (of fatal
+shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, show=NAME (of the environment), reason=TEXT (of fatal
 and fail), listen=1 (at some port), window=refused, stay=1 (after it has drained), busy=1 (never done draining unless
 hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N (left
 behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print its stacks. It beats while it
@@ -97,6 +97,8 @@ class Fake:
         if "listen" in self.script:
             self.server = socket.create_server(("127.0.0.1", 0))
             print("listens at", self.server.getsockname()[1], flush=True)
+        if "show" in self.script:
+            print(f"{self.script['show']} is {os.environ.get(self.script['show'])}", flush=True)
         for _ in range(int(self.script.get("orphans", "0"))):
             if not os.fork():
                 os._exit(7 if os.fork() else 8)
