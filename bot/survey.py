@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bastion.bot import skipped as skipping
+from bastion.bot import sources
 from bastion.bot.syntax import Function, dotted, is_none, last
 from bastion.bot.written import written
 
 MAX_FILES = 2000
 """Files looked at; a bot has fewer, a directory that is no release may have many more."""
 MAX_BYTES = 1024 * 1024
+PLACES = 8
+"""How many skipped places a warning names."""
 _SKIPPED = frozenset({"venv", "env", "node_modules", "site-packages", "__pycache__", "tests", "build", "dist"})
 
 ADVICE: Mapping[str, str] = {
@@ -254,6 +258,30 @@ def _called(node: ast.Call, *, serves: bool) -> Iterator[str]:
 def _is_web_run(node: ast.Call) -> bool:
     """Whether it is ``app.run(port=...)``, as of Flask; a client's takes neither port nor host."""
     return last(node.func) == "run" and any(word.arg in ("port", "host") for word in node.keywords)
+
+
+def skipped(directory: Path, app: str, *, path: Sequence[str] = ()) -> list[str]:
+    """Return the places of the app's own `main()` that `bot.app` leaves out, each as "file:line name"."""
+    return _skipped(directory, app, path)[0]
+
+
+def told_so(directory: Path, app: str, *, path: Sequence[str] = ()) -> str:
+    """Return a warning of one line about the places that `skipped` finds; "" without any."""
+    places, program = _skipped(directory, app, path)
+    if not places:
+        return ""
+    advice = f'bot.program = "{program}" runs it' if program else "a program named in bot.program would run it"
+    more = f" and {len(places) - PLACES} more" if len(places) > PLACES else ""
+    return f'bot.app = "{app}" leaves out what its own program does: {", ".join(places[:PLACES])}{more}: {advice}'
+
+
+def _skipped(directory: Path, app: str, path: Sequence[str]) -> tuple[list[str], str]:
+    try:
+        source = sources.app(app, directory=directory, path=path)
+        found, program = skipping.skipped(source, app, directory)
+    except (sources.SourceError, OSError, RecursionError):  # the start of the app says what is wrong
+        return [], ""
+    return [str(one) for one in found], program
 
 
 def by_kind(findings: Iterable[Finding]) -> dict[str, list[str]]:
