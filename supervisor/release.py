@@ -28,8 +28,15 @@ class Release:
     directory: Path
     python: Path
     app: str
+    program: str = ""
+    """Exactly one of ``app`` and ``program`` is there."""
     shards: Literal["auto"] | int
     args: tuple[str, ...] = ()
+
+    @property
+    def entry(self) -> str:
+        """What is executed, as people write it: "main.py", "-m mybot", "module:attribute"."""
+        return self.program or self.app
 
 
 def resolve(bot: BotSettings) -> Release:
