@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
 from bastion.supervisor.checked import Check, look
@@ -106,3 +110,44 @@ def test_a_check_that_takes_too_long_is_ended(directory: Path) -> None:
     release = Release(directory=directory, python=Path(sys.executable), app="", program="main.py", shards="auto")
     (found,) = look(release, environ=os.environ, token="", imported=True, timeout=1)
     assert (found.ok, found.detail) == (False, "main.py: its check takes longer than 1 s")
+
+
+SLEEPERS = (
+    "import subprocess, time\n"
+    "for options in ({}, {'process_group': 0}, {'start_new_session': True}):\n"
+    "    subprocess.Popen(['sleep', '600'], **options)\n"
+    "open('started', 'w').close()\n"
+)
+
+
+def left(directory: Path) -> list[psutil.Process]:
+    """Return the processes that work in a directory."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            found += [process] if process.cwd() == str(directory) else []
+    return found
+
+
+def test_no_process_is_left_of_an_import_that_starts_some(directory: Path) -> None:
+    (directory / "main.py").write_text(SLEEPERS)
+    assert check(directory, program="main.py", imported=True).ok
+    assert (directory / "started").exists()
+    assert left(directory) == []
+
+
+def test_no_process_is_left_when_the_command_is_killed_in_the_middle(directory: Path, tmp_path: Path) -> None:
+    (directory / "pkg" / "app.py").write_text(f"{SLEEPERS}time.sleep(600)\nclient = 3\n")
+    settings = f'[bot]\napp = "pkg.app:client"\ndirectory = "release"\n[control]\nsocket = "{tmp_path}/run/s.sock"\n'
+    (tmp_path / "bastion.toml").write_text(settings)
+    command = [sys.executable, "-m", "bastion.supervisor", "check", "--import"]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 20
+        while not (directory / "started").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert len(left(directory)) == 5, "the guard, the import and its three are seen"
+        process.kill()
+    while left(directory):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
