@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import discord
-
-from bastion.bot import apps, byhand, internals, survey
+from bastion.bot import byhand
 from bastion.bot.carry import Limits
 from bastion.bot.runtime import Options, Runtime
-from bastion.wire import EXIT_CONFIG
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -29,7 +25,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--app", required=True, metavar="MODULE:ATTRIBUTE")
     parser.add_argument("--directory", type=Path, default=Path.cwd(), help="the release")
-    parser.add_argument("--check", action="store_true", help="load the app, say what it is, and exit")
     parser.add_argument("--generation", type=int, default=0)
     parser.add_argument("--shards", default="auto", type=lambda text: text if text == "auto" else int(text))
     parser.add_argument("--role", choices=["active", "standby"], default="active")
@@ -45,41 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(app: str, directory: Path, args: Sequence[str]) -> int:
-    async def load() -> discord.Client:
-        return apps.load(app, directory=directory, args=args)
-
-    answer = os.fdopen(os.dup(1), "w")  # an app may print, now or when the interpreter ends: that goes to stderr
-    os.dup2(2, 1)
-    try:
-        client = asyncio.run(load())
-    except apps.AppError as error:
-        print(error, file=sys.stderr)
-        return EXIT_CONFIG
-    kind = next(base.__name__ for base in type(client).__mro__ if base.__module__.startswith("discord."))
-    uses = [
-        {"what": what, "places": places, "advice": survey.ADVICE[what]}
-        for what, places in survey.by_kind(survey.survey(_source(app, directory.resolve()))).items()
-    ]
-    with answer:
-        print(json.dumps({"class": kind, "intents": internals.intents(client).value, "uses": uses}), file=answer)
-    return 0
-
-
-def _source(app: str, directory: Path) -> Path:
-    """Return where the app's files are: the release, or where else its module came from."""
-    file = Path(getattr(sys.modules[app.partition(":")[0]], "__file__", None) or directory)
-    return directory if file.is_relative_to(directory) and survey.is_looked_at(file, directory) else file.parent
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one child. Returns its exit code: 0 drained and closed, 78 the app or token cannot be used, else 1."""
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] == "sync":
         return byhand.sync(words[1:])
     parsed = _parser().parse_args(words)
-    if parsed.check:
-        return _check(parsed.app, parsed.directory, parsed.args)
     if parsed.read < 0 or parsed.write < 0:
         print("python -m bastion.bot is started by the supervisor: use `supervisor run`", file=sys.stderr)
         return 2

@@ -31,14 +31,28 @@ def load(spec: str, *, directory: Path, args: Sequence[str] = ()) -> discord.Cli
     A callable that is not a client is called without arguments; a coroutine function is refused, as there is no loop
     that it could keep. The release's own modules come first, also where they are named like ours. Raises `AppError`.
     """
+    return made(find(spec, directory=directory, args=args), spec)
+
+
+def find(spec: str, *, directory: Path, args: Sequence[str] = ()) -> object:
+    """Import ``module:attribute`` and return the attribute as it is. Raises `AppError`."""
     module_name, separator, attribute = spec.partition(":")
     if not separator or not module_name or not attribute:
         raise AppError(f'bot.app = "{spec}" is not of the form "module:attribute"')
     sys.argv = [module_name, *args]
     _make_first(directory)
-    value = _import(module_name, attribute, spec, directory)
+    return _import(module_name, attribute, spec, directory)
+
+
+def made(value: object, spec: str) -> discord.Client:
+    """Return the client that an attribute is, or that it makes. Raises `AppError`."""
     if not isinstance(value, discord.Client) and callable(value):
         value = _call(value, spec)
+    return checked(value, spec)
+
+
+def checked(value: object, spec: str) -> discord.Client:
+    """Return what is a client. Raises `AppError` for what is none."""
     if not isinstance(value, discord.Client):
         raise AppError(
             f'bot.app = "{spec}" is {_a(value)}, not a discord.py client: name a Client, AutoShardedClient, Bot or '

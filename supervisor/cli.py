@@ -428,15 +428,22 @@ def healthcheck(config: Path | None) -> None:
     is_flag=True,
     help="Ask Discord about the token and intents; look at memory, ledger and systemd, too.",
 )
-def check(program: str | None, module: str | None, config: Path | None, deploy: bool) -> None:
+@click.option(
+    "--import",
+    "imported",
+    is_flag=True,
+    help="Import the program or app, too: without a token, and with no way to log in.",
+)
+def check(program: str | None, module: str | None, config: Path | None, deploy: bool, imported: bool) -> None:
     """Look at everything that `run` and `reload` need, and start nothing.
 
-    Imports the app in a process of its own. Exits with 78 if something is wrong.
+    Reads the source of the program or app; executes it only with --import. Exits with 78 if something is wrong.
     """
     from bastion.supervisor.check import checks
 
     failed = False
-    for result in checks(config, environ=os.environ, deploy=deploy, named=_named(program, module)):
+    named = _named(program, module)
+    for result in checks(config, environ=os.environ, deploy=deploy, imported=imported, named=named):
         failed = failed or not result.ok
         click.echo(str(result))
     if failed:

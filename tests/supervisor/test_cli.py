@@ -471,6 +471,18 @@ class TestRun:
             wait_until(lambda: not any(child.is_running() for child in started))
 
 
+ANSWER: dict[str, object] = {
+    "problem": "",
+    "note": "",
+    "kind": "Bot",
+    "intents": 513,
+    "uses": [],
+    "skipped": [],
+    "program": "",
+}
+"""What the release's interpreter says of an app."""
+
+
 class TestCheck:
     @pytest.fixture
     def interpreter(self, shell: Shell) -> Path:
@@ -478,9 +490,13 @@ class TestCheck:
         path = shell.directory / "python"
         path.write_text(f'#!/bin/sh\necho "$@" > {shell.directory}/called\n. {shell.directory}/behave\n')
         path.chmod(0o755)
-        (shell.directory / "behave").write_text('echo noise\necho \'{"class": "Bot", "intents": 513}\'')
+        self.answer(shell)
         shell.configure('[bot]\napp = "my:bot"\npython = "./python"')
         return path
+
+    def answer(self, shell: Shell, **changes: object) -> None:
+        """Have the interpreter answer so."""
+        (shell.directory / "behave").write_text(f"cat <<'END'\n{json.dumps(ANSWER | changes)}\nEND\n")
 
     def test_each_thing_that_is_right_is_a_line(self, shell: Shell, interpreter: Path) -> None:
         done = shell.run("check")
@@ -490,24 +506,38 @@ class TestCheck:
         ]
         assert "my:bot: Bot, intents 513" in done.stdout
         called = (shell.directory / "called").read_text()
-        assert called == f"-P -m bastion.bot --check --app my:bot --directory {shell.directory} --\n"
+        options = f"--directory {shell.directory} --app=my:bot --withheld=DISCORD_TOKEN"
+        assert called == f"-P -m bastion.bot.checking {options} --\n"
         assert not shell.socket.parent.exists()
 
-    def test_the_app_is_imported_as_a_start_would_import_it(self, shell: Shell, interpreter: Path) -> None:
+    def test_without_an_import_it_says_what_an_import_would_show(self, shell: Shell, interpreter: Path) -> None:
+        self.answer(shell, kind="", intents=None)
+        done = shell.run("check")
+        assert done.returncode == 0
+        assert "OK    app          my:bot: is there; `check --import` imports it, and says class and" in done.stdout
+
+    def test_the_app_is_imported_only_if_asked_and_without_the_token(self, shell: Shell, interpreter: Path) -> None:
         release = shell.directory / "release"
         release.mkdir()
         (shell.directory / "token").write_text("d.e.f\n")
-        del shell.environ["DISCORD_TOKEN"]
+        shell.environ |= {"MY_TOKEN": "d.e.f", "OTHER": "kept"}
         shell.configure(
             f'[bot]\napp = "my:bot"\npython = "{interpreter}"\ndirectory = "release"\nargs = ["--need", "x"]\n'
             '[discord]\ntoken_file = "token"'
         )
-        told = '[ "$DISCORD_TOKEN" = d.e.f ] || exit 1\n'
-        (shell.directory / "behave").write_text(f'{told}pwd > seen\necho \'{{"class": "Bot", "intents": 1}}\'')
-        done = shell.run("check")
+        del shell.environ["DISCORD_TOKEN"]
+        behave = shell.directory / "behave"
+        behave.write_text(f"pwd > seen\nenv > environ\n{behave.read_text()}")
+        done = shell.run("check", "--import")
         assert done.returncode == 0, done.stdout
-        assert (shell.directory / "called").read_text().endswith(f"--directory {release} -- --need x\n")
+        called = (shell.directory / "called").read_text()
+        assert called.endswith(
+            f"--directory {release} --app=my:bot --withheld=DISCORD_TOKEN,MY_TOKEN --import -- --need x\n"
+        )
         assert (release / "seen").read_text() == f"{release}\n", "its directory is the working directory"
+        environ = (release / "environ").read_text()
+        assert "OTHER=kept" in environ
+        assert "d.e.f" not in environ
 
     @pytest.mark.parametrize(
         ("settings", "said"),
@@ -533,24 +563,55 @@ class TestCheck:
         self, shell: Shell, interpreter: Path
     ) -> None:
         use = {"what": "loops", "places": [f"app.py:{line}" for line in range(5)], "advice": "nothing to do"}
-        answer = json.dumps({"class": "Bot", "intents": 513, "uses": [use]})
-        (shell.directory / "behave").write_text(f"echo '{answer}'")
+        self.answer(shell, uses=[use])
         done = shell.run("check")
         assert done.returncode == 0
         assert "OK    uses         loops (app.py:0, app.py:1, app.py:2 and 2 more): nothing to do" in done.stdout
 
+    def test_what_an_app_leaves_out_is_a_line_with_the_program_that_does_it(
+        self, shell: Shell, interpreter: Path
+    ) -> None:
+        self.answer(shell, skipped=["main.py:3 bot.load_extension", "main.py:4 bot.pool ="], program="main.py")
+        done = shell.run("check")
+        assert done.returncode == 0
+        assert (
+            "OK    skipped      my:bot is started without what its own program does (main.py:3 bot.load_extension, "
+            'main.py:4 bot.pool =): bot.program = "main.py" runs it'
+        ) in done.stdout
+
     def test_an_app_that_cannot_be_imported_is_named_with_the_reason(self, shell: Shell, interpreter: Path) -> None:
-        (shell.directory / "behave").write_text("echo Traceback... >&2\necho 'no module named my' >&2\nexit 78")
+        self.answer(shell, problem="ModuleNotFoundError: No module named 'x' (my.py:3)")
+        behave = shell.directory / "behave"
+        behave.write_text(f"echo Traceback... >&2\n{behave.read_text()}exit 78\n")
         done = shell.run("check")
         assert done.returncode == 78
-        assert "FAIL  app          my:bot: no module named my" in done.stdout
+        assert "FAIL  app          my:bot: ModuleNotFoundError: No module named 'x' (my.py:3)\n" in done.stdout
 
-    @pytest.mark.parametrize("behaviour", ["echo", "echo []", "echo '{\"class\": 3}'", ":"])
-    def test_an_answer_that_is_none_is_a_failure(self, shell: Shell, interpreter: Path, behaviour: str) -> None:
+    @pytest.mark.parametrize(
+        ("behaviour", "said"),
+        [
+            ("echo", "my:bot: the check gave no answer: it ended with 0"),
+            ("echo []", "my:bot: the check gave no answer"),
+            ("echo '{\"kind\": 3}'", "my:bot: the check gave no answer"),
+            ("kill -SEGV $$", "my:bot: the check gave no answer: ended by SIGSEGV"),
+            ("echo worse >&2; echo bad >&2; exit 3", "my:bot: the check gave no answer: bad"),
+            ("echo \"$0: No module named 'bastion'\" >&2; exit 1", "has no bastion of this version: install it into"),
+        ],
+    )
+    def test_an_answer_that_is_none_is_a_failure(
+        self, shell: Shell, interpreter: Path, behaviour: str, said: str
+    ) -> None:
         (shell.directory / "behave").write_text(behaviour)
         done = shell.run("check")
         assert done.returncode == 78
         assert "FAIL  app" in done.stdout
+        assert said in done.stdout
+
+    def test_an_interpreter_that_cannot_be_run_is_named(self, shell: Shell, interpreter: Path) -> None:
+        interpreter.write_text("#!/nope\n")
+        done = shell.run("check")
+        assert done.returncode == 78
+        assert f"FAIL  app          {interpreter} cannot be run: No such file or directory" in done.stdout
 
     def test_an_interpreter_that_is_missing_is_named(self, shell: Shell) -> None:
         shell.configure('[bot]\npython = "nowhere/python"')

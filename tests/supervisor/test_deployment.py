@@ -40,7 +40,7 @@ def write_memory(root: Path, *, free: int) -> None:
     (root / "proc" / "meminfo").write_text(f"MemTotal: {16 * GIB} kB\nMemAvailable: {free} kB\n")
 
 
-async def found(settings: Settings, root: Path, *, intents: int = MESSAGES) -> dict[str, tuple[bool, str]]:
+async def found(settings: Settings, root: Path, *, intents: int | None = MESSAGES) -> dict[str, tuple[bool, str]]:
     def look() -> dict[str, tuple[bool, str]]:
         looked = findings(settings, intents=intents, environ={"RUNTIME_DIRECTORY": str(root)}, root=root)
         return {finding.name: (finding.ok, finding.detail) for finding in looked}
@@ -96,6 +96,15 @@ class TestIntents:
         assert looked["intents"][0] is ok
         assert "members" in looked["intents"][1]
         assert "intents" not in await found(settings, root, intents=MESSAGES)
+
+    async def test_those_that_are_not_known_are_said_not_to_have_been_compared(
+        self, settings: Settings, root: Path
+    ) -> None:
+        async with Sandbox() as sandbox:
+            ok, detail = (await found(at(settings, sandbox), root, intents=None))["intents"]
+        assert ok
+        assert "were not compared" in detail
+        assert "`check --deploy --import`" in detail
 
 
 class TestMemory:
