@@ -1,4 +1,4 @@
-"""The import names of version 0.1.0, for one version more: `bot`, `supervisor` and `sandbox` are `bastion`'s now.
+"""The earlier import names, for one version more: `bot`, `supervisor` and `sandbox` are `bastion`'s now.
 
 Any other module of such a name wins, wherever it is: a module or package of the user's, a folder without `__init__.py`,
 an editable install, supervisord's `supervisor`. The finder here is asked only when an import would fail otherwise. The
@@ -32,6 +32,18 @@ def install() -> None:
         sys.meta_path.append(OldNames())
 
 
+def stand_for(name: str) -> None:
+    """Have this old name, imported from the folder at the top of a checkout, mean what it means elsewhere.
+
+    The folder's modules would be loaded a second time, and a second `lifecycle` would never learn its role.
+    """
+    from importlib import import_module
+
+    _warn(name, stacklevel=4)
+    _find_below()
+    sys.modules[name] = import_module(f"bastion.{name}")
+
+
 class OldNames:
     """Finds `bot`, `supervisor` and `sandbox` if no other finder does."""
 
@@ -41,8 +53,7 @@ class OldNames:
         """Return what `bastion` has under that name, unless another finder knows a module of that name."""
         if name not in OLD_NAMES or self._is_found_later(name) or not _is_ours():
             return None
-        if not any(isinstance(finder, _Below) for finder in sys.meta_path):
-            sys.meta_path.insert(0, _Below())
+        _find_below()
         return _alias(name)
 
     def _is_found_later(self, name: str) -> bool:
@@ -75,7 +86,7 @@ class _Alias:
         from importlib import import_module
 
         if spec.name in OLD_NAMES:
-            _warn(spec.name)
+            _warn(spec.name, stacklevel=3)
         return import_module(self._real.name)
 
     def exec_module(self, module: "ModuleType") -> None:
@@ -83,7 +94,7 @@ class _Alias:
         module.__spec__ = self._real
 
     def get_code(self, name: str) -> "CodeType | None":
-        """Return what ``python -m bot`` runs. A child of the supervisor of version 0.1.0 ends here, with a reason."""
+        """Return what ``python -m bot`` runs. A child of an earlier supervisor ends here, with a reason."""
         from importlib.abc import InspectLoader
 
         if name == "bot.__main__" and "--app" in sys.argv and "sync" not in sys.argv[1:2]:
@@ -91,6 +102,11 @@ class _Alias:
             sys.exit(_CONFIGURATION)
         assert isinstance(self._real.loader, InspectLoader)
         return self._real.loader.get_code(self._real.name)
+
+
+def _find_below() -> None:
+    if not any(isinstance(finder, _Below) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Below())
 
 
 def _alias(name: str) -> "ModuleSpec | None":
@@ -119,7 +135,8 @@ def _is_ours() -> bool:
     return found is not None and found.origin is not None and Path(found.origin).resolve() == ours.resolve()
 
 
-def _warn(name: str) -> None:
+def _warn(name: str, *, stacklevel: int) -> None:
+    """Warn, and name the line of the import; Python does not count its own frames between."""
     from warnings import warn
 
     lifecycle = " (for `lifecycle`: `from bastion import lifecycle`)" if name == "bot" else ""
@@ -127,4 +144,4 @@ def _warn(name: str) -> None:
         f"the package `{name}` of bastion-supervisor is called `bastion.{name}` now{lifecycle}: write that in imports, "
         f"in bot.app and after `python -m`. The next version does not know `{name}`."
     )
-    warn(text, FutureWarning, stacklevel=3)  # the line of the import: Python skips its own frames between
+    warn(text, FutureWarning, stacklevel=stacklevel)

@@ -1,4 +1,4 @@
-"""The import names of version 0.1.0: they lead to the same modules, with a warning, unless somebody else has them."""
+"""The earlier import names: they lead to the same modules, with a warning, unless somebody else has them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_an_old_name_gives_the_same_module_whichever_is_imported_first(
     assert said.out.startswith(f"True {new} {new} ModuleSpec(name='bastion.")
 
 
-def test_what_an_app_of_version_0_1_0_imports_works_and_is_warned_of_once_for_each_name(python: Python) -> None:
+def test_what_an_earlier_app_imports_works_and_is_warned_of_once_for_each_name(python: Python) -> None:
     said = python(
         "from bot import lifecycle\nimport bot, bot.lifecycle\nfrom bot.lifecycle import in_step\n"
         "from sandbox import Sandbox\nprint(lifecycle.role(), in_step.__module__, Sandbox.__module__)"
@@ -100,10 +101,10 @@ def test_the_bot_that_ships_is_found_under_the_name_that_old_settings_have(pytho
     assert said.out == "bastion.bot.bastion.client\n", said.err
 
 
-def test_a_program_of_its_runs_under_its_old_name(tmp_path: Path, python: Python) -> None:
+def test_a_program_of_ours_runs_under_its_old_name(python: Python) -> None:
     run = "import runpy, sys\nsys.argv[1:] = ['--version']\nrunpy.run_module('supervisor', run_name='__main__')"
     said = python(run)
-    assert (said.code, said.out) == (0, "supervisor, version 0.1.0\n"), said.err
+    assert (said.code, said.out) == (0, f"supervisor, version {version('bastion-supervisor')}\n"), said.err
     assert "`bastion.supervisor`" in said.err
 
 
@@ -117,6 +118,16 @@ def test_who_makes_warnings_errors_is_told_by_one(python: Python) -> None:
     said = python("import sandbox", "-W", "error::FutureWarning")
     assert said.code == 1
     assert said.err.splitlines()[-1].startswith("FutureWarning: the package `sandbox`")
+
+
+def test_at_the_top_of_a_checkout_the_folder_is_the_same_package_too(python: Python) -> None:
+    said = python(
+        f"import sys\nsys.path.insert(0, {str(SOURCES.parent)!r})\n"
+        "from bot import lifecycle\nimport bot.keys, bastion.bot.lifecycle, bastion.bot.keys\n"
+        "print(lifecycle is bastion.bot.lifecycle, bot.keys is bastion.bot.keys, bot is bastion.bot)"
+    )
+    assert said.out == "True True True\n", said.err
+    assert "program.py:4: FutureWarning: the package `bot` of bastion-supervisor" in said.err
 
 
 def test_a_second_installation_changes_nothing(python: Python) -> None:
