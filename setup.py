@@ -1,4 +1,4 @@
-"""Puts one more file into a wheel: the `.pth` by which the old import names are found for one version more.
+"""Puts one more file into a wheel: the `.pth` by which the earlier import names are found for one version more.
 
 All else is in pyproject.toml. The next version does without this file, src/bastion_old_names.py and
 src/bastion/old_names.py.
@@ -10,7 +10,9 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-NAME = "bastion_old_names"
+PTH = "bastion_old_names.pth"
+# One line, as a .pth wants it. Where the module is gone, by hand or for a moment of an upgrade, nothing is said.
+LINE = r'import sys; exec("try: import bastion_old_names as names; names.install()\nexcept ImportError: pass")'
 
 
 class BuildWithOldNames(build_py):
@@ -21,7 +23,7 @@ class BuildWithOldNames(build_py):
         shutil.rmtree(self.build_lib, ignore_errors=True)
         super().run()
         if not self.editable_mode:
-            Path(self.build_lib, f"{NAME}.pth").write_text(f"import {NAME}; {NAME}.install()\n", encoding="utf-8")
+            Path(self.build_lib, PTH).write_text(f"{LINE}\n", encoding="utf-8")
 
 
 setup(cmdclass={"build_py": BuildWithOldNames})

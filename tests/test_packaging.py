@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from environments import ROOT, Environment, environment, fingerprints, must, run
 pytestmark = pytest.mark.wide
 
 ROOMS = ("supervisor", "bot", "sandbox", "wire")
+VERSION = f"supervisor, version {version('bastion-supervisor')}\n"
 SUPERVISORD = "supervisor==4.3.0"
 USER = """
 from bastion import lifecycle
@@ -79,13 +81,13 @@ def test_an_sdist_makes_the_same_wheel(tmp_path: Path, wheel: Path) -> None:
 def test_the_commands_answer(installed: Environment) -> None:
     for words in (("supervisor",), ("bastion",), ("python", "-m", "bastion.supervisor")):
         said = run(installed.bin / words[0], *words[1:], "--version", cwd=installed.directory)
-        assert (said.returncode, said.stdout, said.stderr) == (0, "supervisor, version 0.1.0\n", "")
+        assert (said.returncode, said.stdout, said.stderr) == (0, VERSION, "")
 
 
 @pytest.mark.parametrize(
     ("old", "words", "answer"),
     [
-        ("supervisor", ("--version",), "supervisor, version 0.1.0"),
+        ("supervisor", ("--version",), VERSION.strip()),
         ("sandbox", ("--help",), "Usage: python -m bastion.sandbox [OPTIONS]"),
         ("bot", ("sync", "--help"), "usage: python -m bastion.bot sync"),
     ],
@@ -117,6 +119,12 @@ def test_an_interpreter_loads_one_small_module_more_at_its_start(installed: Envi
     assert set(installed.run(loaded).stdout.split()) == {*without, "bastion_old_names"}
 
 
+def test_an_interpreter_starts_in_silence_where_that_module_is_gone(installed: Environment) -> None:
+    (installed.packages / "bastion_old_names.py").unlink()
+    said = installed.run("print('started')")
+    assert (said.stdout, said.stderr) == ("started\n", "")
+
+
 def test_an_uninstallation_leaves_nothing(installed: Environment) -> None:
     installed.pip("uninstall", "-y", "bastion-supervisor")
     assert [file.name for file in installed.packages.iterdir() if "bastion" in file.name] == []
@@ -144,7 +152,7 @@ def test_supervisord_is_untouched_whichever_is_installed_first(wheel: Path, tmp_
     said = both.run("import supervisor.options as o, bastion.supervisor as b; print(o.__file__, b.__name__)")
     assert (said.stdout, said.stderr) == (f"{theirs} bastion.supervisor\n", "")
     assert must(both.bin / "supervisord", "--version", cwd=tmp_path) == "4.3.0\n"
-    assert must(both.bin / "supervisor", "--version", cwd=tmp_path) == "supervisor, version 0.1.0\n"
+    assert must(both.bin / "supervisor", "--version", cwd=tmp_path) == VERSION
     both.pip("uninstall", "-y", "supervisor")
     assert "bastion.supervisor" in both.run("import supervisor; print(supervisor.__name__)").stdout
 
@@ -161,7 +169,7 @@ def test_an_editable_install_puts_bastion_alone_on_the_path(tmp_path: Path) -> N
         "print(l.__file__, [name for name in ('bot', 'supervisor', 'sandbox', 'wire') if u.find_spec(name)])"
     )
     assert said.stdout == f"{source}/src/bastion/bot/lifecycle.py []\n", said.stderr
-    assert must(editable.bin / "supervisor", "--version", cwd=tmp_path) == "supervisor, version 0.1.0\n"
+    assert must(editable.bin / "supervisor", "--version", cwd=tmp_path) == VERSION
     (source / "bot" / "lifecycle.py").write_text("changed = True\n")
     assert editable.run("import bastion.bot.lifecycle as l; print(l.changed)").stdout == "True\n"
 
@@ -170,5 +178,5 @@ def test_a_bare_checkout_needs_its_sources_on_the_path_and_nothing_else(tmp_path
     source = sources(tmp_path / "source")
     python = environment(tmp_path / "venv").python
     words = (python, "-m", "bastion.supervisor", "--version")
-    assert must(*words, cwd=tmp_path, environ={"PYTHONPATH": f"{source}/src"}) == "supervisor, version 0.1.0\n"
+    assert must(*words, cwd=tmp_path, environ={"PYTHONPATH": f"{source}/src"}) == VERSION
     assert "No module named" in run(*words, cwd=tmp_path).stderr
