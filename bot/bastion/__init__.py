@@ -19,5 +19,5 @@ __all__ = ["Bastion", "create"]
 
 
 def create() -> Bastion:
-    """Make the bot with the deck that comes with it. Raises `bot.bastion.cards.CardDataError` if that is damaged."""
+    """Make the bot with the deck that comes with it. Raises `CardDataError` if that is damaged."""
     return Bastion(Deck.shipped())
