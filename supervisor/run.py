@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from bastion.supervisor import __version__, control, logs, machine, reexec
+from bastion.supervisor import __version__, control, logs, machine, orphans, reexec
 from bastion.supervisor.engine import Engine, timing_of
 from bastion.supervisor.events import Beaten
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
@@ -72,6 +72,7 @@ def run(
             on_handoff=gc.collect,
             standby_since=standby_since,
         )
+        orphans.adopt()
         carried = local.carry() if local else None
         serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, tell=tell)
         _keep_what_is_there()
