@@ -25,7 +25,10 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import psutil
 
+from bastion.supervisor import descent, leftovers
 from bastion.supervisor.adopted import Adopted, Process
+from bastion.supervisor.descent import Origin
+from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.release import Release
 from bastion.wire import (
     EXIT_CONFIG,
@@ -88,8 +91,11 @@ class Listener(Protocol):
     def printed(self, child: Child, stream: Stream, line: str) -> None:
         """Take one line of its output."""
 
+    def outlived(self, child: Child, remains: Remains) -> None:
+        """Learn what the dead child had left running, if anything; it has ended, but for what ``remains`` says."""
+
     def left(self, child: Child, reason: str, *, retryable: bool) -> None:
-        """Learn, exactly once and last of all, that the process is gone."""
+        """Learn, exactly once and last of all, that the process is gone, and with it all that it had started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,11 +156,13 @@ def python_module(release: Release) -> Sequence[str]:
     return (str(release.python), "-P", "-m", "bastion.bot")
 
 
-def environment(base: Mapping[str, str], *, token: str, given: Mapping[str, str] = _NOTHING) -> dict[str, str]:
+def environment(
+    base: Mapping[str, str], *, token: str, generation: int, given: Mapping[str, str] = _NOTHING
+) -> dict[str, str]:
     """Return a child's environment: ours, without what systemd tells the supervisor alone, and what it is given."""
     kept = {name: value for name, value in base.items() if name not in _STRIPPED}
     secret = {"DISCORD_TOKEN": token} if token else {}
-    return {**kept, **given, **secret, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
+    return {**kept, **given, **secret, "PYTHONUNBUFFERED": "1", **descent.marks(generation)}
 
 
 def spawn(release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = python_module) -> Child:
@@ -190,6 +198,9 @@ class Child:
         self._stalled: asyncio.TimerHandle | None = None
         self._process, self._read, self._write = process, carried.read, carried.write
         self._psutil = _watched(process.pid)
+        self._origin = _origin(process, carried.generation)
+        self._ending: asyncio.Task[None] | None = None
+        """The end of what the child has left running: it is dead itself."""
         self._outputs: dict[Stream, _Output] = {
             "stdout": _Output(carried.stdout, self._token.encode(), bytearray(carried.out_part)),
             "stderr": _Output(carried.stderr, self._token.encode(), bytearray(carried.err_part)),
@@ -242,8 +253,13 @@ class Child:
 
     def signal(self, name: Literal["SIGTERM", "SIGKILL", "SIGUSR1"]) -> None:
         """Signal the process if it lives. Until it has been waited for here, its pid cannot be another's."""
-        if not self._gone:
+        if self._gone:
+            return
+        if self._pidfd < 0:
             self._process.send_signal(signal.Signals[name])
+            return
+        with contextlib.suppress(ProcessLookupError):  # waits for nobody, which `Popen.send_signal` would
+            signal.pidfd_send_signal(self._pidfd, signal.Signals[name])
 
     def set_expendable(self, expendable: bool) -> None:
         """Have the kernel take this process before others when memory runs out, or take that back.
@@ -281,7 +297,8 @@ class Child:
             self._take(data)
             return
         self._loop.remove_reader(self._read)
-        self._later(CLOSED_GRACE, lambda: self._break("closed its pipe and lives on"))
+        if self._ending is None:
+            self._later(CLOSED_GRACE, lambda: self._break("closed its pipe and lives on"))
 
     def _take(self, data: bytes) -> None:
         try:
@@ -382,22 +399,40 @@ class Child:
         if self._pidfd >= 0:
             self._loop.add_reader(self._pidfd, self._on_exit)
         else:
-            waiting = self._loop.run_in_executor(None, self._process.wait)
+            waiting = self._loop.run_in_executor(None, _await_end, self._process.pid)
             waiting.add_done_callback(lambda _: self._on_exit())
 
     def _on_exit(self) -> None:
-        """Read what the dead child has left, release everything, report."""
+        """End what the dead child has left running. It is waited for afterwards: its session's number stays its own."""
+        if self._pidfd >= 0:
+            self._loop.remove_reader(self._pidfd)
+        for timer in self._timers:
+            timer.cancel()
+        self._close_write()
+        self._ending = self._loop.create_task(self._end_leftovers())
+
+    async def _end_leftovers(self) -> None:
+        remains = Remains()
+        try:
+            remains = await leftovers.end_aside(self._origin)
+        finally:
+            self._leave(remains)
+
+    def _leave(self, remains: Remains) -> None:
+        """Read what the dead child has said at last, release everything, report."""
         status = self._process.wait()  # does not wait: the process is known to be gone
         self._read_the_rest()
         self._gone = True
-        self._close_write()
         for fd in (self._read, self._pidfd, *(output.fd for output in self._outputs.values())):
             if fd >= 0:
                 self._loop.remove_reader(fd)
                 os.close(fd)
-        for timer in self._timers:
-            timer.cancel()
         reason, retryable = _explain(status, list(self._last), self.release)
+        if remains:
+            self._listener.outlived(self, remains)
+        copies = [left for left in remains.ended if left.copies(self.release.app, self.release.directory)]
+        if copies:
+            reason += f", after it had started a copy of itself ({copies[0].name}), which was ended"
         self._listener.left(self, reason, retryable=retryable)
 
     def _read_the_rest(self) -> None:
@@ -468,7 +503,7 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
         process = subprocess.Popen(
             [*command(release), *_arguments(release, launch, read=theirs[1], write=theirs[0])],
             cwd=release.directory,
-            env=environment(os.environ, token=launch.token, given=launch.environment),
+            env=environment(os.environ, token=launch.token, generation=launch.generation, given=launch.environment),
             stdin=subprocess.DEVNULL,
             stdout=theirs[2],
             stderr=theirs[3],
@@ -527,6 +562,21 @@ def _read_some(fd: int) -> bytes | None:
         return None
     except OSError:
         return b""
+
+
+def _origin(process: Process, generation: int) -> Origin:
+    """Return by what the child's processes are told. The command line of one just spawned is not in /proc yet."""
+    if isinstance(process, subprocess.Popen) and isinstance(process.args, list):
+        words = tuple(map(str, process.args))
+    else:
+        words = descent.words_of(process.pid)
+    return Origin(pid=process.pid, generation=generation, words=words)
+
+
+def _await_end(pid: int) -> None:
+    """Wait until a process has ended; whoever waits for it gets its status."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
 
 
 def _watched(pid: int) -> psutil.Process | None:

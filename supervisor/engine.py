@@ -109,10 +109,11 @@ class Engine:
         ledger's path, the control socket and the identify window stay as they were at the start.
         ``log`` takes each line (default: the standard logging, logger "supervisor"). ``signals`` False leaves the
         process's signal handlers alone. ``command`` gives the start of a child's command line. Below ``root`` are the
-        /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for: as PID 1
-        the engine reaps orphans, and these are none. ``on_move`` is called in the event loop whenever something may
-        have changed, ``on_handoff`` when a handoff has ended; neither must block. ``standby_since``: when this
-        supervisor was deployed beside another one that shares its ledger, in unix seconds.
+        /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for:
+        where the kernel hands orphans to this process the engine reaps them, and these are none. ``on_move`` is called
+        in the event loop whenever something may have changed, ``on_handoff`` when a handoff has ended; neither must
+        block. ``standby_since``: when this supervisor was deployed beside another one that shares its ledger, in unix
+        seconds.
         """
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from bastion.supervisor import __version__, control, logs, machine, reexec
+from bastion.supervisor import __version__, control, logs, machine, orphans, reexec
 from bastion.supervisor.engine import Engine, timing_of
 from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
@@ -78,6 +78,7 @@ def run(
             on_handoff=gc.collect,
             standby_since=standby_since,
         )
+        orphans.adopt()
         carried = local.carry() if local else None
         greet = partial(_greet, settings, named=named or Named(), sandbox=local is not None, tell=tell)
         serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, greet=greet)

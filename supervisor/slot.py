@@ -51,6 +51,7 @@ from bastion.supervisor.events import (
 from bastion.supervisor.hearing import Comparison, Kicks
 from bastion.supervisor.identify import IdentifyQueue, Wish
 from bastion.supervisor.inquest import Inquest
+from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
 from bastion.supervisor.outcome import Progress
 from bastion.supervisor.release import Release
@@ -506,6 +507,10 @@ class Slot:
     def printed(self, child: Child, stream: Stream, line: str) -> None:
         """Carry a line of output on."""
         self._host.log(line, generation=child.generation)
+
+    def outlived(self, child: Child, remains: Remains) -> None:
+        """Name what the child has left running."""
+        self._host.log(f"generation {child.generation} {remains}", level=logging.WARNING)
 
     def left(self, child: Child, reason: str, *, retryable: bool) -> None:
         """The process is gone."""

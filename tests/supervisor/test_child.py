@@ -15,6 +15,7 @@ from supervising import TOKEN, fake_command, living, open_fds, until
 
 from bastion.supervisor import child as child_module
 from bastion.supervisor.child import MAX_LOG_LINE, Child, Launch, SpawnError, Stream, environment, python_module, spawn
+from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.release import Release
 from bastion.wire import Activate, FromChild, Hello, Permit, Ready, Role, Window
 
@@ -28,6 +29,7 @@ class Recorder:
     messages: list[FromChild] = field(default_factory=list)
     broken: list[tuple[str, bool]] = field(default_factory=list)
     lines: list[tuple[Stream, str]] = field(default_factory=list)
+    remains: list[Remains] = field(default_factory=list)
     exits: list[tuple[str, bool]] = field(default_factory=list)
 
     def heard(self, child: Child, message: FromChild) -> None:
@@ -38,6 +40,9 @@ class Recorder:
 
     def printed(self, child: Child, stream: Stream, line: str) -> None:
         self.lines.append((stream, line))
+
+    def outlived(self, child: Child, remains: Remains) -> None:
+        self.remains.append(remains)
 
     def left(self, child: Child, reason: str, *, retryable: bool) -> None:
         self.exits.append((reason, retryable))
@@ -127,7 +132,7 @@ def test_a_childs_environment_has_the_token_and_nothing_of_systemd() -> None:
     base = {"PATH": "/bin", "NOTIFY_SOCKET": "x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "LISTEN_FDS": "3"}
     base |= {"LISTEN_PID": "1", "LISTEN_FDNAMES": "x", "JOURNAL_STREAM": "8:1234"}
     ours = {"PATH": "/bin", "DISCORD_TOKEN": TOKEN, "PYTHONUNBUFFERED": "1", "BASTION_SUPERVISOR_PID": str(os.getpid())}
-    assert environment(base, token=TOKEN) == ours
+    assert environment(base, token=TOKEN, generation=7) == ours | {"BASTION_GENERATION": "7"}
 
 
 def test_a_childs_environment_has_what_it_is_given_and_the_token_of_the_settings_wins() -> None:
@@ -289,7 +294,7 @@ async def test_the_exit_is_seen_although_a_grandchild_holds_the_output(nursery: 
     source = "import subprocess, sys; p = subprocess.Popen(['sleep', '30']); print(p.pid, flush=True)"
     _, seen = nursery.script(source)
     await until(lambda: seen.exits)
-    os.kill(int(seen.lines[0][1]), 9)
+    assert str(seen.remains[0]) == f"left 1 process behind, ended: sleep (pid {seen.lines[0][1]})"
 
 
 async def test_sizes_are_sampled_while_the_child_lives(nursery: Nursery) -> None:
