@@ -24,6 +24,17 @@ status) echo {status} ;;
 reload) ln -sfn "$3" "$BASTION_ROOT/current" ;;
 esac
 """
+DOCKER = """#!/bin/sh
+here=${0%/*}
+case "$*" in
+"ps "*bastion-green*) [ -e "$here/down" ] || echo old ;;
+"ps "*bastion-blue*) [ ! -e "$here/up" ] || echo new ;;
+diff*) printf 'C /srv/bastion/current\\nA /srv/bastion/current/bot.db\\nA /srv/bastion/current/__pycache__/a.pyc\\n' ;;
+inspect*) echo healthy ;;
+*" up "*) touch "$here/up" ;;
+*" down") touch "$here/down" ;;
+esac
+"""
 
 
 class Machine:
@@ -280,6 +291,20 @@ def test_rsync_to_a_host_runs_the_same_steps_there(machine: Machine, tmp_path: P
     assert (ssh.parent / "asked").read_text().count("example.org bash -s") == 2
     assert (machine.current / "app.py").exists()
     assert (machine.current / "my data").readlink() == Path("../../shared/my data")
+
+
+def test_compose_does_not_remove_a_container_with_files_of_the_bot(machine: Machine, tmp_path: Path) -> None:
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    path = f"{docker.parent}:{os.environ['PATH']}"
+    said = machine.run("compose.sh", code=1, PATH=path)
+    assert "gone with it: current/bot.db\n" in said
+    assert not (docker.parent / "up").exists()
+    machine.run("compose.sh", PATH=path, BASTION_DISPOSABLE="*.db")
+    assert (docker.parent / "up").exists()
+    assert (docker.parent / "down").exists()
 
 
 @pytest.mark.wide
