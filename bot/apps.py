@@ -1,4 +1,4 @@
-"""Finding and loading the app: ``module:attribute`` in a release's directory.
+"""The app: ``module:attribute`` in a release's directory, and the small program that starts it.
 
 Knows import paths and the four client classes; knows nothing of pipes or gates.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -16,22 +18,40 @@ from types import TracebackType
 
 import discord
 
-_OURS = ("bot", "supervisor", "sandbox")
-
 
 class AppError(Exception):
     """The app cannot be used. The text is one line that says why."""
 
 
-def load(spec: str, *, directory: Path, args: Sequence[str] = ()) -> discord.Client:
+def run(spec: str, *, directory: Path, args: Sequence[str] = ()) -> None:
+    """Be the program that an app does without: load it and start its client, with the token of the environment.
+
+    It runs until the client is closed. Raises `AppError`, and whatever the client raises.
+    """
+
+    async def main() -> None:
+        client = await load(spec, directory=directory, args=args)
+        _log_by_default()
+        async with client:
+            await client.start(os.environ.get("DISCORD_TOKEN", ""))
+
+    asyncio.run(main())
+
+
+def _log_by_default() -> None:
+    """Have something of the log be seen, if the app leaves that to its program."""
+    if not logging.getLogger("discord").handlers:  # of the root logger, basicConfig looks itself
+        logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+async def load(spec: str, *, directory: Path, args: Sequence[str] = ()) -> discord.Client:
     """Import ``module:attribute`` from the release and return the client that it is, or that it makes.
 
-    Call it from within a running event loop: an app that runs its client when it is imported then fails instead.
-
-    A callable that is not a client is called without arguments; a coroutine function is refused, as there is no loop
-    that it could keep. The release's own modules come first, also where they are named like ours. Raises `AppError`.
+    A callable that is not a client is called without arguments, and awaited if it is a coroutine function. An app that
+    runs its client when it is imported fails, for an event loop runs already. The release's folder must be on the path
+    (`program.go_first_on_path`). Raises `AppError`.
     """
-    return made(find(spec, directory=directory, args=args), spec)
+    return await made(find(spec, directory=directory, args=args), spec)
 
 
 def find(spec: str, *, directory: Path, args: Sequence[str] = ()) -> object:
@@ -40,40 +60,19 @@ def find(spec: str, *, directory: Path, args: Sequence[str] = ()) -> object:
     if not separator or not module_name or not attribute:
         raise AppError(f'bot.app = "{spec}" is not of the form "module:attribute"')
     sys.argv = [module_name, *args]
-    _make_first(directory)
     return _import(module_name, attribute, spec, directory)
 
 
-def made(value: object, spec: str) -> discord.Client:
+async def made(value: object, spec: str) -> discord.Client:
     """Return the client that an attribute is, or that it makes. Raises `AppError`."""
     if not isinstance(value, discord.Client) and callable(value):
-        value = _call(value, spec)
-    return checked(value, spec)
-
-
-def checked(value: object, spec: str) -> discord.Client:
-    """Return what is a client. Raises `AppError` for what is none."""
+        value = await _call(value, spec)
     if not isinstance(value, discord.Client):
         raise AppError(
             f'bot.app = "{spec}" is {_a(value)}, not a discord.py client: name a Client, AutoShardedClient, Bot or '
             "AutoShardedBot, or a callable that returns one"
         )
     return value
-
-
-def _make_first(directory: Path) -> None:
-    path = str(directory)
-    sys.path[:] = [path, *(entry for entry in sys.path if entry != path)]
-    for root in _OURS:
-        candidates = (directory / f"{root}.py", directory / root / "__init__.py")
-        loaded = getattr(sys.modules.get(root), "__file__", None)
-        own = next((candidate for candidate in candidates if candidate.is_file()), None)
-        if own is None or (loaded is not None and own.resolve() == Path(loaded).resolve()):
-            continue
-        # A bot.py of the release's own: this runtime is loaded by now and needs its names no more.
-        for name in [name for name in sys.modules if name == root or name.startswith(f"{root}.")]:
-            del sys.modules[name]
-    importlib.invalidate_caches()
 
 
 def _import(module_name: str, attribute: str, spec: str, directory: Path) -> object:
@@ -86,10 +85,11 @@ def _import(module_name: str, attribute: str, spec: str, directory: Path) -> obj
     except (Exception, SystemExit) as error:
         if isinstance(error, RuntimeError) and "running event loop" in str(error):
             _close_unstarted(error.__traceback__)
+            file = f"{module_name.replace('.', '/')}.py"
             raise AppError(
-                f'bot.app = "{spec}": {module_name} runs the bot when it is imported; move that under '
-                '`if __name__ == "__main__":`'
-            ) from error
+                f'bot.app = "{spec}": {module_name} runs the bot when it is imported; write bot.program = "{file}" '
+                'instead, or move that under `if __name__ == "__main__":`'
+            ) from None
         raise AppError(f'bot.app = "{spec}" cannot be imported: {one_line(error)}') from error
     try:
         for part in attribute.split("."):
@@ -107,18 +107,13 @@ def _close_unstarted(trace: TracebackType | None) -> None:
                 value.close()
 
 
-def _call(value: object, spec: str) -> object:
+async def _call(value: object, spec: str) -> object:
     assert callable(value)
-    if inspect.iscoroutinefunction(value):
-        raise AppError(f'bot.app = "{spec}" is a coroutine function: make it a plain function that returns the client')
     try:
         made = value()
+        return await made if inspect.isawaitable(made) else made
     except (Exception, SystemExit) as error:
         raise AppError(f'bot.app = "{spec}" raised when called: {one_line(error)}') from error
-    if asyncio.iscoroutine(made):
-        made.close()
-        raise AppError(f'bot.app = "{spec}" returned a coroutine: it must return the client itself')
-    return made
 
 
 def one_line(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import discord
 
-from bastion.bot import apps, internals
+from bastion.bot import apps, internals, program
 from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.lifecycle import PROCESS
 from bastion.bot.loops import Loops
@@ -56,7 +56,7 @@ def sync(argv: Sequence[str]) -> int:
     try:
         return asyncio.run(_sync(parsed, token))
     except Exception as error:
-        reason, retryable = explain(error, parsed.api_url)
+        reason, retryable = explain(error, parsed.api_url, parsed.directory.resolve())
         print(reason, file=sys.stderr)
         return 1 if retryable else EXIT_CONFIG
 
@@ -66,7 +66,9 @@ async def _sync(parsed: argparse.Namespace, token: str) -> int:
     Loops(lifecycle=PROCESS, ledger=SQLiteLedger(":memory:", 0), window_open=lambda: False).install()
     directory = parsed.directory.resolve()
     os.chdir(directory)
-    client = apps.load(parsed.app, directory=directory, args=parsed.args)
+    program.go_first_on_path("", directory)
+    program.give_way()
+    client = await apps.load(parsed.app, directory=directory, args=parsed.args)
     internals.set_addresses(api_url=parsed.api_url)
     registration = Registration(lifecycle=PROCESS, notes=_Nothing(), lock=os.devnull)
     registration.install(client)

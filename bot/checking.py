@@ -131,7 +131,7 @@ def _import(asked: Asked, answer: Answer, stdout: TextIO) -> NoReturn:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bastion.bot.checking", description="Part of `supervisor check`.")
+    parser = argparse.ArgumentParser(prog="supervisor check", description="Part of `supervisor check`.")
     parser.add_argument("--directory", type=Path, required=True, help="the release")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--program", default="")

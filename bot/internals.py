@@ -562,15 +562,24 @@ def prepare_shards(client: discord.AutoShardedClient, count: int, ids: list[int]
     client._connection.shard_ids = ids
 
 
-def before_connect(client: discord.Client, prepare: Callable[[], Awaitable[None]]) -> None:
-    """Await ``prepare`` after login and before the first gateway connection."""
-    connect = client.connect
+def around_login(log_in: Callable[[discord.Client, object, Callable[[], Awaitable[None]]], Awaitable[None]]) -> None:
+    """Have every login of this process go through ``log_in``: it gets the client, its token, and the login itself."""
+    own = discord.Client.login
 
-    async def prepared(*, reconnect: bool = True) -> None:
-        await prepare()
-        await connect(reconnect=reconnect)
+    async def login(client: discord.Client, token: str) -> None:
+        await log_in(client, token, lambda: own(client, token))
 
-    client.connect = prepared  # type: ignore[method-assign]
+    discord.Client.login = login  # type: ignore[method-assign, assignment]
+
+
+def around_connect(client: discord.Client, connect: Callable[[Callable[[], Awaitable[None]]], Awaitable[None]]) -> None:
+    """Have the connecting of a client go through ``connect``, which gets the connecting itself."""
+    own = client.connect
+
+    async def connected(*, reconnect: bool = True) -> None:
+        await connect(lambda: own(reconnect=reconnect))
+
+    client.connect = connected  # type: ignore[method-assign]
 
 
 def on_session(client: discord.Client, note: Callable[[int, int], None]) -> None:
@@ -653,15 +662,16 @@ def ready_with_the_last_guild(client: discord.Client) -> None:
     state.parsers["READY"] = noted
 
 
-def around_setup_hook(client: discord.Client, translate: Callable[[Exception], Exception]) -> None:
-    """Turn what the app's ``setup_hook`` raises into another exception, so that its origin stays known."""
+def around_setup_hook(client: discord.Client, failed: Callable[[Exception], None]) -> None:
+    """Have ``failed`` told of what the app's ``setup_hook`` raises, which goes on to the program as it is."""
     hook = client.setup_hook
 
     async def setup_hook() -> None:
         try:
             await hook()
         except Exception as error:
-            raise translate(error) from error
+            failed(error)
+            raise
 
     client.setup_hook = setup_hook  # type: ignore[method-assign]
 

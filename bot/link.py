@@ -1,16 +1,20 @@
-"""The child's end of the pipe.
+"""The child's end of the two pipes.
 
-Knows file descriptors and `bastion.wire`; knows nothing of discord.py. Writing never waits: what the pipe does not
-take is kept and sent when it does. The end of the command pipe means that the supervisor is gone.
+A thread of its own reads commands for as long as the process lives: also while the program imports, migrates a database
+or has no event loop. Writing never waits: what the pipe does not take is kept, and the thread sends it when it does.
+
+Knows file descriptors and `bastion.wire`; knows nothing of discord.py, of event loops or of what a message means. The
+end of the command pipe means that the supervisor is gone.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import logging
 import os
+import select
 import signal
+import threading
 from collections.abc import Callable
 
 from bastion import wire
@@ -33,52 +37,82 @@ def die_with_parent(parent: int) -> bool:
 class Link:
     """Reads commands and writes messages on two file descriptors.
 
-    ``on_message`` gets every command; ``on_lost`` is called once, when the supervisor is gone or says what cannot be
-    understood.
+    ``on_message`` gets every command, ``on_lost`` is called once, when the supervisor is gone or says what cannot be
+    understood. Both are called in the link's thread.
     """
 
     def __init__(
-        self, read_fd: int, write_fd: int, *, on_message: Callable[[wire.ToChild], None], on_lost: Callable[[str], None]
+        self,
+        read_fd: int,
+        write_fd: int,
+        *,
+        on_message: Callable[[wire.ToChild], None],
+        on_lost: Callable[[str], None],
+        unread: bytes = b"",
     ) -> None:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._on_message = on_message
         self._on_lost = on_lost
         self._lines = wire.LineBuffer()
+        self._unread = unread
         self._unsent = bytearray()
+        self._writing = threading.Lock()
+        self._wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lost = False
 
     def open(self) -> None:
-        """Begin to read. Must be called from within the running loop."""
+        """Begin to read."""
         for fd in (self._read_fd, self._write_fd):
             os.set_blocking(fd, False)
             os.set_inheritable(fd, False)
-        asyncio.get_running_loop().add_reader(self._read_fd, self._readable)
+        threading.Thread(target=self._run, name="bastion-link", daemon=True).start()
 
     def send(self, message: wire.FromChild) -> None:
-        """Write one message. After the supervisor's death it goes nowhere."""
-        if self._lost:
-            return
-        self._unsent += wire.encode(message)
-        self._flush()
+        """Write one message, from whichever thread. After the supervisor's death it goes nowhere."""
+        with self._writing:
+            if self._lost:
+                return
+            self._unsent += wire.encode(message)
+            self._write()
+            if self._unsent:
+                os.eventfd_write(self._wake_fd, 1)
 
     def flush_now(self) -> None:
         """Write what is left, waiting for the pipe if need be: last words before an exit."""
-        if not self._lost and self._unsent:
-            os.set_blocking(self._write_fd, True)
-            self._flush()
+        with self._writing:
+            if not self._lost and self._unsent:
+                os.set_blocking(self._write_fd, True)
+                self._write()
 
-    def _flush(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _write(self) -> None:
         try:
             while self._unsent:
                 del self._unsent[: os.write(self._write_fd, self._unsent)]
         except BlockingIOError:
-            loop.add_writer(self._write_fd, self._flush)
-            return
+            pass
         except OSError:
             self._unsent.clear()
-        loop.remove_writer(self._write_fd)
+
+    def _run(self) -> None:
+        poll = select.poll()
+        poll.register(self._read_fd, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
+        self._take(self._unread)
+        while not self._lost:
+            for fd, _ in poll.poll():
+                if fd == self._read_fd:
+                    self._readable()
+                elif fd == self._wake_fd:
+                    os.eventfd_read(self._wake_fd)
+                    poll.register(self._write_fd, select.POLLOUT)
+                elif self._written():
+                    poll.unregister(self._write_fd)
+
+    def _written(self) -> bool:
+        with self._writing:
+            self._write()
+            return not self._unsent
 
     def _readable(self) -> None:
         try:
@@ -87,9 +121,12 @@ class Link:
             return
         except OSError:
             data = b""
-        if not data:
+        if data:
+            self._take(data)
+        else:
             self._lose("the supervisor is gone")
-            return
+
+    def _take(self, data: bytes) -> None:
         try:
             for line in self._lines.feed(data):
                 self._on_message(wire.decode_to_child(line))
@@ -97,8 +134,6 @@ class Link:
             self._lose(f"the supervisor said what cannot be understood: {error}")
 
     def _lose(self, reason: str) -> None:
-        self._lost = True
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._read_fd)
-        loop.remove_writer(self._write_fd)
+        with self._writing:
+            self._lost = True
         self._on_lost(reason)

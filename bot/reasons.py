@@ -1,19 +1,26 @@
-"""Why a child gives up: one line for the operator, and where in the app it went wrong.
+"""Why a child gives up: one line for the operator, and whether another try could get past it.
 
-Knows the errors that loading an app, logging in and connecting can end with, and which of them another try could get
-past. Does nothing about any: whoever caught it does.
+Knows the errors that a program, a login and a connection can end with. Does nothing about any: the runtime does.
+
+No second try can help where the program is not there, cannot be parsed or imported, has no token or a token that
+Discord refuses, asks for what Discord refuses, or connects two clients. Everything else may be the fault of something
+that comes back: a database, a network, Discord. So it is tried again, whatever the program's exit status.
 """
 
 from __future__ import annotations
 
-import importlib
+import errno
+import re
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 import aiohttp
 import discord
 
-from bastion.bot import apps
+from bastion.bot.apps import AppError, one_line
+from bastion.bot.ending import place_of
+from bastion.bot.program import ProgramError
 from bastion.bot.shards import ShardsError
 
 _CLOSE_CODES = {
@@ -24,8 +31,40 @@ _CLOSE_CODES = {
     4013: "Discord refused the intents (close code 4013): the app asks for some that do not exist",
 }
 
+
+class NoTokenError(Exception):
+    """The program logs in without a token."""
+
+    def __init__(self, program: str) -> None:
+        what = f"bot.program = {program} logs in" if program else "bot.app needs a token, and is started"
+        super().__init__(
+            f"{what} without a token: give it its own, or set DISCORD_TOKEN, discord.token_file or bot.env_file"
+        )
+
+
+class TwoClientsError(Exception):
+    """The program connects a second client."""
+
+    def __init__(self, first: object, second: object) -> None:
+        names = f"a {type(first).__name__} and a {type(second).__name__}"
+        super().__init__(
+            f"the program connects two clients, {names}: the supervisor hands over one. Run the other one as a program "
+            "of its own"
+        )
+
+
+class SetupError(Exception):
+    """The app's setup_hook raised ``error``."""
+
+    def __init__(self, error: Exception, directory: Path) -> None:
+        super().__init__(f"setup_hook raised {told(error, directory)}")
+        self.error = error
+
+
+_FINAL = (ProgramError, ShardsError, NoTokenError, TwoClientsError)
 _EXPLAINED = (
-    ShardsError,
+    *_FINAL,
+    SetupError,
     discord.ConnectionClosed,
     discord.GatewayNotFound,
     discord.HTTPException,
@@ -35,19 +74,29 @@ _EXPLAINED = (
 )
 """Errors of which `explain` says all: a traceback through discord.py would tell an operator nothing more."""
 
-_NOT_THE_APPS = {Path(__file__).parent, Path(importlib.__file__).parent}
+
+def worth_showing(error: BaseException | None) -> BaseException | None:
+    """Return the error whose traceback tells more than `explain` does; None if there is none."""
+    if isinstance(error, AppError):
+        return error.__cause__
+    return None if isinstance(error, (*_EXPLAINED, SystemExit)) else error
 
 
-class SetupError(Exception):
-    """The app's setup_hook raised."""
+def explain(error: BaseException | None, api_url: str, directory: Path) -> tuple[str, bool]:
+    """Return why a child gives up, in one line, and whether the same release could succeed on another try.
 
-
-def explain(error: BaseException, api_url: str) -> tuple[str, bool]:
-    """Return why a child gives up, in one line, and whether the same release could succeed on another try."""
-    if isinstance(error, (apps.AppError, ShardsError, SetupError)):
+    ``error``: what the program ended with; None if it just ended. ``directory``: the release.
+    """
+    if error is None:
+        return "the program ended, and no client of it had connected", True
+    if isinstance(error, _FINAL):
         return str(error), False
+    if isinstance(error, AppError):
+        return str(error), error.__cause__ is not None and not hopeless(error.__cause__)
+    if isinstance(error, SetupError):
+        return str(error), not hopeless(error.error)
     if isinstance(error, discord.LoginFailure):
-        return "Discord refused the token (401): check DISCORD_TOKEN or discord.token_file", False
+        return "Discord refused the token (401): check the program's own, DISCORD_TOKEN or discord.token_file", False
     if isinstance(error, discord.PrivilegedIntentsRequired):
         return (
             "Discord refused the intents (close code 4014): the app asks for privileged ones that are not enabled on "
@@ -58,28 +107,57 @@ def explain(error: BaseException, api_url: str) -> tuple[str, bool]:
         reason = _CLOSE_CODES.get(error.code, f"Discord closed the gateway (close code {error.code})")
         return reason, error.code not in _CLOSE_CODES
     if isinstance(error, (aiohttp.ClientConnectionError, discord.GatewayNotFound)):
-        return f"Discord cannot be reached at {api_url}: {apps.one_line(error)}", True
+        return f"Discord cannot be reached at {api_url}: {one_line(error)}", True
     if isinstance(error, discord.HTTPException):
-        return f"Discord refused a request while the app started: {apps.one_line(error)}", error.status >= 429
-    return f"the app ended with {apps.one_line(error)}", True
+        return f"Discord refused a request while the app started: {one_line(error)}", error.status >= 429
+    return f"the program ended with {told(error, directory)}", not hopeless(error)
 
 
-def origin(error: BaseException) -> BaseException | None:
-    """Return the exception whose traceback tells more than `explain` does; None if there is none.
+def told(error: BaseException, directory: Path) -> str:
+    """Return an exception as one line, with the place in the release where it was raised, and a port in question."""
+    what = f"sys.exit({error.code!r})" if isinstance(error, SystemExit) else one_line(error)
+    port = port_of(error)
+    if port is not None and str(port) not in what:
+        what += f" (port {port})"
+    if isinstance(error, SyntaxError):
+        return what if error.filename is None else f"{what} ({_short(error.filename, directory)}:{error.lineno})"
+    place = place_of(error, directory)
+    return f"{what} ({place})" if place else what
 
-    What the app raised is returned without our own frames, so that the traceback begins in the app.
-    """
-    if isinstance(error, (apps.AppError, SetupError)):
-        cause = error.__cause__
-        return cause and cause.with_traceback(_in_app(cause.__traceback__))
-    return None if isinstance(error, _EXPLAINED) else error
+
+def hopeless(error: BaseException) -> bool:
+    """Whether the same files would end in the same error again: one of them cannot be parsed, or not be imported."""
+    return any(isinstance(link, ImportError | SyntaxError) for link in _chain(error))
 
 
-def _in_app(trace: TracebackType | None) -> TracebackType | None:
-    """Leave out the frames that come before the app's: this runtime's and the import system's."""
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if Path(file).parent not in _NOT_THE_APPS and not file.startswith("<frozen importlib"):
-            break
-        trace = trace.tb_next
-    return trace
+def port_of(error: BaseException) -> int | None:
+    """Return the port that an error "address already in use" is about, where it can be found."""
+    for link in _chain(error):
+        if isinstance(link, OSError) and link.errno == errno.EADDRINUSE:
+            named = re.search(r"\('[^']*', (\d+)", str(link))
+            return int(named[1]) if named else _port_in_frames(link)
+    return None
+
+
+def _port_in_frames(error: BaseException) -> int | None:
+    """Look at what the functions were given that raised: `socket.bind` says no port, its callers have it."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        for value in list(frame.f_locals.values()):
+            address = getattr(value, "__dict__", {}).get("server_address", value)
+            if isinstance(address, tuple) and len(address) in (2, 4) and type(address[1]) is int and address[1]:
+                return int(address[1])
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what caused it; discord.py keeps the cause of a failed extension in ``original``."""
+    seen: set[int] = set()
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
+        yield link
+        link = getattr(link, "original", None) or link.__cause__
+
+
+def _short(file: str, directory: Path) -> str:
+    return file.removeprefix(f"{directory}/")

@@ -1,4 +1,4 @@
-"""One child's life: load the app, put the pieces around it, obey the supervisor, end well.
+"""One child's life: wait until the program logs in, put the pieces around its client, obey the supervisor, end well.
 
 Knows how gate, ledger, shards, handlers under way and link fit together, and what each of the supervisor's messages
 means here. Decides nothing about other children: the supervisor does.
@@ -7,12 +7,14 @@ means here. Decides nothing about other children: the supervisor does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
 import platform
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,10 +24,11 @@ import aiohttp
 import discord
 
 from bastion import wire
-from bastion.bot import apps, internals, lifecycle, stacks
+from bastion.bot import internals, lifecycle, stacks
 from bastion.bot.carry import Carry, Limits
 from bastion.bot.controls import Controls
 from bastion.bot.drain import Drain
+from bastion.bot.ending import Ending
 from bastion.bot.expired import ExpiredControls
 from bastion.bot.gate import Gate
 from bastion.bot.inflight import InFlight
@@ -34,12 +37,13 @@ from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
 from bastion.bot.loops import Loops
 from bastion.bot.presence import Presence
-from bastion.bot.reasons import SetupError, explain, origin
+from bastion.bot.reasons import NoTokenError, SetupError, TwoClientsError, explain, worth_showing
 from bastion.bot.recovery import Recovery
 from bastion.bot.registration import Registration
 from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
 from bastion.bot.shards import PARSED, Shards, turns
 from bastion.bot.stalls import Stalls
+from bastion.bot.starting import Starting
 from bastion.bot.trail import Trail
 
 _log = logging.getLogger("bastion")
@@ -81,7 +85,9 @@ class Options:
     """What the supervisor says on the command line."""
 
     generation: int
-    app: str
+    app: str = ""
+    program: str = ""
+    """What is run as ``python`` would run it. Empty: ``app``."""
     shards: str | int
     standby: bool
     ledger: str
@@ -100,13 +106,28 @@ class Options:
         return wire.claimer(self.supervisor, generation)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Login:
+    """A client that has logged in, and what is put around it by then: its setup_hook may need it."""
+
+    client: discord.Client
+    token: str = field(repr=False)
+    presence: Presence
+    registration: Registration
+    controls: Controls
+
+
 @dataclass(slots=True, eq=False)
 class Runtime:
-    """The pieces of one child."""
+    """The pieces of one child. `begin` comes before the program, `ended` after it."""
 
     options: Options
     _token: str = field(default="", repr=False)
     link: Link = field(init=False)
+    starting: Starting = field(init=False)
+    ending: Ending = field(init=False)
+    over: threading.Event = field(default_factory=threading.Event)
+    """Set while no client of the program's is connected that was."""
     inflight: InFlight = field(default_factory=InFlight)
     stalls: Stalls = field(init=False)
     ledger: SQLiteLedger = field(init=False)
@@ -115,6 +136,7 @@ class Runtime:
     presence: Presence = field(init=False)
     registration: Registration = field(init=False)
     client: discord.Client | None = None
+    """The first one that connects."""
     gate: Gate | None = None
     controls: Controls | None = None
     shards: Shards | None = None
@@ -129,10 +151,22 @@ class Runtime:
     _youngest_session: float = 0.0
     _own_sessions: dict[int, tuple[int, float]] = field(default_factory=dict)
     """Shard count and time of each shard's newest READY."""
-    _logged_in: bool = False
+    _connects: bool = False
+    """Whether the client that is connected is about to, or has."""
+    _loop: asyncio.AbstractEventLoop | None = None
+    """The program's own, in which its client has logged in."""
+    _logins: dict[discord.Client, _Login] = field(default_factory=dict)
+    """Clients that have logged in and may connect; empty once one does."""
+    _logging_in: asyncio.Task[Any] | None = None
+    _error: BaseException | None = None
+    """Why the program's last login failed."""
+    _fatal: bool = False
+    """Whether the supervisor has been told that this child cannot go on."""
+    _hopeless: bool = False
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
-    _main: asyncio.Future[None] | None = None
     _ending: asyncio.Task[None] | None = None
+    _ends_at: float = 0.0
+    """When the time to drain is over, by the loop's clock."""
     _drain: Drain | None = None
     _closing: bool = False
     _left: list[str] | None = None
@@ -149,65 +183,168 @@ class Runtime:
     _checkpoints: asyncio.Task[None] | None = None
     _exporting: asyncio.Task[None] | None = None
 
-    async def run(self, token: str) -> int:
-        """Live until the client is closed. Returns the exit code."""
+    # The program, up to the connection of its client.
+
+    def begin(self, unread: bytes = b"") -> bool:
+        """Greet the supervisor and wait for a login, in whatever loop. Call it in the main thread, before the program.
+
+        ``unread`` is what has come through the pipe already. False: the supervisor is gone.
+        """
         options = self.options
-        self._token = token
-        self.link = Link(options.read_fd, options.write_fd, on_message=self._obey, on_lost=self._orphaned)
+        self.starting = Starting(self._say, directory=options.directory, end=self._end_early)
+        self.link = Link(
+            options.read_fd,
+            options.write_fd,
+            on_message=self.starting.heard,
+            on_lost=self._orphaned,
+            unread=unread,
+        )
+        self.ending = Ending(directory=options.directory, over=self.over, flush=self.link.flush_now)
         self.link.open()
         if not die_with_parent(_supervisor()):
-            return 1
-        loop = asyncio.get_running_loop()
-        # A handler of Python's, not of the loop's: the alarm behind it must be set although the loop hangs.
-        context = contextvars.copy_context()  # A signal interrupts any handler; what it begins is not the handler's.
-        signal.signal(signal.SIGTERM, lambda *_: self._terminated(loop, context))
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        stacks.on_sigusr1(loop)
+            return False
+        self._take_signals()
+        self.ending.on_exec(self._replaced)
         self._send_hello()
         lifecycle.PROCESS.enter("standby" if options.standby else "active")
+        self._prepare()
+        self.starting.begin()
+        return True
+
+    def _say(self, message: wire.FromChild) -> None:
+        self.link.send(message)
+
+    def _take_signals(self) -> None:
+        """Take SIGTERM, until the program does so itself; what it starts or forks gets the default ones."""
+        # A handler of Python's, not of the loop's: the alarm behind it must be set although the loop hangs.
+        context = contextvars.copy_context()  # A signal interrupts any handler; what it begins is not the handler's.
+
+        def terminated(*_: object) -> None:
+            self._terminated(context)
+
+        def in_fork() -> None:
+            if signal.getsignal(signal.SIGTERM) is terminated:
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+        signal.signal(signal.SIGTERM, terminated)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        os.register_at_fork(after_in_child=in_fork)
+        stacks.on_sigusr1(lambda: self._loop)
+
+    def _prepare(self) -> None:
+        """Make and install what concerns the whole process, before the program is imported."""
+        options = self.options
         self.ledger = SQLiteLedger(options.ledger, options.claimer(options.generation))
-        if options.generation == 1 and not options.standby:  # a first standby is beside another supervisor's bot
-            self.ledger.forget_notes()
         self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, window_open=self._window_open)
         self.loops.install()
         self.carry = Carry(
             wire.state_base(options.ledger, options.supervisor), generation=options.generation, limits=options.state
         )
-        try:
-            client = apps.load(options.app, directory=options.directory, args=options.args)
-            self._surround(client, loop)
-            async with client:
-                self._main = asyncio.ensure_future(client.start(token))
-                await asyncio.wait([self._main])
-                if self.shards is not None:
-                    self.shards.stop()  # when one shard is refused, others may still be connecting
-                if not self._main.cancelled():
-                    self._main.result()
-        except BaseException as error:
-            if self._ending is None:
-                return self._give_up(error)
-            _log.warning("while it ended, the app raised %s", apps.one_line(error))
-            return await self._last_words(error)
-        return await self._last_words()
-
-    def _surround(self, client: discord.Client, loop: asyncio.AbstractEventLoop) -> None:
-        options = self.options
-        self.client = client
-        self.carry.attach(client)
-        self.presence = Presence(lifecycle=lifecycle.PROCESS, notes=self.ledger)
-        self.presence.install(client)
-        self.registration = Registration(
-            lifecycle=lifecycle.PROCESS, notes=self.ledger, lock=f"{options.ledger}.commands"
-        )
-        self.registration.install(client)
         internals.set_addresses(api_url=options.api_url)
-        internals.before_close(client, self._before_close)
-        internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
-        self.inflight.install(loop)
-        internals.on_wait_for(client, self.inflight.note_wait)
         internals.around_view_waits(self.inflight.waiting)
-        self.controls = Controls(client)
-        self.controls.install()
+        internals.around_login(self._log_in)
+
+    async def _log_in(self, client: discord.Client, token: object, log_in: Callable[[], Awaitable[None]]) -> None:
+        """Put around a client what its setup_hook may need. Which client is handed over is decided as it connects."""
+        if self.client is not None:
+            if self.over.is_set():
+                self._logs_in_again()
+            internals.around_connect(client, partial(self._connect_second, client))
+            await log_in()
+            return
+        self._surround(client, token)
+        try:
+            await log_in()
+        except Exception as error:
+            self._error = self._error or error
+            raise
+        finally:
+            self._logging_in = None
+
+    def _surround(self, client: discord.Client, token: object) -> None:
+        usable = isinstance(token, str) and bool(token.strip())
+        self._error = None if usable else NoTokenError(self.options.program)
+        self._logging_in = asyncio.current_task()
+        self._enter_loop(asyncio.get_running_loop())
+        given = str(token).strip() if usable else ""
+        self.link.send(wire.LoggedIn(token=given))
+        presence = Presence(lifecycle=lifecycle.PROCESS, notes=self.ledger)
+        presence.install(client)
+        registration = Registration(
+            lifecycle=lifecycle.PROCESS, notes=self.ledger, lock=f"{self.options.ledger}.commands"
+        )
+        registration.install(client)
+        controls = Controls(client)
+        controls.install()
+        internals.on_wait_for(client, self.inflight.note_wait)
+        internals.around_setup_hook(client, self._setup_failed)
+        internals.before_close(client, partial(self._before_close, client))
+        internals.around_connect(client, partial(self._connect, client))
+        self._logins[client] = _Login(
+            client=client, token=given, presence=presence, registration=registration, controls=controls
+        )
+
+    def _enter_loop(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Beat in the program's loop from now on: it may hang, and a thread would not notice."""
+        self.starting.logged_in()
+        if self._loop is not loop:
+            self._loop = loop
+            if self.options.generation == 1 and not self.options.standby:
+                self.ledger.forget_notes()  # a first standby is beside another supervisor's bot
+            self.inflight.install(loop)
+            self._spawn(self._beat())
+
+    def _setup_failed(self, error: Exception) -> None:
+        self._error = self._error or SetupError(error, self.options.directory)
+
+    def _logs_in_again(self) -> None:
+        """End a program that begins anew after its client has been closed: the supervisor starts the next one."""
+        if self._ending is None:
+            self._say_fatal("the program logged in again after its client had been closed", retryable=True)
+            self.ending.now(1, "the program logs in again; the supervisor starts it anew instead")
+        self.ending.now(0)
+
+    def _replaced(self) -> None:
+        """The program replaces itself by another one, a copy of itself as a rule."""
+        if self._ending is None:
+            self._say_fatal("the program executed itself anew; the supervisor starts it instead", retryable=True)
+
+    async def _connect(self, client: discord.Client, connect: Callable[[], Awaitable[None]]) -> None:
+        """Connect the first client that does so, and see to its end."""
+        if self.client is None:
+            self._choose(self._logins[client])
+        elif self.client is not client:
+            await self._connect_second(client, connect)
+        assert self.shards is not None
+        self._connects = True
+        try:
+            await self._before_connect()
+            await connect()
+        except Exception as error:
+            if self._ending is None:
+                self._give_up(error, cut=self._under_way())
+            raise
+        finally:
+            self.shards.stop()  # when one shard is refused, others may still be connecting
+            while self._ending is not None and not self._ending.done():
+                await asyncio.wait([self._ending])  # Another order may put a new one in its place, or take it back.
+            self.over.set()
+            if self._ending is None and not self._fatal:
+                self._say_fatal("the app closed its own client", retryable=True, cut=self._under_way())
+
+    async def _connect_second(self, client: discord.Client, _: object) -> None:
+        reason, _ = explain(TwoClientsError(self.client, client), self.options.api_url, self.options.directory)
+        _log.error("%s", reason)
+        self._say_fatal(reason, retryable=False)
+        self.ending.now(wire.EXIT_CONFIG)
+
+    def _choose(self, login: _Login) -> None:
+        """Put the pieces around the client that is handed over, and obey from now on."""
+        client, loop = login.client, asyncio.get_running_loop()
+        self.client, self._token = client, login.token
+        self.presence, self.registration, self.controls = login.presence, login.registration, login.controls
+        self._logins.clear()
+        self.carry.attach(client)
         self.stalls = Stalls(unread=lambda: self.shards is not None and self.shards.unread)
         self.gate = Gate(
             client=client,
@@ -215,20 +352,19 @@ class Runtime:
             observer=self._observe,
             role=lifecycle.role(),
             came=self.stalls.came,
-            stranger_taken=ExpiredControls(options.expired_text, self.inflight).take,
+            stranger_taken=ExpiredControls(self.options.expired_text, self.inflight).take,
         )
         self.gate.install()
         internals.ready_with_the_last_guild(client)
-        self.shards = Shards(client=client, requested=options.shards, send=self.link.send)
+        self.shards = Shards(client=client, requested=self.options.shards, send=self.link.send)
         self.shards.install()
-        internals.before_connect(client, self._before_connect)
         self.members = internals.MemberRequests(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
         self.members.install()
         internals.on_session(client, self._session_began)
         self._leave_trail()
         if self.gate.role == "standby":
             self._spawn(self.stalls.watch(self._window_open))
-        self._spawn(self._beat())
+        self.starting.connected(partial(_in_loop, loop, self._obey))
 
     def _leave_trail(self) -> None:
         assert self.gate is not None
@@ -254,7 +390,7 @@ class Runtime:
         assert self.client is not None
         assert self.shards is not None
         internals.sign_requests(self.client, f"generation/{self.options.generation}")
-        self._logged_in = True
+        await asyncio.sleep(0)  # what the supervisor has asked for so far is obeyed first
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_FIRST)
@@ -263,12 +399,15 @@ class Runtime:
         self.presence.inherit()
         await self.shards.prepare()
 
-    async def _before_close(self) -> None:
+    async def _before_close(self, client: discord.Client) -> None:
         """Leave to a successor what is not claimed, where discord.py gives up or the app closes its own client.
 
         Of a client with several shards discord.py closes all when Discord refuses one.
         """
-        if self._closing or self._left is not None or self.gate is None:
+        if self.client is None:
+            self._forget(client)
+            return
+        if self.client is not client or self._closing or self._left is not None or self.gate is None:
             return
         self._left = self.gate.shut()
         if self.gate.role == "active":
@@ -277,10 +416,16 @@ class Runtime:
         if self.recovery is not None:
             await self.recovery.abandon()
 
+    def _forget(self, client: discord.Client) -> None:
+        """A client is closed that has only logged in: the program is where it was before."""
+        self._logins.pop(client, None)
+        if not self._logins:
+            self.starting.again()
+
     def _close_hangs(self) -> None:
-        if self._ending is None:
+        if self._ending is None and not self._fatal:
             reason = f"the app's client was being closed, and was not within {_CLOSE_SECONDS:g} s"
-            self._say_fatal(reason, retryable=True)
+            self._say_fatal(reason, retryable=True, cut=self._under_way())
 
     def _send_hello(self) -> None:
         versions = {
@@ -371,7 +516,7 @@ class Runtime:
             self.link.send(wire.Role(role="standby"))
             if message.export:
                 self._export()
-        else:
+        elif isinstance(message, wire.Drain):
             self._reads()
             self._end(message.limit, message.linger)
             if message.export:
@@ -480,7 +625,7 @@ class Runtime:
         for shard, (count, _) in self._own_sessions.items():
             self.recovery.session_began(shard, count)
         self._recovery_changed()
-        if self._logged_in:
+        if self._connects:
             self._spawn(self._begin_recovery(self.recovery))
 
     async def _begin_recovery(self, recovery: Recovery) -> None:
@@ -623,6 +768,7 @@ class Runtime:
                     on_cut=_log_cut,
                 )
             self._ending = asyncio.ensure_future(self._drain_and_close())
+        self._ends_at = asyncio.get_running_loop().time() + limit
         if self._drain is not None:
             self._drain.order(limit, linger)
             self.loops.order(limit)
@@ -648,66 +794,79 @@ class Runtime:
         self._closing = True
         if self.shards is not None:
             self.shards.stop()
-        if self.client is not None:
+        self.ending.limit_clean_up(self._ends_at - asyncio.get_running_loop().time())
+        for client in [self.client] if self.client is not None else list(self._logins):
             try:
-                await asyncio.wait_for(self.client.close(), _CLOSE_SECONDS)
+                await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
             except Exception:
                 _log.exception("the client could not be closed cleanly")
-        if self._main is not None:
+        if self._logging_in is not None:
             # A client that is closed while it still logs in or sets up does not end by itself.
-            await asyncio.wait([self._main], timeout=0.5)
-            self._main.cancel()
+            await asyncio.wait([self._logging_in], timeout=0.5)
+            self._logging_in.cancel()
 
     def _lingers(self, views: int, conversations: int) -> None:
         self.link.send(wire.Lingering(views=views, conversations=conversations))
         self._send_beat()
 
-    async def _last_words(self, error: BaseException | None = None) -> int:
-        """Wait for the end; if it is taken back, say why this child cannot go on. Returns the exit code."""
-        while self._ending is not None and not self._ending.done():
-            await asyncio.wait([self._ending])  # Another order may put a new one in its place, or take it back.
-        if self._ending is None and error is not None:
-            return self._give_up(error)
-        if self._ending is None:
-            self._say_fatal("the app closed its own client", retryable=True)
-        else:
-            self._ending.result()
-        for task in self._tasks:
-            task.cancel()
-        self.link.flush_now()
-        return 0 if self._ending is not None else 1
+    def ended(self, error: BaseException | None) -> BaseException | None:
+        """Say why the program has ended, unless it was asked to. Returns the error that is still to be shown."""
+        if self._ending is not None:
+            return None if isinstance(error, asyncio.CancelledError) else worth_showing(error)
+        if not self._fatal:
+            self._give_up(self._error or error)
+        return worth_showing(error)
 
-    def _give_up(self, error: BaseException) -> int:
-        reason, retryable = explain(error, self.options.api_url)
-        _log.error("%s", reason, exc_info=origin(error))
-        self._say_fatal(reason, retryable=retryable)
-        self.link.flush_now()
-        return 1 if retryable else wire.EXIT_CONFIG
+    @property
+    def hopeless(self) -> bool:
+        """Whether this child has given up for a reason that no second try can help."""
+        return self._hopeless
 
-    def _say_fatal(self, reason: str, *, retryable: bool) -> None:
-        """Say that this child cannot go on, and what it does not finish."""
-        cut = [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]
-        self._say_cut(cut + (self._left or []))
+    def _give_up(self, error: BaseException | None, *, cut: Sequence[str] = ()) -> None:
+        reason, retryable = explain(error, self.options.api_url, self.options.directory)
+        _log.error("%s", reason)
+        self._say_fatal(reason, retryable=retryable, cut=cut)
+
+    def _under_way(self) -> list[str]:
+        """Return the names of the handlers under way, which are not going to finish. Only in the program's loop."""
+        return [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]
+
+    def _say_fatal(self, reason: str, *, retryable: bool, cut: Sequence[str] = ()) -> None:
+        """Say that this child cannot go on, and what it does not finish. In any thread."""
+        self._say_cut([*cut, *(self._left or [])])
+        self._fatal, self._hopeless = True, not retryable
         self.link.send(wire.Fatal(reason=reason, retryable=retryable))
 
     def _say_cut(self, names: list[str], *, lives: bool = False) -> None:
         self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(names), lives=lives))
 
     def _orphaned(self, reason: str) -> None:
+        """End soon: the supervisor is gone. Called in the link's thread."""
         _log.warning("%s: ending", reason)
-        self._hurry()
+        self._end_soon(contextvars.Context())
 
-    def _terminated(self, loop: asyncio.AbstractEventLoop, context: contextvars.Context) -> None:
-        _end_within(ALARM_SECONDS)
+    def _terminated(self, context: contextvars.Context) -> None:
         if self.gate is not None and self.gate.role == "active":
             internals.keep_sessions()  # It is ended, not relieved: its successor resumes them.
-        loop.call_soon_threadsafe(self._hurry, context=context)
+        self._end_soon(context)
+
+    def _end_soon(self, context: contextvars.Context) -> None:
+        """Have the loop end this child in a hurry, or the kernel if the loop does not. In any thread."""
+        if self._loop is None:
+            os._exit(1)
+        _end_within(ALARM_SECONDS)
+        _in_loop(self._loop, self._hurry, context=context)
 
     def _hurry(self) -> None:
-        _end_within(ALARM_SECONDS)
         if self.gate is None:
             os._exit(1)
         self._end(HURRIED_SECONDS)
+
+    def _end_early(self) -> None:
+        """End before the client has connected. Called in the link's thread."""
+        if self._loop is None:
+            self.ending.now(0)
+        _in_loop(self._loop, self._end, 0.0)
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
@@ -730,6 +889,8 @@ class Runtime:
 
     def _send_beat(self) -> None:
         if self.gate is None or self.client is None or self.shards is None:
+            self._beats += 1
+            self.link.send(wire.Beat(n=self._beats, loop_lag_ms=round(self._late * 1000, 1), in_flight=0, handled=0))
             return
         counters = self.gate.counters
         ledger = self.gate.ledger
@@ -761,6 +922,17 @@ class Runtime:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _in_loop(
+    loop: asyncio.AbstractEventLoop,
+    call: Callable[..., None],
+    *args: Any,
+    context: contextvars.Context | None = None,
+) -> None:
+    """Call something in the program's loop, unless that is closed: then the program is ending by itself."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call, *args, context=context)
 
 
 def _log_cut(names: list[str]) -> None:

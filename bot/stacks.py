@@ -11,19 +11,22 @@ import faulthandler
 import io
 import os
 import signal
+from collections.abc import Callable
 
 _DEPTH = 8
 """Frames shown of each task."""
 _STDERR = 2
 
 
-def on_sigusr1(loop: asyncio.AbstractEventLoop) -> None:
+def on_sigusr1(loop: Callable[[], asyncio.AbstractEventLoop | None]) -> None:
     """Print the stacks of all threads and of the tasks of ``loop`` whenever SIGUSR1 arrives. Main thread only."""
-    signal.signal(signal.SIGUSR1, lambda *_: _print_tasks(loop))
+    signal.signal(signal.SIGUSR1, lambda *_: _print_tasks(loop()))
     faulthandler.register(signal.SIGUSR1, file=_STDERR, all_threads=True, chain=True)
 
 
-def _print_tasks(loop: asyncio.AbstractEventLoop) -> None:
+def _print_tasks(loop: asyncio.AbstractEventLoop | None) -> None:
+    if loop is None:
+        return
     shown = io.StringIO()
     for task in asyncio.all_tasks(loop):
         task.print_stack(limit=_DEPTH, file=shown)

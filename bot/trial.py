@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import importlib
 import importlib.util
-import inspect
 import os
 import sys
 import threading
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import discord
 
-from bastion.bot import apps, internals, survey
+from bastion.bot import apps, internals, program, survey
 
 if TYPE_CHECKING:
     from bastion.bot.checking import Asked
@@ -78,16 +77,9 @@ def _refuse_logins(refused: list[discord.Client], hurried: Callable[[Outcome], N
 
 async def _app(asked: Asked) -> discord.Client:
     sys.path[:0] = asked.path
-    value = apps.find(asked.app, directory=asked.directory, args=asked.args)
-    if inspect.iscoroutinefunction(value):
-        try:
-            return apps.checked(await value(), asked.app)
-        except Exception as error:
-            if isinstance(error, apps.AppError):
-                raise
-            text = f'bot.app = "{asked.app}" raised when called: {apps.one_line(error)}'
-            raise apps.AppError(text) from error
-    return apps.made(value, asked.app)
+    program.go_first_on_path("", asked.directory)
+    program.give_way()
+    return await apps.load(asked.app, directory=asked.directory, args=asked.args)
 
 
 def _program(asked: Asked) -> list[discord.Client]:

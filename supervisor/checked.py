@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from bastion.supervisor import guarded
+from bastion.supervisor.child import LAUNCHER
 from bastion.supervisor.release import Release
 
 APP_TIMEOUT = 60.0
@@ -74,7 +75,7 @@ def _command(release: Release, *, imported: bool, withheld: Sequence[str], path:
     options = ["--directory", str(release.directory), what, f"--withheld={','.join(withheld)}"]
     options += [f"--path={os.pathsep.join(path)}"] if path else []
     options += ["--import"] if imported else []
-    return [str(release.python), "-P", "-m", "bastion.bot.checking", *options, "--", *release.args]
+    return [str(release.python), str(LAUNCHER), "check", *options, "--", *release.args]
 
 
 def _python_path(text: str, directory: Path) -> tuple[list[str], str]:

@@ -1,7 +1,8 @@
 """One bot process: its birth, its two pipes, its output, its death.
 
 Knows processes and file descriptors and the framing of messages; what a message means it does not know, with one
-exception: the first must be a `Hello` in our protocol. It decides nothing: it reports to whoever spawned it.
+exception: nothing is told to a process that has not answered our nonce, and then it must say `Hello`. It decides
+nothing: it reports to whoever spawned it.
 
 Everything here happens in callbacks of the running event loop; nothing blocks, and nothing that a child does (garbage,
 silence, a flood, a pipe that it does not read) reaches further than its own `Child`.
@@ -13,13 +14,13 @@ import asyncio
 import contextlib
 import errno
 import os
+import secrets
 import signal
 import subprocess
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Protocol, TypeAlias
 
 import msgspec
@@ -31,12 +32,15 @@ from bastion.supervisor.descent import Origin
 from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.release import Release
 from bastion.wire import (
-    EXIT_CONFIG,
     PROTOCOL,
+    Challenge,
+    Environment,
     Fatal,
     FromChild,
     Hello,
+    Launched,
     LineBuffer,
+    LoggedIn,
     ToChild,
     WireError,
     decode_from_child,
@@ -56,6 +60,7 @@ _READ = 64 * 1024
 _LAST_READS = 16
 """How often a dead child's pipe is read: it held 64 KiB, more can only come from a process that it left behind."""
 _STRIPPED = (
+    "DISCORD_TOKEN",  # told over the pipe, to a process that has shown that it is ours
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     "JOURNAL_STREAM",  # a child's output comes to us
 )
@@ -65,7 +70,6 @@ _EXPENDABLE = 300
 """What an expendable child has in oom_score_adj above ours: as if it used 30 % of the memory more than it does."""
 _RETRYABLE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
 
 Stream: TypeAlias = Literal["stdout", "stderr"]
 CommandFactory: TypeAlias = Callable[[Release], Sequence[str]]
@@ -112,9 +116,15 @@ class Launch:
     state_timeout: float = 2.0
     checkpoint: float = 60.0
     token: str = field(repr=False)
-    """Empty: the program has its own."""
+    """What the settings offer as DISCORD_TOKEN; "" if they have none."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What ``bot.env_file`` says."""
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """Return what the program finds in its environment beside what it has from us."""
+        token = {"DISCORD_TOKEN": self.token} if self.token else {}
+        return {**self.environment, **token}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +137,12 @@ class CarriedChild:
 
     generation: int
     release: Release
-    token: str = field(repr=False)
+    secrets: tuple[str, ...] = field(repr=False)
+    """What no line of its output may show."""
+    nonce: str = field(default="", repr=False)
+    """What it has to answer with before it is told anything; "" when it has."""
+    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What it is told then."""
     pid: int
     read: int
     write: int
@@ -148,27 +163,26 @@ class CarriedChild:
         return [fd for fd in (self.read, self.write, self.stdout, self.stderr) if fd >= 0]
 
 
-def python_module(release: Release) -> Sequence[str]:
-    """Return the start of the command line: our runtime, in the release's interpreter.
-
-    ``-P`` keeps the release's directory from shadowing the package ``bot``; the child puts it on the path itself.
-    """
-    return (str(release.python), "-P", "-m", "bastion.bot")
+LAUNCHER = Path(__file__).with_name("launcher.py")
 
 
-def environment(
-    base: Mapping[str, str], *, token: str, generation: int, given: Mapping[str, str] = _NOTHING
-) -> dict[str, str]:
-    """Return a child's environment: ours, without what systemd tells the supervisor alone, and what it is given."""
+def launcher(release: Release) -> Sequence[str]:
+    """Return the start of the command line: our launcher, in the release's interpreter."""
+    return (str(release.python), str(LAUNCHER))
+
+
+def environment(base: Mapping[str, str], *, generation: int) -> dict[str, str]:
+    """Return a child's environment: ours, without what systemd tells the supervisor alone, and without the token."""
     kept = {name: value for name, value in base.items() if name not in _STRIPPED}
-    secret = {"DISCORD_TOKEN": token} if token else {}
-    return {**kept, **given, **secret, "PYTHONUNBUFFERED": "1", **descent.marks(generation)}
+    return {**kept, "PYTHONUNBUFFERED": "1", **descent.marks(generation)}
 
 
-def spawn(release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = python_module) -> Child:
+def spawn(release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = launcher) -> Child:
     """Start a process. Needs a running event loop. Raises `SpawnError`; then nothing is left behind."""
     process, carried = _start(release, launch, command)
-    return Child(carried, process, listener)
+    child = Child(carried, process, listener)
+    child.send(Challenge(nonce=carried.nonce, protocol=PROTOCOL))
+    return child
 
 
 def adopt(carried: CarriedChild, listener: Listener) -> Child:
@@ -184,7 +198,10 @@ class Child:
         self.release = carried.release
         self.generation = carried.generation
         self._listener = listener
-        self._token = carried.token
+        self._secrets = list(carried.secrets)
+        self._nonce, self._variables = carried.nonce, carried.variables
+        self._untold = bytearray()
+        """What waits until the nonce has been answered."""
         self._loop = asyncio.get_running_loop()
         self._buffer = LineBuffer(carried.unread)
         self._unsent = bytearray(carried.unsent)
@@ -202,8 +219,8 @@ class Child:
         self._ending: asyncio.Task[None] | None = None
         """The end of what the child has left running: it is dead itself."""
         self._outputs: dict[Stream, _Output] = {
-            "stdout": _Output(carried.stdout, self._token.encode(), bytearray(carried.out_part)),
-            "stderr": _Output(carried.stderr, self._token.encode(), bytearray(carried.err_part)),
+            "stdout": _Output(carried.stdout, self._secrets, bytearray(carried.out_part)),
+            "stderr": _Output(carried.stderr, self._secrets, bytearray(carried.err_part)),
         }
         for stream, output in self._outputs.items():
             self._loop.add_reader(output.fd, self._on_output, stream)
@@ -219,7 +236,9 @@ class Child:
         return CarriedChild(
             generation=self.generation,
             release=self.release,
-            token=self._token,
+            secrets=tuple(self._secrets),
+            nonce=self._nonce,
+            variables=self._variables,
             pid=self.pid,
             read=self._read,
             write=self._write,
@@ -243,6 +262,9 @@ class Child:
     def send(self, message: ToChild) -> None:
         """Put a message into the pipe; into none if the child has gone or broken."""
         if self._write < 0:
+            return
+        if self._nonce and not isinstance(message, Challenge):
+            self._untold += encode(message)
             return
         waiting = bool(self._unsent)
         self._unsent += encode(message)
@@ -310,7 +332,12 @@ class Child:
             self._break(f"sent something that is not a message: {error}", retryable=False)
 
     def _hear(self, message: FromChild) -> None:
-        if not self._greeted:
+        if self._nonce:
+            self._take_answer(message)
+            return
+        if isinstance(message, LoggedIn):
+            self._keep_secret(message.token)
+        if not self._greeted and not isinstance(message, Fatal):
             if not isinstance(message, Hello):
                 raise WireError(f"{type(message).__name__} came before Hello")
             if message.protocol != PROTOCOL:
@@ -324,6 +351,24 @@ class Child:
         if isinstance(message, Fatal):
             message = msgspec.structs.replace(message, reason=self._masked(message.reason))
         self._listener.heard(self, message)
+
+    def _take_answer(self, message: FromChild) -> None:
+        """Take the answer to our nonce; tell its process all that it is to know then."""
+        match message:
+            case Launched(nonce=nonce) if secrets.compare_digest(nonce, self._nonce):
+                variables, self._nonce, self._variables = self._variables, "", {}
+                self.send(Environment(variables=dict(variables)))
+                self._unsent += self._untold
+                self._untold.clear()
+                self._on_writable()
+            case Fatal():
+                self._listener.heard(self, message)
+            case _:
+                raise WireError(f"{type(message).__name__} is no answer to the nonce")
+
+    def _keep_secret(self, token: str) -> None:
+        if token and token not in self._secrets:
+            self._secrets.append(token)
 
     def _break(self, reason: str, *, retryable: bool = True) -> None:
         """Stop talking to the child and say so, once."""
@@ -386,8 +431,10 @@ class Child:
         self._listener.printed(self, stream, line)
 
     def _masked(self, text: str) -> str:
-        """Hide the token, which an app may print together with its environment."""
-        return text.replace(self._token, "[token]") if self._token else text
+        """Hide tokens, which an app may print together with its environment."""
+        for secret in self._secrets:
+            text = text.replace(secret, "[token]")
+        return text
 
     # Death.
 
@@ -427,10 +474,10 @@ class Child:
             if fd >= 0:
                 self._loop.remove_reader(fd)
                 os.close(fd)
-        reason, retryable = _explain(status, list(self._last), self.release)
+        reason, retryable = _explain(status, list(self._last))
         if remains:
             self._listener.outlived(self, remains)
-        copies = [left for left in remains.ended if left.copies(self.release.app, self.release.directory)]
+        copies = [left for left in remains.ended if left.copies(self.release.entry, self.release.directory)]
         if copies:
             reason += f", after it had started a copy of itself ({copies[0].name}), which was ended"
         self._listener.left(self, reason, retryable=retryable)
@@ -457,7 +504,7 @@ class _Output:
     """One output stream, cut into lines of bounded length."""
 
     fd: int
-    token: bytes = field(repr=False)
+    secrets: list[str] = field(repr=False)
     part: bytearray = field(default_factory=bytearray)
 
     def feed(self, data: bytes) -> list[str]:
@@ -485,9 +532,14 @@ class _Output:
         return text + " ... (cut)" if cut else text
 
     def _begun(self) -> int:
-        """Return how much of the token the line ends with: what is cut in its middle could not be masked."""
-        lengths = range(min(len(self.token), len(self.part)), 0, -1)
-        return next((length for length in lengths if self.part.endswith(self.token[:length])), 0)
+        """Return how much of a token the line ends with: what is cut in its middle could not be masked."""
+        return max((_ends_with(self.part, secret.encode()) for secret in self.secrets), default=0)
+
+
+def _ends_with(part: bytearray, secret: bytes) -> int:
+    """Return how many bytes of the beginning of a secret are the end of a line."""
+    lengths = range(min(len(secret), len(part)), 0, -1)
+    return next((length for length in lengths if part.endswith(secret[:length])), 0)
 
 
 def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[Process, CarriedChild]:
@@ -503,7 +555,7 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
         process = subprocess.Popen(
             [*command(release), *_arguments(release, launch, read=theirs[1], write=theirs[0])],
             cwd=release.directory,
-            env=environment(os.environ, token=launch.token, generation=launch.generation, given=launch.environment),
+            env=environment(os.environ, generation=launch.generation),
             stdin=subprocess.DEVNULL,
             stdout=theirs[2],
             stderr=theirs[3],
@@ -524,7 +576,9 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
     return process, CarriedChild(
         generation=launch.generation,
         release=release,
-        token=launch.token,
+        secrets=(launch.token,) if launch.token else (),
+        nonce=secrets.token_hex(16),
+        variables=launch.variables,
         pid=process.pid,
         read=read,
         write=write,
@@ -535,6 +589,8 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
 
 def _arguments(release: Release, launch: Launch, *, read: int, write: int) -> list[str]:
     options: dict[str, object] = {
+        "--read": read,
+        "--write": write,
         "--generation": launch.generation,
         "--app": release.app,
         "--shards": release.shards,
@@ -543,15 +599,14 @@ def _arguments(release: Release, launch: Launch, *, read: int, write: int) -> li
         "--state-timeout": launch.state_timeout,
         "--checkpoint": launch.checkpoint,
         "--api-url": launch.api_url,
-        "--read": read,
-        "--write": write,
         "--directory": release.directory,
     }
     if launch.supervisor:  # an older release that shares nothing need not know the option
         options["--supervisor"] = launch.supervisor
     words = [str(word) for pair in options.items() for word in pair]
-    # In one word: the text may begin with a hyphen.
-    return [*words, f"--expired-text={launch.expired_text}", "--", *release.args]
+    # In one word each: they may begin with a hyphen.
+    words += [f"--program={release.program}", f"--expired-text={launch.expired_text}"]
+    return [*words, "--", *release.args]
 
 
 def _read_some(fd: int) -> bytes | None:
@@ -586,8 +641,8 @@ def _watched(pid: int) -> psutil.Process | None:
         return None
 
 
-def _explain(status: int, last: Sequence[str], release: Release) -> tuple[str, bool]:
-    """Say why a process ended, from its exit status and its last words; and whether another try may help."""
+def _explain(status: int, last: Sequence[str]) -> tuple[str, bool]:
+    """Say why a process ended that has not said so itself, and whether another try may help: it always may."""
     said = [line for line in last if line.strip() and not line[0].isspace() and not line.startswith(_NO_REASON)]
     if status < 0:
         try:
@@ -598,9 +653,5 @@ def _explain(status: int, last: Sequence[str], release: Release) -> tuple[str, b
         return (f"{how}: {crash}" if crash else how), True
     how = f"exited with status {status}"
     if status == 0 or not said:
-        return how, status != EXIT_CONFIG
-    if "(ModuleNotFoundError: No module named 'bastion" in said[-1]:
-        return f"{release.python} has no bastion-supervisor installed: install it into that environment", False
-    if any(line.startswith(("Unknown option: -P", "unknown option -P")) for line in said):
-        return f"{release.python} is older than Python 3.11", False
-    return f"{how}: {said[-1]}", status != EXIT_CONFIG
+        return how, True
+    return f"{how}: {said[-1]}", True

@@ -30,7 +30,7 @@ import msgspec
 
 from bastion.supervisor import __version__, headroom, neighbours, orphans
 from bastion.supervisor.aside import aside
-from bastion.supervisor.child import CommandFactory, Launch, python_module
+from bastion.supervisor.child import CommandFactory, Launch, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
 from bastion.supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
@@ -96,7 +96,7 @@ class Engine:
         reread: Callable[[], Settings] | None = None,
         log: Callable[[LogLine], None] | None = None,
         signals: bool = True,
-        command: CommandFactory = python_module,
+        command: CommandFactory = launcher,
         root: Path = Path("/"),
         others: Collection[int] = (),
         on_move: Callable[[Summary], None] | None = None,

@@ -187,6 +187,8 @@ class Rang:
 
     alarm: Alarm
     generation: int = 0
+    doing: str | None = None
+    """Where the program of a child is that has not logged in."""
 
 
 ChildEvent: TypeAlias = (

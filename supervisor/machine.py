@@ -339,7 +339,9 @@ def _probation_over(turn: Turn, event: Rang) -> None:
 
 
 def _has_drained(turn: Turn, event: HasDrained) -> None:
+    """It need not beat any more: its program may clean up without an event loop, and the drain's alarm has an end."""
     if turn.need(event.generation).standing is Standing.DRAINING:
+        turn.cancel(Alarm.HANG, generation=event.generation)
         turn.change(event.generation, drained=True)
 
 
@@ -708,7 +710,7 @@ def _child_left_stopping(turn: Turn, event: Exited) -> None:
 
 def _beaten(turn: Turn, event: Beaten) -> None:
     child = turn.need(event.generation)
-    if child.standing is Standing.LEAVING:
+    if child.standing is Standing.LEAVING or child.drained:
         return
     if child.hung:
         turn.note(f"generation {event.generation} beats again and goes on")
@@ -758,7 +760,8 @@ def _lateness(turn: Turn, event: Rang) -> str:
         case Alarm.READY if turn.need(event.generation).again:
             return f"has not seen to what the dead one left within {limits.RECOVER_TIMEOUT:g} s"
         case Alarm.READY:
-            return f"not ready within {timing.ready_timeout:g} s (handoff.ready_timeout)"
+            where = f": it has not logged in, its main thread is at {event.doing}" if event.doing else ""
+            return f"not ready within {timing.ready_timeout:g} s (handoff.ready_timeout){where}"
         case Alarm.ACK:
             return f"did not become active within {limits.ACK_TIMEOUT:g} s"
         case Alarm.ANSWER:

@@ -29,12 +29,14 @@ from bastion.wire import (
     Imported,
     Limits,
     Lingering,
+    LoggedIn,
     Ready,
     Recovered,
     Role,
     RoleName,
     Shard,
     ShardState,
+    Starting,
 )
 
 DURATION_BOUNDS = (1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
@@ -69,6 +71,8 @@ class Observation:
     last_beat_at: str | None = None
     fault: str | None = None
     """Why it gives up, as it said at first."""
+    doing: str | None = None
+    """Where its program is that has not logged in yet."""
 
     @property
     def shards_ready(self) -> int:
@@ -93,6 +97,10 @@ class Observation:
     def take(self, message: FromChild) -> None:
         """Note what a message tells."""
         match message:
+            case Starting(doing=doing):
+                self.doing = doing
+            case LoggedIn():
+                self.doing = None
             case Limits(shards=shards):
                 self.shards_total = shards
             case Shard(id=id, state=state, latency_ms=latency):

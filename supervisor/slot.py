@@ -68,14 +68,17 @@ from bastion.wire import (
     Hello,
     Identify,
     Imported,
+    Launched,
     Limits,
     Lingering,
+    LoggedIn,
     Permit,
     Ping,
     Ready,
     Recovered,
     Role,
     Shard,
+    Starting,
     ToChild,
     WindowAck,
 )
@@ -447,7 +450,8 @@ class Slot:
 
     def _ring(self, key: tuple[Alarm, int]) -> None:
         del self._timers[key]
-        self.happen(Rang(*key))
+        member = self._members.get(key[1])
+        self.happen(Rang(*key, doing=member.seen.doing if member else None))
 
     # What children do (`child.Listener`).
 
@@ -694,5 +698,7 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return HasDrained(generation)
         case Beat():
             return Beaten(generation)
-        case Fatal() | Identify() | Limits() | Shard() | Recovered() | Cut() | Exported() | Imported():
+        case Launched() | Starting() | LoggedIn() | Identify() | Limits() | Shard():
+            return None
+        case Fatal() | Recovered() | Cut() | Exported() | Imported():
             return None

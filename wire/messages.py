@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 EXIT_CONFIG = 78
@@ -25,12 +25,36 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Base of all messages: immutable, by name only, nothing unknown let in."""
 
 
+class Launched(_Message, frozen=True, tag="launched"):
+    """First words of the launcher: the answer to `Challenge`. The package `bastion` that it found is ours."""
+
+    nonce: str
+
+
 class Hello(_Message, frozen=True, tag="hello"):
-    """First words of a child: the runtime is loaded, the app is not yet."""
+    """First words of a child: the runtime is loaded, the program is not yet."""
 
     pid: int
     protocol: int
     versions: dict[str, str]
+
+
+class Starting(_Message, frozen=True, tag="starting"):
+    """A sign of life once a second from a child whose program has not logged in yet, and the answer to a `Ping`.
+
+    A thread sends it, so it says nothing of the program's event loop: there may be none yet.
+    """
+
+    doing: str
+    """Where the program's main thread is, such as ``main.py:12, in migrate``."""
+    pong: int = 0
+    """Number of the newest `Ping` seen, 0 before the first."""
+
+
+class LoggedIn(_Message, frozen=True, tag="logged-in"):
+    """The program logs in with this token, which the supervisor keeps out of the log."""
+
+    token: str
 
 
 class Identify(_Message, frozen=True, tag="identify"):
@@ -182,6 +206,20 @@ class Cut(_Message, frozen=True, tag="cut"):
     lives: bool = False
 
 
+class Challenge(_Message, frozen=True, tag="challenge"):
+    """First words of the supervisor. Only our launcher answers them with the same ``nonce``."""
+
+    nonce: str
+    protocol: int
+    """What the supervisor speaks. A package that speaks another one does not become a child."""
+
+
+class Environment(_Message, frozen=True, tag="environment"):
+    """The answer to `Launched`: variables for the program's environment, the token among them, if there is one."""
+
+    variables: dict[str, str]
+
+
 class Permit(_Message, frozen=True, tag="permit"):
     """Leave to IDENTIFY this shard now, once."""
 
@@ -262,7 +300,10 @@ class Ping(_Message, frozen=True, tag="ping"):
 
 
 FromChild: TypeAlias = (
-    Hello
+    Launched
+    | Hello
+    | Starting
+    | LoggedIn
     | Identify
     | Limits
     | Shard
@@ -278,4 +319,6 @@ FromChild: TypeAlias = (
     | Cut
     | Fatal
 )
-ToChild: TypeAlias = Permit | Window | Activate | Standby | Drain | Import | Recover | Inquire | Ping
+ToChild: TypeAlias = (
+    Challenge | Environment | Permit | Window | Activate | Standby | Drain | Import | Recover | Inquire | Ping
+)

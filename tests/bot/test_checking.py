@@ -12,10 +12,13 @@ from typing import Any
 import discord
 import pytest
 
+import bastion
 from bastion.bot.checking import Answer, Asked, looked_at
 
 CLIENT = "import discord\nclient = discord.Client(intents=discord.Intents.none())\n"
 TOKEN = "MTIzNDU2Nzg5MDEyMzQ1Njc4.GaBcDe.abcdefghijklmnopqrstuvwxyz0123456789AB"
+
+LAUNCHER = Path(bastion.__file__).parent / "supervisor" / "launcher.py"
 
 
 class Release:
@@ -38,7 +41,7 @@ class Release:
 
     def run(self, *options: str) -> subprocess.CompletedProcess[str]:
         """Run the check as the supervisor does, with the release as the current directory."""
-        command = [sys.executable, "-P", "-m", "bastion.bot.checking", "--directory", str(self.directory), *options]
+        command = [sys.executable, str(LAUNCHER), "check", "--directory", str(self.directory), *options]
         environ = {name: value for name, value in os.environ.items() if name != "DISCORD_TOKEN"}
         return subprocess.run(
             command, capture_output=True, text=True, cwd=self.directory, env=environ, timeout=30, check=False

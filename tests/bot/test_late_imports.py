@@ -8,7 +8,7 @@ from pathlib import Path
 import bastion.bot
 
 ROOM = Path(bastion.bot.__file__).parent
-BEFORE_THE_PROGRAM = {"__init__.py", "__main__.py"}
+BEFORE_THE_PROGRAM = {"__init__.py", "__main__.py", "checking.py"}
 """Their functions run before the program does."""
 
 

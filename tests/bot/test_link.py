@@ -30,13 +30,19 @@ class Wired:
     heard: list[wire.ToChild] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: bool = False
 
     def open(self) -> Link:
+        loop, self.opened = asyncio.get_running_loop(), True
+
+        def note(where: list[object], what: object) -> None:
+            loop.call_soon_threadsafe(self._note, where, what)
+
         link = Link(
             self.child_reads,
             self.child_writes,
-            on_message=lambda message: self._note(self.heard, message),
-            on_lost=lambda reason: self._note(self.lost, reason),
+            on_message=lambda message: note(self.heard, message),
+            on_lost=lambda reason: note(self.lost, reason),
         )
         link.open()
         return link
@@ -80,9 +86,10 @@ async def wired() -> AsyncIterator[Wired]:
     from_child, child_writes = os.pipe()
     pair = Wired(to_child, from_child, child_reads, child_writes)
     yield pair
-    loop = asyncio.get_running_loop()
-    loop.remove_reader(child_reads)
-    loop.remove_writer(child_writes)
+    if pair.opened:
+        if pair.to_child >= 0:
+            pair.hang_up()
+        await pair.until(lambda: bool(pair.lost))  # its thread has ended, and does not read these any more
     for fd in (pair.to_child, pair.from_child, pair.child_reads, pair.child_writes):
         if fd >= 0:
             os.close(fd)
@@ -148,7 +155,6 @@ async def test_last_words_wait_for_the_pipe_to_take_all_that_is_left(wired: Wire
         try:
             link.flush_now()  # blocks until that thread has made room
         finally:
-            asyncio.get_running_loop().remove_writer(wired.child_writes)
             os.close(wired.child_writes)
             wired.child_writes = -1
     messages = reading.result()

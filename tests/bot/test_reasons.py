@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 import traceback
 from pathlib import Path
-from types import SimpleNamespace
+from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import aiohttp
@@ -13,10 +14,13 @@ import discord
 import pytest
 
 from bastion.bot import apps, internals
-from bastion.bot.reasons import SetupError, explain, origin
+from bastion.bot.ending import in_program
+from bastion.bot.program import ProgramError
+from bastion.bot.reasons import NoTokenError, SetupError, TwoClientsError, explain, port_of, told, worth_showing
 from bastion.bot.shards import ShardsError
 
 API = "http://127.0.0.1:9/api/v10"
+HERE = Path(__file__).parent
 
 
 def answer(status: int) -> Any:
@@ -27,15 +31,34 @@ def closed(code: int) -> discord.ConnectionClosed:
     return discord.ConnectionClosed(SimpleNamespace(close_code=code), shard_id=0)  # type: ignore[arg-type]
 
 
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "retryable"),
     [
         (apps.AppError("the app is no app"), "the app is no app", False),
         (ShardsError("too many shards"), "too many shards", False),
-        (SetupError("setup_hook raised KeyError: 'x'"), "setup_hook raised KeyError: 'x'", False),
+        (SetupError(KeyError("x"), HERE), "setup_hook raised KeyError: 'x'", True),
+        (SetupError(ImportError("no cog"), HERE), "setup_hook raised ImportError: no cog", False),
+        (ProgramError("no such file"), "no such file", False),
+        (
+            NoTokenError("main.py"),
+            "bot.program = main.py logs in without a token: give it its own, or set DISCORD_TOKEN, discord.token_file "
+            "or bot.env_file",
+            False,
+        ),
+        (
+            TwoClientsError(KeyError(), OSError()),
+            "the program connects two clients, a KeyError and a OSError: the supervisor hands over one. Run the other "
+            "one as a program of its own",
+            False,
+        ),
         (
             discord.LoginFailure("Improper token has been passed."),
-            "Discord refused the token (401): check DISCORD_TOKEN or discord.token_file",
+            "Discord refused the token (401): check the program's own, DISCORD_TOKEN or discord.token_file",
             False,
         ),
         (
@@ -79,16 +102,20 @@ def closed(code: int) -> discord.ConnectionClosed:
             "Discord refused a request while the app started: DiscordServerError: 503 because (error code: 0): ill",
             True,
         ),
-        (KeyError("x"), "the app ended with KeyError: 'x'", True),
-        (RuntimeError("first line\nsecond line"), "the app ended with RuntimeError: first line", True),
-        (SystemExit(3), "the app ended with SystemExit: 3", True),
+        (KeyError("x"), "the program ended with KeyError: 'x'", True),
+        (RuntimeError("first line\nsecond line"), "the program ended with RuntimeError: first line", True),
+        (SystemExit(3), "the program ended with sys.exit(3)", True),
+        (ConnectionRefusedError("no database"), "the program ended with ConnectionRefusedError: no database", True),
+        (ImportError("no such module"), "the program ended with ImportError: no such module", False),
+        (caused(RuntimeError("a"), SyntaxError("b")), "the program ended with RuntimeError: a", False),
+        (None, "the program ended, and no client of it had connected", True),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )
 def test_each_error_is_explained_in_one_line_that_says_whether_another_try_could_succeed(
-    error: BaseException, reason: str, retryable: bool
+    error: BaseException | None, reason: str, retryable: bool
 ) -> None:
-    assert explain(error, API) == (reason, retryable)
+    assert explain(error, API, HERE) == (reason, retryable)
 
 
 EXPLAINED = [
@@ -104,50 +131,61 @@ EXPLAINED = [
 
 @pytest.mark.parametrize("error", EXPLAINED, ids=lambda error: type(error).__name__)
 def test_an_error_that_its_explanation_says_all_about_has_no_traceback(error: BaseException) -> None:
-    assert origin(error) is None
+    assert worth_showing(error) is None
 
 
 def test_an_error_of_no_known_kind_keeps_its_traceback() -> None:
     error = KeyError("x")
-    assert origin(error) is error
+    assert worth_showing(error) is error
 
 
-def frames(error: BaseException | None) -> list[str]:
-    assert error is not None
-    return [Path(frame.filename).name for frame in traceback.extract_tb(error.__traceback__)]
+def frames(trace: TracebackType | None) -> list[str]:
+    return [Path(frame.filename).name for frame in traceback.extract_tb(trace)]
 
 
 @pytest.mark.anyio
 async def test_the_traceback_of_an_app_that_cannot_be_imported_begins_in_the_app(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     monkeypatch.setattr(sys, "argv", [*sys.argv])
     (tmp_path / "app_that_imports.py").write_text("import helper_that_raises\n")
     (tmp_path / "helper_that_raises.py").write_text("def deep():\n    1 / 0\ndeep()\n")
     with pytest.raises(apps.AppError) as refusal:
-        apps.load("app_that_imports:client", directory=tmp_path)
-    found = origin(refusal.value)
+        await apps.load("app_that_imports:client", directory=tmp_path)
+    found = worth_showing(refusal.value)
     assert isinstance(found, ZeroDivisionError)
-    own = [name for name in frames(found) if not name.startswith("<frozen")]
+    own = [name for name in frames(in_program(found.__traceback__, tmp_path)) if not name.startswith("<frozen")]
     assert own == ["app_that_imports.py", "helper_that_raises.py", "helper_that_raises.py"]
-    assert frames(found)[0] == "app_that_imports.py"
 
 
 @pytest.mark.anyio
-async def test_the_traceback_of_a_setup_hook_begins_in_the_app() -> None:
+async def test_what_a_setup_hook_raises_reaches_the_program_as_it_is() -> None:
     class App(discord.Client):
         async def setup_hook(self) -> None:
             raise KeyError("x")
 
-    client = App(intents=discord.Intents.none())
-    internals.around_setup_hook(client, lambda error: SetupError(f"setup_hook raised {apps.one_line(error)}"))
-    with pytest.raises(SetupError) as refusal:
+    client, failed = App(intents=discord.Intents.none()), list[Exception]()
+    internals.around_setup_hook(client, failed.append)
+    with pytest.raises(KeyError) as raised:
         await client.setup_hook()
-    found = origin(refusal.value)
-    assert isinstance(found, KeyError)
-    assert frames(found) == ["test_reasons.py"]
+    assert failed == [raised.value]
 
 
-def test_an_app_error_without_a_cause_has_no_traceback() -> None:
-    assert origin(apps.AppError("no such module")) is None
+def test_a_port_that_is_taken_is_named_though_the_error_does_not_say_it() -> None:
+    class Server:
+        def __init__(self, port: int) -> None:
+            self.server_address = ("127.0.0.1", port)
+            with socket.socket() as bound:
+                bound.bind(self.server_address)
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use") as refused:
+            Server(port)
+    assert port_of(refused.value) == port
+    assert told(refused.value, HERE).startswith(
+        f"OSError: [Errno 98] Address already in use (port {port}) (test_reasons.py:"
+    )
+    said = OSError(98, "error while attempting to bind on address ('::', 8080, 0, 0): address already in use")
+    assert port_of(said) == 8080

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import discord
 import pytest
 
+import bastion
 from bastion import wire
 from bastion.bot import __main__ as command_line
 from bastion.bot import runtime
@@ -26,6 +27,7 @@ API = "http://127.0.0.1:9/api/v10"
 TOKEN = "a-token-that-nobody-may-see"
 
 Message = TypeVar("Message", bound=wire.FromChild)
+LAUNCHER = Path(bastion.__file__).parent / "supervisor" / "launcher.py"
 
 
 # --- options --------------------------------------------------------------------------------------------------------
@@ -39,14 +41,13 @@ def options_of(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Options:
         def __init__(self, options: Options) -> None:
             got.append(options)
 
-        async def run(self, token: str) -> int:
-            assert token == TOKEN
-            return 0
+        def begin(self, unread: bytes) -> bool:
+            return False
 
-    monkeypatch.setattr(command_line, "Runtime", Noting)
-    monkeypatch.setenv("DISCORD_TOKEN", TOKEN)
-    monkeypatch.setenv("BASTION_GENERATION", "")
-    assert command_line.main(arguments) == 0
+    monkeypatch.setattr(runtime, "Runtime", Noting)
+    monkeypatch.setattr(command_line, "_log_to_stderr", lambda: None)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert command_line.main(arguments, read=8, write=9) == 1
     return got[0]
 
 
@@ -54,7 +55,7 @@ def test_the_command_line_says_all_that_a_child_must_know(monkeypatch: pytest.Mo
     options = options_of(
         monkeypatch,
         *("--app", "app:client", "--directory", str(tmp_path / "x" / ".."), "--generation", "7", "--shards", "4"),
-        *("--role", "standby", "--ledger", "/run/ledger.db", "--api-url", API, "--read", "8", "--write", "9"),
+        *("--role", "standby", "--ledger", "/run/ledger.db", "--api-url", API),
         *("--expired-text=-- gone", "--", "--debug", "x"),
     )
     assert options == Options(
@@ -70,13 +71,12 @@ def test_the_command_line_says_all_that_a_child_must_know(monkeypatch: pytest.Mo
         args=["--debug", "x"],
         expired_text="-- gone",
     )
-    assert os.environ["BASTION_GENERATION"] == "7", "the app may tell its generation"
 
 
 def test_a_child_is_active_with_the_shards_that_discord_recommends_unless_told_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    options = options_of(monkeypatch, "--app", "app:client", "--read", "8", "--write", "9")
+    options = options_of(monkeypatch, "--app", "app:client")
     assert (options.standby, options.shards, options.args) == (False, "auto", [])
 
 
@@ -92,7 +92,8 @@ def test_started_by_hand_it_says_what_to_use_instead(capsys: pytest.CaptureFixtu
 # --- a whole child --------------------------------------------------------------------------------------------------
 
 APP = '''
-import asyncio, os, sys
+import asyncio, os, sys, types
+import aiohttp
 import discord
 
 MESSAGE = {
@@ -115,12 +116,26 @@ class PagerView(discord.ui.View):
 class App(discord.Client):
     """Connects to nothing: what Discord would send comes as lines on stdin."""
 
-    async def start(self, token, *, reconnect=True):
+    async def login(self, token):
         self.left = asyncio.Event()
         self.go = asyncio.Event()
+        self.http.static_login = self.log_in
+        self.http.get_bot_gateway = self.find_gateway
+        await super().login(token)
+
+    async def log_in(self, token):
+        self.http._HTTPClient__session = aiohttp.ClientSession()
+        return {"id": "1", "username": "bot", "discriminator": "0", "avatar": None}
+
+    async def application_info(self):
+        return types.SimpleNamespace(id=1, interactions_endpoint_url=None, flags=None)
+
+    async def find_gateway(self):
+        limit = {"total": 1000, "remaining": 900, "reset_after": 0, "max_concurrency": 1}
+        return 1, "ws://127.0.0.1:9", limit
+
+    async def connect(self, *, reconnect=True):
         loop = asyncio.get_running_loop()
-        await self._async_setup_hook()
-        await self.setup_hook()
         loop.add_reader(0, self.read)
         say("started")
         try:
@@ -180,20 +195,16 @@ client = App(intents=discord.Intents.none())
 class Child:
     """A child in a process of its own, with this test as its supervisor and as its Discord."""
 
-    def __init__(self, directory: Path, *, source: str = APP, role: str = "active") -> None:
+    def __init__(self, directory: Path, *, source: str = APP, role: str = "active", program: str = "") -> None:
         (directory / "app.py").write_text(source)
         child_reads, self._to_child = os.pipe()
         from_child, child_writes = os.pipe()
         self._messages = os.fdopen(from_child, "rb")
         self.log = directory / "stderr"
-        command = [sys.executable, "-P", "-m", "bastion.bot", "--app", "app:client", "--directory", str(directory)]
+        command = [sys.executable, str(LAUNCHER), "--read", str(child_reads), "--write", str(child_writes)]
+        command += ["--program" if program else "--app", program or "app:client", "--directory", str(directory)]
         command += ["--generation", "1", "--role", role, "--ledger", str(directory / "ledger.db"), "--api-url", API]
-        command += ["--read", str(child_reads), "--write", str(child_writes)]
-        environment = os.environ | {
-            "DISCORD_TOKEN": TOKEN,
-            "BASTION_SUPERVISOR_PID": str(os.getpid()),
-            "PYTHONPATH": str(Path(runtime.__file__).parent.parent),
-        }
+        environment = os.environ | {"BASTION_SUPERVISOR_PID": str(os.getpid()), "BASTION_GENERATION": "1"}
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -207,6 +218,10 @@ class Child:
             )
         os.close(child_reads)
         os.close(child_writes)
+        self.order(wire.Challenge(nonce="n", protocol=wire.PROTOCOL))
+        assert self.told(wire.Launched).nonce == "n"
+        self.order(wire.Environment(variables={"DISCORD_TOKEN": TOKEN}))
+        self.order(wire.Permit(shard=0))
 
     def order(self, message: wire.ToChild) -> None:
         os.write(self._to_child, wire.encode(message))
@@ -569,9 +584,9 @@ def test_a_setup_hook_that_raises_is_fatal_and_its_traceback_begins_in_the_app(s
     hook = "    async def setup_hook(self):\n        1 / 0\n\n"
     child = start(source=APP.replace("    async def close(", hook + "    async def close("))
     assert child.told(wire.Fatal) == wire.Fatal(
-        reason="setup_hook raised ZeroDivisionError: division by zero", retryable=False
+        reason="setup_hook raised ZeroDivisionError: division by zero (app.py:75, in setup_hook)", retryable=True
     )
-    assert child.ended() == 78
+    assert child.ended() == 1
     lines = child.log.read_text().splitlines()
     first = lines[lines.index("Traceback (most recent call last):") + 1]
     assert 'app.py", line' in first
@@ -590,7 +605,7 @@ def test_an_app_that_closes_its_own_client_is_fatal_but_another_try_could_succee
     serving.discord("close")
     assert serving.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
     assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
-    assert serving.ended() == 1
+    assert serving.ended() == 0, "as the program ends alone"
 
 
 SLOW_TO_CLOSE = APP.replace(
@@ -614,7 +629,7 @@ def test_an_app_that_is_slow_to_close_its_own_client_leaves_to_others_what_comes
     child.discord("finish")
     assert {child.said(), child.said()} == {"ended 1", "left"}
     assert child.told(wire.Fatal).reason == "the app closed its own client"
-    assert child.ended() == 1
+    assert child.ended() == 0
     assert SQLiteLedger(str(tmp_path / "ledger.db"), 2).claimed(["MESSAGE_CREATE:1", "MESSAGE_CREATE:2"]) == {
         "MESSAGE_CREATE:1"
     }
@@ -654,4 +669,4 @@ def test_an_app_that_closes_its_own_client_during_a_drain_cannot_be_activated_ag
     serving.told(wire.Beat, lambda beat: beat.pong == 1)
     serving.order(wire.Activate())
     assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
-    assert serving.ended() == 1
+    assert serving.ended() == 0, "as the program ends alone"

@@ -17,7 +17,7 @@ async def waiting_for_the_bell():
     await asyncio.sleep(600)
 
 async def main():
-    stacks.on_sigusr1(asyncio.get_running_loop())
+    stacks.on_sigusr1(asyncio.get_running_loop)
     task = asyncio.create_task(waiting_for_the_bell(), name="bell")
     await asyncio.sleep(0)
     def blocked_in_a_handler():

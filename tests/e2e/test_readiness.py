@@ -120,7 +120,7 @@ async def test_an_address_that_is_taken_ends_the_start_before_any_bot(tmp_path: 
         server.close()
         await server.wait_closed()
     assert ended.code == 78
-    assert f"supervisor: health.listen: nothing can listen at 127.0.0.1:{port}: another program" in ended.err
+    assert f"supervisor: health.listen: nothing can listen at 127.0.0.1:{port}: pid " in ended.err
     assert "spawned" not in ended.out + ended.err
     assert "Traceback" not in ended.err
 

@@ -39,6 +39,7 @@ CHILD = {
         "spare",
         "release",
         "app",
+        "program",
         "started_at",
         "ready_at",
         "active_at",

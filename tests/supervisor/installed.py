@@ -183,7 +183,7 @@ def installed(directory: Path, *args: str, start: bool = True, **options: Any) -
     (directory / "run").chmod(0o700)
     shutil.copytree(CODE, directory / "lib" / "bastion")
     python = directory / "python"
-    python.write_text(f'#!/bin/sh\nshift 3\nexec {sys.executable} -I -S {FAKE} "$@"\n')  # without "-P -m bastion.bot"
+    python.write_text(f'#!/bin/sh\nshift\nexec {sys.executable} -I -S {FAKE} "$@"\n')  # not our launcher
     python.chmod(0o755)
     it = Installed(directory, {})
     it.configure(

@@ -19,6 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bastion.supervisor.child import LAUNCHER
+
 TIMEOUT = 20.0
 HERE = Path(__file__).parent
 FULL = Path("/dev/full")
@@ -507,7 +509,7 @@ class TestCheck:
         assert "my:bot: Bot, intents 513" in done.stdout
         called = (shell.directory / "called").read_text()
         options = f"--directory {shell.directory} --app=my:bot --withheld=DISCORD_TOKEN"
-        assert called == f"-P -m bastion.bot.checking {options} --\n"
+        assert called == f"{LAUNCHER} check {options} --\n"
         assert not shell.socket.parent.exists()
 
     def test_without_an_import_it_says_what_an_import_would_show(self, shell: Shell, interpreter: Path) -> None:

@@ -35,6 +35,7 @@ from supervising import (
 )
 
 from bastion.supervisor import headroom, limits, machine
+from bastion.supervisor.child import LAUNCHER
 from bastion.supervisor.engine import Engine
 from bastion.supervisor.outcome import Outcome, Progress
 from bastion.supervisor.release import Release
@@ -1034,11 +1035,11 @@ async def test_a_first_start_without_a_directory_exits_78(tmp_path: Path) -> Non
 
 async def test_a_venv_without_our_package_is_named_as_what_it_is(tmp_path: Path) -> None:
     def bare(release: Release) -> list[str]:
-        return [str(release.python), "-I", "-S", "-m", "bastion.bot"]
+        return [str(release.python), "-I", "-S", str(LAUNCHER)]
 
     engine = Engine(make_settings(tmp_path), command=bare, log=lambda _: None, signals=False)
     assert await engine.run() == 78
-    assert "has no bastion-supervisor installed" in (engine.failure or "")
+    assert "has no bastion-supervisor: install it there" in (engine.failure or "")
 
 
 async def test_a_first_start_that_may_work_later_is_tried_again(tmp_path: Path) -> None:

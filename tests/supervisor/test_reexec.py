@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 from installed import CODE, Installed, installed
-from supervising import TOKEN, Supervised, fake_command, make_settings, open_fds, until
+from supervising import FAKE, TOKEN, Supervised, fake_command, make_settings, open_fds, until
 from test_child import Recorder, launch, release
 from test_machine import ON_PROBATION, SITUATIONS, TIMING, WITH_SPARE, World, possible_events
 
@@ -75,7 +75,7 @@ def an_envelope(tmp_path: Path, state: State) -> Envelope:
     carried = CarriedChild(
         generation=1,
         release=found,
-        token=TOKEN,
+        secrets=(TOKEN,),
         pid=77,
         read=10,
         write=-1,
@@ -168,8 +168,8 @@ def test_a_new_field_with_a_default_does_not_keep_an_older_program_from_handing_
         (b"", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"[" * 5000, "cannot be read"),
-        (b'{"format": 1, "protocol": 2, "pid": 3, "version": "9"}', "cannot be read"),
-        (b'{"format": 7, "protocol": 2, "pid": 3, "version": "9"}', "supervisor 9 carries format 7 over"),
+        (b'{"format": 1, "protocol": 3, "pid": 3, "version": "9"}', "cannot be read"),
+        (b'{"format": 7, "protocol": 3, "pid": 3, "version": "9"}', "supervisor 9 carries format 7 over"),
         (b'{"format": 1, "protocol": 7, "pid": 3, "version": "9"}', "the bots speak protocol 7"),
     ],
 )
@@ -213,9 +213,11 @@ def test_only_a_state_in_which_nothing_is_under_way_is_at_rest() -> None:
 
 TALKS = """
 import os, sys, time
+import handshake
+handshake.take()
 words = sys.argv
 write = int(words[words.index("--write") + 1])
-hello = b'{"type":"hello","pid":1,"protocol":2,"versions":{}}' + bytes([10])
+hello = b'{"type":"hello","pid":1,"protocol":3,"versions":{}}' + bytes([10])
 os.write(write, hello[:20])
 os.write(1, b"half a li")
 os.write(2, b"Tra")
@@ -234,7 +236,15 @@ def test_an_adopted_child_goes_on_in_the_middle_of_a_line_and_its_end_is_explain
 
     async def spawned() -> CarriedChild:
         born = child.spawn(
-            release(tmp_path), launch(tmp_path), first, command=lambda _: (sys.executable, "-I", "-c", TALKS)
+            release(tmp_path),
+            launch(tmp_path),
+            first,
+            command=lambda _: (
+                sys.executable,
+                "-I",
+                "-c",
+                f"import sys; sys.path.insert(0, {str(FAKE.parent)!r})\n{TALKS}",
+            ),
         )
         await until(lambda: all((born.carry().unread, born.carry().out_part, born.carry().err_part)))
         born._process.returncode = 0  # type: ignore[attr-defined]  # the object is forgotten, as by execve
@@ -376,7 +386,7 @@ BROKEN = {
         "del run.params[-1]; run.params[:] = run.params[:2]\nmain()",
         "No such option",
     ),
-    "other pipe": ("wire.py", "PROTOCOL = 3", "the bots speak protocol 2"),
+    "other pipe": ("../wire/messages.py", "PROTOCOL = 4", "the bots speak protocol 3"),
     "another machine": ("machine.py", "def step(state, event): raise KeyError(7)", "KeyError: 7"),
 }
 

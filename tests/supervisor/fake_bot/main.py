@@ -22,13 +22,27 @@ import socket
 import sys
 import time
 
+sys.path.insert(0, __file__.rpartition("/")[0])
+
+import handshake
+
 BEAT_SECONDS = 0.1
 
 
 class Fake:
     def __init__(self) -> None:
         parser = argparse.ArgumentParser()
-        for name in ("generation", "app", "shards", "role", "ledger", "api-url", "directory", "expired-text"):
+        for name in (
+            "generation",
+            "program",
+            "app",
+            "shards",
+            "role",
+            "ledger",
+            "api-url",
+            "directory",
+            "expired-text",
+        ):
             parser.add_argument(f"--{name}", required=True)
         for name in ("state-timeout", "checkpoint"):
             parser.add_argument(f"--{name}", required=True)
@@ -39,7 +53,7 @@ class Fake:
         self.options = parser.parse_args()
         self.script = dict(word.partition("=")[::2] for word in self.options.args)
         self.shards = int(self.script.get("shards", "1"))
-        self.buffer = b""
+        self.buffer = handshake.take()
         self.draining = self.ready = False
         self.lingering = 0
         signal.signal(signal.SIGWINCH, lambda *_: self.leave("people"))
@@ -93,7 +107,7 @@ class Fake:
 
     def run(self) -> None:
         if "print" in self.script:
-            print(self.script["print"].replace("TOKEN", os.environ["DISCORD_TOKEN"]), file=sys.stderr)
+            print(self.script["print"].replace("TOKEN", os.environ.get("DISCORD_TOKEN", "")), file=sys.stderr)
         if "listen" in self.script:
             self.server = socket.create_server(("127.0.0.1", 0))
             print("listens at", self.server.getsockname()[1], flush=True)
@@ -104,7 +118,7 @@ class Fake:
                 os._exit(7 if os.fork() else 8)
             os.wait()
         self.at("start")
-        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "2")), versions={"fake": "1"})
+        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "3")), versions={"fake": "1"})
         self.at("hello")
         remaining = int(self.script.get("remaining", "900"))
         limits = {"total": 1000, "remaining": remaining, "reset_after": 3600.0, "max_concurrency": 1}
