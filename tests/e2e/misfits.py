@@ -75,8 +75,8 @@ class Misfit:
 
 
 HOPELESS = [
-    Misfit(name="not there", source=None, says=r"main\.py.*: (no such file|there is no)"),
-    Misfit(name="a directory", source=None, folder=True, says=r"main\.py.*directory"),
+    Misfit(name="not there", source=None, says=r"bot\.program: .*/main\.py: No such file or directory"),
+    Misfit(name="a directory", source=None, folder=True, says=r"bot\.program: .*/main\.py: is a directory"),
     Misfit(name="no such module", words=("-m", "nosuchbot"), says=r"-m nosuchbot.*no module"),
     Misfit(
         name="syntax error", source="import discord\nclient = = 3\n", says=r"SyntaxError: invalid syntax .*main\.py"
