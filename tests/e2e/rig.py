@@ -88,6 +88,8 @@ class Rig:
     """When each line of the log was read, in monotonic seconds."""
     hurt: dict[int, float] = field(default_factory=dict)
     """When a test has killed or stopped a generation, in monotonic seconds."""
+    cwd: Path | None = None
+    """Where the supervisor is started; None: where the tests are."""
     untold: set[str] = field(default_factory=set)
     """Keys of updates that a successor could not tell, and has counted as missed."""
     _reading: asyncio.Task[None] | None = None
@@ -119,6 +121,7 @@ class Rig:
     async def start(self, *words: str, serving: bool = True) -> None:
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
+            cwd=self.cwd,
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
@@ -254,9 +257,14 @@ def active(status: dict[str, Any]) -> dict[str, Any] | None:
 
 @asynccontextmanager
 async def rig(
-    directory: Path, *, app: str, settings: SandboxSettings | None = None, handler_ms: str = "0-300", **options: Any
+    directory: Path,
+    *,
+    app: str = "",
+    settings: SandboxSettings | None = None,
+    handler_ms: str = "0-300",
+    **options: Any,
 ) -> AsyncIterator[Rig]:
-    """Start a sandbox and prepare, but do not start, a supervisor for ``app``."""
+    """Start a sandbox and prepare, but do not start, a supervisor for ``app``, or for what its start will name."""
     async with Sandbox(settings or SandboxSettings(max_concurrency=16)) as sandbox:
         sandbox.traffic.options.slash = ("ping", "slow", "fruit", "lasting", "form")
         expected = expectation()
@@ -273,7 +281,7 @@ async def rig(
         made = Rig(sandbox, directory, environ, {}, expected)
         made.configure(
             **{
-                "bot__app": app,
+                **({"bot__app": app} if app else {}),
                 "bot__directory": str(APPS),
                 "control__socket": str(directory / "s.sock"),
                 "handoff__linger": 0,

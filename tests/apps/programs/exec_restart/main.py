@@ -1,0 +1,38 @@
+"""A restart command that executes the program anew."""
+
+import os
+import sys
+
+import discord
+from discord.ext import commands
+from report import mark
+
+intents = discord.Intents.default()
+intents.message_content = True
+bot = commands.Bot(command_prefix="!", intents=intents)
+
+
+@bot.event
+async def on_ready():
+    await bot.tree.sync()
+
+
+@bot.command()
+async def ping(ctx):
+    await ctx.reply("pong")
+
+
+@bot.tree.command(description="Says hello")
+async def hello(interaction: discord.Interaction):
+    await interaction.response.send_message("hello")
+
+
+@bot.command()
+async def restart(ctx):
+    await ctx.reply("Restarting.")
+    os.execv(sys.executable, [sys.executable, *sys.argv])
+
+
+if __name__ == "__main__":
+    bot.run(os.environ["DISCORD_TOKEN"])
+    mark("clean-up")

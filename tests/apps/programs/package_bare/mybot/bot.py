@@ -1,0 +1,21 @@
+import discord
+from discord.ext import commands
+
+intents = discord.Intents.default()
+intents.message_content = True
+bot = commands.Bot(command_prefix="!", intents=intents)
+
+
+@bot.event
+async def on_ready():
+    await bot.tree.sync()
+
+
+@bot.command()
+async def ping(ctx):
+    await ctx.reply("pong")
+
+
+@bot.tree.command(description="Says hello")
+async def hello(interaction: discord.Interaction):
+    await interaction.response.send_message("hello")
