@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from bastion.bot.starting import is_within, where, where_is_main
+from bastion.bot.starting import is_ours, is_within, where, where_is_main
 
 _log = logging.getLogger("bastion")
 
@@ -158,11 +158,14 @@ def _code(error: BaseException | None) -> int:
 
 
 def in_program(trace: TracebackType | None, directory: Path) -> TracebackType | None:
-    """Leave out the frames that come before the program's first one, if it has one."""
-    own = trace
-    while own is not None and not is_within(own.tb_frame, directory):
-        own = own.tb_next
-    return own or trace
+    """Leave out the frames that come before the program's first one; if it has none, this runtime's."""
+    return _from(trace, lambda frame: is_within(frame, directory)) or _from(trace, lambda frame: not is_ours(frame))
+
+
+def _from(trace: TracebackType | None, wanted: Callable[[FrameType], bool]) -> TracebackType | None:
+    while trace is not None and not wanted(trace.tb_frame):
+        trace = trace.tb_next
+    return trace
 
 
 def place_of(error: BaseException, directory: Path) -> str:

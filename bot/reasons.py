@@ -36,10 +36,9 @@ class NoTokenError(Exception):
     """The program logs in without a token."""
 
     def __init__(self, program: str) -> None:
-        what = f"bot.program = {program} logs in" if program else "bot.app needs a token, and is started"
-        super().__init__(
-            f"{what} without a token: give it its own, or set DISCORD_TOKEN, discord.token_file or bot.env_file"
-        )
+        what = f"bot.program = {program}" if program else "bot.app"
+        ways = "give it its own, or set DISCORD_TOKEN, discord.token_file or bot.env_file"
+        super().__init__(f"{what} logs in and has no token: {ways}")
 
 
 class TwoClientsError(Exception):

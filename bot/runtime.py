@@ -815,7 +815,7 @@ class Runtime:
             return None if isinstance(error, asyncio.CancelledError) else worth_showing(error)
         if not self._fatal:
             self._give_up(self._error or error)
-        return worth_showing(error)
+        return worth_showing(self._error if isinstance(self._error, NoTokenError) else error)
 
     @property
     def hopeless(self) -> bool:

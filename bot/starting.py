@@ -114,6 +114,11 @@ def is_within(frame: FrameType, directory: Path) -> bool:
     return file.startswith(f"{directory}{os.sep}") and not file.startswith((*_LIBRARIES, _OURS))
 
 
+def is_ours(frame: FrameType) -> bool:
+    """Whether a place is in this runtime."""
+    return frame.f_code.co_filename.startswith(_OURS)
+
+
 def _told(frame: FrameType, directory: Path) -> str:
     file, name = frame.f_code.co_filename.removeprefix(f"{directory}{os.sep}"), frame.f_code.co_name
     return f"{file}:{frame.f_lineno}" + ("" if name == "<module>" else f", in {name}")

@@ -46,7 +46,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ProgramError("no such file"), "no such file", False),
         (
             NoTokenError("main.py"),
-            "bot.program = main.py logs in without a token: give it its own, or set DISCORD_TOKEN, discord.token_file "
+            "bot.program = main.py logs in and has no token: give it its own, or set DISCORD_TOKEN, discord.token_file "
             "or bot.env_file",
             False,
         ),
