@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,11 +64,11 @@ def main(argv: Sequence[str] | None = None, *, read: int = -1, write: int = -1, 
     runtime = Runtime(_options(parsed, read=read, write=write))
     if not runtime.begin(unread):
         return 1
-    code = runtime.ending.run(lambda: _run(parsed), runtime.ended)
+    code = runtime.ending.run(lambda: _run(parsed, runtime.remark), runtime.ended)
     return EXIT_CONFIG if runtime.hopeless else code
 
 
-def _run(parsed: argparse.Namespace) -> None:
+def _run(parsed: argparse.Namespace, remark: Callable[[str], None]) -> None:
     """Run the program, or the small one of ours that starts an app."""
     from bastion.bot import apps
 
@@ -77,7 +77,7 @@ def _run(parsed: argparse.Namespace) -> None:
     if parsed.program:
         program.run(parsed.program, directory=parsed.directory, args=parsed.args)
     else:
-        apps.run(parsed.app, directory=parsed.directory, args=parsed.args)
+        apps.run(parsed.app, directory=parsed.directory, args=parsed.args, remark=remark)
 
 
 def _options(parsed: argparse.Namespace, *, read: int, write: int) -> Options:

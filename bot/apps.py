@@ -12,26 +12,31 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import discord
+
+from bastion.bot import survey
 
 
 class AppError(Exception):
     """The app cannot be used. The text is one line that says why."""
 
 
-def run(spec: str, *, directory: Path, args: Sequence[str] = ()) -> None:
+def run(spec: str, *, directory: Path, args: Sequence[str] = (), remark: Callable[[str], None]) -> None:
     """Be the program that an app does without: load it and start its client, with the token of the environment.
 
-    It runs until the client is closed. Raises `AppError`, and whatever the client raises.
+    ``remark`` is told what a program of the app's own would have done beside that. It runs until the client is closed.
+    Raises `AppError`, and whatever the client raises.
     """
 
     async def main() -> None:
         client = await load(spec, directory=directory, args=args)
         _log_by_default()
+        if skipped := survey.told_so(directory, spec):
+            remark(skipped)
         async with client:
             await client.start(os.environ.get("DISCORD_TOKEN", ""))
 

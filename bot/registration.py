@@ -15,7 +15,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,11 @@ class Scope:
 class Registration:
     """The commands of one client. ``lock`` is the path of a file that all processes share."""
 
-    def __init__(self, *, lifecycle: Lifecycle, notes: Notes, lock: str) -> None:
+    def __init__(
+        self, *, lifecycle: Lifecycle, notes: Notes, lock: str, remark: Callable[[str], None] = _log.warning
+    ) -> None:
+        """``remark`` is told what the operator should know about a change."""
+        self._remark = remark
         self._lifecycle = lifecycle
         self._notes = notes
         self._lock = lock
@@ -74,9 +78,16 @@ class Registration:
                 _log.error("Discord did not take %s, so users see those of the last release: %s", scope, error)
 
     async def tell(self, scope: Scope, commands: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Replace commands, and write down that it was done. Raises what discord.py raises."""
+        """Replace commands, and write down that it was done. Raises what discord.py raises.
+
+        A program that has not loaded its extensions would empty what is registered, so commands that vanish are named.
+        """
+        before = await self._calls.get(scope.application, scope.guild)
         registered = await self._calls.put(scope.application, scope.guild, commands)
         self._notes.note(_key(scope), _digest(commands))
+        gone = sorted({str(one["name"]) for one in before} - {str(one["name"]) for one in commands})
+        if gone:
+            self._remark(f"{scope} no longer have {len(gone)} that were registered before: {', '.join(gone)}")
         return registered
 
     async def _sync(self, application: int, guild: int | None, commands: Sequence[Mapping[str, Any]]) -> list[Any]:

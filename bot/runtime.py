@@ -214,6 +214,11 @@ class Runtime:
     def _say(self, message: wire.FromChild) -> None:
         self.link.send(message)
 
+    def remark(self, text: str) -> None:
+        """Tell the operator something about the program."""
+        _log.warning("%s", text)
+        self.link.send(wire.Remark(text=text))
+
     def _take_signals(self) -> None:
         """Take SIGTERM, until the program does so itself; what it starts or forks gets the default ones."""
         # A handler of Python's, not of the loop's: the alarm behind it must be set although the loop hangs.
@@ -271,7 +276,10 @@ class Runtime:
         presence = Presence(lifecycle=lifecycle.PROCESS, notes=self.ledger)
         presence.install(client)
         registration = Registration(
-            lifecycle=lifecycle.PROCESS, notes=self.ledger, lock=f"{self.options.ledger}.commands"
+            lifecycle=lifecycle.PROCESS,
+            notes=self.ledger,
+            lock=f"{self.options.ledger}.commands",
+            remark=self.remark,
         )
         registration.install(client)
         controls = Controls(client)
@@ -811,6 +819,7 @@ class Runtime:
 
     def ended(self, error: BaseException | None) -> BaseException | None:
         """Say why the program has ended, unless it was asked to. Returns the error that is still to be shown."""
+        signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm was for a loop that does not end
         if self._ending is not None:
             return None if isinstance(error, asyncio.CancelledError) else worth_showing(error)
         if not self._fatal:

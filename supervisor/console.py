@@ -316,7 +316,18 @@ def _progress_text(progress: Mapping[str, Any]) -> str:
 
 
 def outcome_text(outcome: Mapping[str, Any], *, command: str, seconds: float) -> str:
-    """Write a reload's end in one line: the result, what it means for the bot, the reason, the duration."""
+    """Write a reload's end in one line: the result, what it means for the bot, the reason, the duration.
+
+    What the operator should know beside it stands in a line of its own each.
+    """
+    return "\n".join([_ended(outcome, command=command, seconds=seconds), *_remarks(outcome)])
+
+
+def _remarks(outcome: Mapping[str, Any]) -> list[str]:
+    return [f"note: {plain(remark)}" for remark in outcome.get("remarks") or []]
+
+
+def _ended(outcome: Mapping[str, Any], *, command: str, seconds: float) -> str:
     result = plain(outcome.get("result")).replace("-", " ")
     generation = outcome.get("generation")
     if outcome.get("result") == "succeeded":

@@ -645,6 +645,7 @@ class Engine:
             reason=reason,
             generation=None if slot.state.phase in (Phase.STOPPING, Phase.STOPPED) else slot.state.active,
             lingering=slot.lingering() if result == "succeeded" else 0,
+            remarks=slot.remarks(slot.state.active) if result == "succeeded" else [],
         )
         slot.when_told(partial(self._answer, commands, outcome, record))
 

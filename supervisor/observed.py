@@ -32,6 +32,7 @@ from bastion.wire import (
     LoggedIn,
     Ready,
     Recovered,
+    Remark,
     Role,
     RoleName,
     Shard,
@@ -48,6 +49,10 @@ def utc_now() -> str:
     """Return the time as `status` writes it, to the millisecond."""
     seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
     return time.strftime(f"%Y-%m-%dT%H:%M:%S.{milliseconds:03}Z", time.gmtime(seconds))
+
+
+MAX_REMARKS = 8
+"""Remarks that are kept of one child."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +76,8 @@ class Observation:
     last_beat_at: str | None = None
     fault: str | None = None
     """Why it gives up, as it said at first."""
+    remarks: list[str] = field(default_factory=list)
+    """What the operator should know about the release, the newest `MAX_REMARKS` of it."""
     doing: str | None = None
     """Where its program is that has not logged in yet."""
 
@@ -99,6 +106,8 @@ class Observation:
         match message:
             case Starting(doing=doing):
                 self.doing = doing
+            case Remark(text=text):
+                self.remarks = [*self.remarks, text][-MAX_REMARKS:]
             case LoggedIn():
                 self.doing = None
             case Limits(shards=shards):

@@ -32,11 +32,12 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a command. ``generation`` is the one that is active now; ``reason`` is None on success.
 
     ``lingering`` counts what people are in the middle of in the old child (views, modals, conversations): it answers
-    them still.
+    them still. ``remarks``: what the operator should know about the new release, though it is no fault.
     """
 
     result: HandoffResult
     reason: str | None = None
     generation: int | None = None
     lingering: int = 0
+    remarks: list[str] = []
     handoff: HandoffStatus | None = None

@@ -76,6 +76,7 @@ from bastion.wire import (
     Ping,
     Ready,
     Recovered,
+    Remark,
     Role,
     Shard,
     Starting,
@@ -330,6 +331,11 @@ class Slot:
         """Return what the lingering child still waits for; 0 if none lingers."""
         member = self._members.get(self.state.lingering or 0)
         return member.seen.lingering if member else 0
+
+    def remarks(self, generation: int | None) -> list[str]:
+        """Return what a living child has said that its operator should know."""
+        member = self._members.get(generation or 0)
+        return member.seen.remarks if member else []
 
     def shards(self, generation: int | None) -> int | None:
         """Return how many shards a living child connects, None if it has not said so."""
@@ -698,7 +704,7 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return HasDrained(generation)
         case Beat():
             return Beaten(generation)
-        case Launched() | Starting() | LoggedIn() | Identify() | Limits() | Shard():
+        case Launched() | Starting() | LoggedIn() | Remark() | Identify() | Limits() | Shard():
             return None
         case Fatal() | Recovered() | Cut() | Exported() | Imported():
             return None

@@ -57,6 +57,12 @@ class LoggedIn(_Message, frozen=True, tag="logged-in"):
     token: str
 
 
+class Remark(_Message, frozen=True, tag="remark"):
+    """Something about the program that its operator should know, though it is no fault. The child logs it, too."""
+
+    text: str
+
+
 class Identify(_Message, frozen=True, tag="identify"):
     """The child asks leave to IDENTIFY this shard; it opens no socket for it before the `Permit`."""
 
@@ -304,6 +310,7 @@ FromChild: TypeAlias = (
     | Hello
     | Starting
     | LoggedIn
+    | Remark
     | Identify
     | Limits
     | Shard

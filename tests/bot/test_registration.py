@@ -48,8 +48,12 @@ class Child:
         self.lifecycle = Lifecycle()
         self.lifecycle.enter(role)
         self.ledger = SQLiteLedger(str(tmp_path / "ledger"), 1)
+        self.remarks: list[str] = []
         self.registration = Registration(
-            lifecycle=self.lifecycle, notes=self.ledger, lock=str(tmp_path / "ledger.commands")
+            lifecycle=self.lifecycle,
+            notes=self.ledger,
+            lock=str(tmp_path / "ledger.commands"),
+            remark=self.remarks.append,
         )
         self.registration.install(self.client)
         self.tree = app_commands.CommandTree(self.client)
@@ -126,3 +130,22 @@ async def test_two_processes_do_not_change_commands_at_the_same_time(
     with (tmp_path / "ledger.commands").open("w") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         assert await Child(server, tmp_path, role="active", name="pong").sync() == ["pong"], "it does not wait for ever"
+
+
+async def test_commands_that_a_change_deletes_are_named(tmp_path: Path) -> None:
+    """A program that was started without its extensions has an empty tree."""
+    server = Discord()
+    await server.put(None, [{"name": name, "type": 1, "description": "x"} for name in ("play", "stop", "ping")])
+    child = Child(server, tmp_path, role="standby")
+    await child.sync()
+    assert child.remarks == []
+    await child.activate()
+    assert child.remarks == ["the global commands no longer have 2 that were registered before: play, stop"]
+
+
+async def test_commands_that_are_added_need_no_remark(tmp_path: Path) -> None:
+    server = Discord()
+    child = Child(server, tmp_path, role="active")
+    await child.sync()
+    assert (server.puts, child.remarks) == (1, [])
+    child.ledger.close()

@@ -670,3 +670,26 @@ def test_an_app_that_closes_its_own_client_during_a_drain_cannot_be_activated_ag
     serving.order(wire.Activate())
     assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
     assert serving.ended() == 0, "as the program ends alone"
+
+
+def test_an_app_that_leaves_out_what_its_own_program_does_is_told_so(start: Start) -> None:
+    main = """
+
+async def main():
+    async with client:
+        await client.load_extension("cogs.music")
+        await client.start("token")
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+    child = start(source=APP + main)
+    assert child.told(wire.Remark).text == (
+        f'bot.app = "app:client" leaves out what its own program does: app.py:{line_of(APP + main, "load_extension")} '
+        'client.load_extension: bot.program = "app.py" runs it'
+    )
+    assert child.said() == "started"
+
+
+def line_of(source: str, text: str) -> int:
+    return next(number for number, line in enumerate(source.splitlines(), 1) if text in line)

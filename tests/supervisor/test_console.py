@@ -125,6 +125,10 @@ def test_colours_come_only_when_asked_for_and_leave_columns_aligned() -> None:
             "the old one stays for 3 views and conversations that are open",
         ),
         (
+            {"result": "succeeded", "generation": 4, "remarks": ["two commands are gone"]},
+            "reload succeeded after 1.5 s: generation 4 is active\nnote: two commands are gone",
+        ),
+        (
             {"result": "failed", "reason": "no such module.", "generation": 3},
             "reload failed after 1.5 s: no such module. Generation 3 goes on serving.",
         ),
@@ -134,7 +138,9 @@ def test_colours_come_only_when_asked_for_and_leave_columns_aligned() -> None:
         ),
     ],
 )
-def test_an_outcome_is_one_line_with_result_reason_and_meaning(outcome: dict[str, Any], text: str) -> None:
+def test_an_outcome_is_one_line_with_result_reason_and_meaning_and_one_for_each_remark(
+    outcome: dict[str, Any], text: str
+) -> None:
     assert outcome_text(outcome, command="reload", seconds=1.5) == text
 
 
