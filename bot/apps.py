@@ -44,7 +44,7 @@ def run(spec: str, *, directory: Path, args: Sequence[str] = (), remark: Callabl
 
 
 def _log_by_default() -> None:
-    """Have something of the log be seen, if the app leaves that to its program."""
+    """Write the log to stderr, unless the app has set up logging by itself."""
     if not logging.getLogger("discord").handlers:  # of the root logger, basicConfig looks itself
         logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
 
@@ -69,7 +69,7 @@ def find(spec: str, *, directory: Path, args: Sequence[str] = ()) -> object:
 
 
 async def made(value: object, spec: str) -> discord.Client:
-    """Return the client that an attribute is, or that it makes. Raises `AppError`."""
+    """Return a client: the attribute itself, or the result of calling it. Raises `AppError`."""
     if not isinstance(value, discord.Client) and callable(value):
         value = await _call(value, spec)
     if not isinstance(value, discord.Client):

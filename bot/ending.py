@@ -1,11 +1,11 @@
-"""How the process of a program ends: as it would alone, and soon.
+"""How the process of a program ends: as without a supervisor, and soon.
 
-A program's ``main()`` may return and its process go on: a thread that is no daemon, a busy executor, a database
-connection with a thread of its own. Nothing can be served any more by then, so such a process has `THREADS_SECONDS`;
-what keeps it is named, and it is killed. A program that does not return after its drain is treated alike.
+A program's ``main()`` may return although its process goes on: a thread that is no daemon, a busy executor or a
+database connection keeps the process alive. The bot serves nobody by then. So the process has `THREADS_SECONDS`; then the log
+names the threads, and the process is killed. A program that does not return after its drain is killed likewise.
 
-A program may also replace itself (`os.execv` as a restart command). The new image would be a bot without a supervisor
-beside those that have one, so the process ends instead.
+A program may also replace itself (`os.execv` as a restart command). The new image would be a second bot, without a
+supervisor. So the process ends instead.
 
 Knows threads, exit codes and the main thread; knows nothing of discord.py, of roles or of messages.
 """
@@ -51,9 +51,9 @@ class Ending:
         self._returned = threading.Event()
 
     def run(self, program: Callable[[], None], ended: Ended) -> int:
-        """Run the program to its end, tell ``ended`` how it ended, and return its exit code.
+        """Run the program, tell ``ended`` how it ended, and return its exit code.
 
-        Where a thread of the program's goes on with its client, that is the end which counts.
+        If a thread of the program runs the client, ``ended`` is told when that thread has closed the client.
         """
         error: BaseException | None = None
         try:
@@ -127,7 +127,7 @@ class Ending:
 
 
 def _others() -> list[threading.Thread]:
-    """Return the threads for which Python waits before it exits."""
+    """Return the threads that keep Python from exiting."""
     return [
         thread
         for thread in threading.enumerate()
@@ -158,7 +158,7 @@ def _code(error: BaseException | None) -> int:
 
 
 def in_program(trace: TracebackType | None, directory: Path) -> TracebackType | None:
-    """Leave out the frames that come before the program's first one; if it has none, this runtime's."""
+    """Leave out the frames before the program's first frame. Without such a frame, leave out this runtime's."""
     return _from(trace, lambda frame: is_within(frame, directory)) or _from(trace, lambda frame: not is_ours(frame))
 
 

@@ -66,7 +66,7 @@ def run(program: str, *, directory: Path, args: Sequence[str]) -> None:
         code = _prepare_file(main, program, directory)
         sys.argv = [program, *args]
     else:
-        sys.argv = ["-m", *args]  # as Python has it while it looks for the module
+        sys.argv = ["-m", *args]  # Python's own value during the search for the module
         code = _prepare_module(main, module, directory)
         sys.argv = [str(main.__file__), *args]
     exec(code, main.__dict__)
@@ -101,7 +101,7 @@ def _prepare_module(main: ModuleType, name: str, directory: Path) -> CodeType:
 
 
 def _found(name: str) -> ModuleSpec | None:
-    """Find a module; the packages around it are imported for that. Raises what they raise."""
+    """Find a module. Python imports the packages around it for that, and their errors are raised here."""
     try:
         return importlib.util.find_spec(name)
     except ModuleNotFoundError as error:
@@ -111,7 +111,7 @@ def _found(name: str) -> ModuleSpec | None:
 
 
 def _give(main: ModuleType, *, file: str | None, spec: ModuleSpec | None, package: str | None, loader: object) -> None:
-    """Give ``__main__`` the attributes that Python gives it."""
+    """Set the attributes of ``__main__`` as Python does."""
     main.__dict__.update(
         __file__=file,
         __spec__=spec,

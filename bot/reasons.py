@@ -125,7 +125,7 @@ def told(error: BaseException, directory: Path) -> str:
 
 
 def hopeless(error: BaseException) -> bool:
-    """Whether the same files would end in the same error again: one of them cannot be parsed, or not be imported."""
+    """Whether the same release would fail again: a file of it cannot be parsed or imported."""
     return any(isinstance(link, ImportError | SyntaxError) for link in _chain(error))
 
 
@@ -139,7 +139,7 @@ def port_of(error: BaseException) -> int | None:
 
 
 def _port_in_frames(error: BaseException) -> int | None:
-    """Look at what the functions were given that raised: `socket.bind` says no port, its callers have it."""
+    """Look for an address among the variables of the functions that raised: the text of `socket.bind` has no port."""
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         for value in list(frame.f_locals.values()):
             address = getattr(value, "__dict__", {}).get("server_address", value)

@@ -51,7 +51,7 @@ class Starting:
         self._over.set()
 
     def connected(self, take: Take) -> None:
-        """Hand over what has waited, and whatever comes from now on."""
+        """Pass the waiting messages to ``take``, and every later message."""
         with self._lock:
             self._take = take
             for message in self._waiting:

@@ -1,14 +1,14 @@
-"""The first file of every child: finds the package of ours that runs the bot, and hands over to it.
+"""The first file of every child: finds this project's package in the release's environment, and runs the bot with it.
 
-It is started by its path, with the release's interpreter, which may lack all that the supervisor has: so it imports the
-standard library alone. It runs before anything of the release's does. In this order:
+The supervisor starts this file by its path, with the release's interpreter. That interpreter may lack every library of
+the supervisor's, so this file imports the standard library alone. Nothing of the release's runs before it. In order:
 
-1. It reads `Challenge` from the pipe: a nonce, and the protocol that the supervisor speaks.
-2. It looks for the package ``bastion`` in the release's environment. A ``bastion`` of somebody else's is passed over.
-3. It answers with the nonce. Only then is it given the token and what ``bot.env_file`` says, over the pipe as well.
-4. It puts these into the environment and calls ``bastion.bot.__main__.main``.
+1. The launcher reads `Challenge` from the pipe: a nonce, and the number of the supervisor's protocol.
+2. It looks for the package ``bastion`` and passes over packages of other projects that have the same name.
+3. It answers with the nonce. The supervisor then sends the token and the content of ``bot.env_file``.
+4. It puts both into the environment and calls ``bastion.bot.__main__.main``.
 
-What keeps it from that is told over the pipe, in one line, with exit code 78: no second try can help.
+If no package can be found, the launcher says so over the pipe in one line and exits with 78: no second try can help.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from typing import Any
 EXIT_CONFIG = 78
 _READ = 65536
 _SIGN = os.path.join("wire", "messages.py")  # noqa: PTH118 - pathlib is not needed for anything else here
-"""What lies in a package ``bastion`` of ours, and in no other one."""
+"""A file of this project's package ``bastion``. Packages of other projects do not have it."""
 
 
 class LaunchError(Exception):
-    """There is no package of ours that could run the bot. The text says what to do."""
+    """This project's package is missing, or too old, or too new. The text says what to do."""
 
 
 def main(words: Sequence[str]) -> int:
@@ -106,7 +106,7 @@ def _compare(protocol: int | None) -> None:
 
 
 def _candidates() -> Iterator[ModuleSpec]:
-    """Yield what may be our package: first as an import finds it, then as each entry of the path has it."""
+    """Yield the packages named ``bastion``: first the one that an import finds, then those in the path's entries."""
     try:
         found = importlib.util.find_spec("bastion")
     except (ImportError, ValueError):
@@ -141,7 +141,7 @@ def _has_old() -> bool:
 
 
 def _line(file: int, rest: bytes) -> tuple[dict[str, Any], bytes]:
-    """Read one message. Returns it, and what has come behind it. Ends this process if the supervisor is gone."""
+    """Return the next message, and the bytes behind it. If the supervisor is gone, this process ends."""
     while b"\n" not in rest:
         data = os.read(file, _READ)
         if not data:

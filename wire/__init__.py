@@ -1,6 +1,6 @@
-"""What the supervisor and a child say to each other, and the names that both must compute alike.
+"""The messages between supervisor and child, their framing, and the paths and numbers that both sides compute.
 
-It belongs to neither side, so it imports neither, and nothing but msgspec.
+This room belongs to neither side. It imports msgspec, and no other room.
 """
 
 from bastion.wire.framing import (

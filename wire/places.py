@@ -1,6 +1,6 @@
-"""Where the children of one supervisor find what they leave for each other, and under which number each claims.
+"""Paths of the files that children leave for each other, and the numbers of claimers.
 
-Parent and child compute these from the same few values, so neither has to tell the other.
+Supervisor and child compute both from the same values, so no message has to carry them.
 """
 
 from __future__ import annotations
