@@ -1,8 +1,8 @@
 """How the process of a program ends: as without a supervisor, and soon.
 
 A program's ``main()`` may return although its process goes on: a thread that is no daemon, a busy executor or a
-database connection keeps the process alive. The bot serves nobody by then. So the process has `THREADS_SECONDS`; then the log
-names the threads, and the process is killed. A program that does not return after its drain is killed likewise.
+database connection keeps the process alive. The bot serves nobody by then. So the process has `THREADS_SECONDS`; then
+the log names the threads, and the process is killed. A program that does not return after its drain is killed likewise.
 
 A program may also replace itself (`os.execv` as a restart command). The new image would be a second bot, without a
 supervisor. So the process ends instead.

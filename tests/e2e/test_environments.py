@@ -171,7 +171,7 @@ async def installation(place: Place) -> AsyncIterator[Rig]:
     directory.mkdir()
     options: dict[str, object] = {"bot__directory": str(place.release), "bot__python": str(place.environment.python)}
     async with rig(directory, app="", settings=settings(), discord__identify_window=WINDOW) as it:
-        del it.options["bot__app"]
+        it.options.pop("bot__app", None)
         it.configure(**options, **place.start)
         it.environ |= {"MARKS": str(place.marks), "PYTHONPATH": ":".join(map(str, place.path))}
         it.environ |= {"PYTHONDONTWRITEBYTECODE": "1"}
@@ -237,6 +237,6 @@ async def test_settings_that_name_the_shipped_bot_as_before_are_served(tmp_path:
     place.release.mkdir()
     async with installation(place) as it:
         await it.start()
-        await it.logged("the package `bot` of bastion-supervisor is called `bastion.bot` now")
+        await it.logged('bot.app = "bot.bastion:create" is an old name, accepted for this version only')
         await reload_by_command(it)
         assert await it.stop() == 0
