@@ -12,13 +12,14 @@ Knows threads, exit codes and the main thread; knows nothing of discord.py, of r
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -77,12 +78,24 @@ class Ending:
         """End the process if the program has not ended ``seconds`` from now; at least `CLEAN_UP_SECONDS` are given."""
         limit = max(CLEAN_UP_SECONDS, seconds)
 
-        def wait() -> None:
-            if not self._returned.wait(limit):
-                place = where_is_main(self._directory)
-                self.now(0, f"the program has not ended {limit:g} s after its client was closed: it is at {place}")
+        def reason() -> str:
+            place = where_is_main(self._directory)
+            return f"the program has not ended {limit:.0f} s after its client was closed: it is at {place}"
 
-        threading.Thread(target=wait, name="bastion-clean-up", daemon=True).start()
+        self._end_unless(self._returned, limit, 0, reason)
+
+    def watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give a busy executor no more time than threads have: its loop's end waits for it, although ``main()`` ended."""
+        own: Callable[..., Awaitable[None]] = loop.shutdown_default_executor
+
+        async def shut_down(*args: Any, **options: Any) -> None:
+            done = threading.Event()
+            if self._over.is_set():
+                self._end_unless(done, THREADS_SECONDS, 0, self._kept)
+            await own(*args, **options)
+            done.set()
+
+        loop.shutdown_default_executor = shut_down  # type: ignore[method-assign]
 
     def now(self, code: int, reason: str = "") -> NoReturn:
         """End the process at once, from whichever thread."""
@@ -112,11 +125,19 @@ class Ending:
         self._give_threads(0)
 
     def _give_threads(self, code: int) -> None:
+        self._end_unless(threading.Event(), THREADS_SECONDS, code, self._kept)
+
+    def _end_unless(self, done: threading.Event, seconds: float, code: int, reason: Callable[[], str]) -> None:
+        """End the process in ``seconds``, unless something is done by then."""
+
         def wait() -> None:
-            threading.Event().wait(THREADS_SECONDS)
-            self.now(code, f"the program ended {THREADS_SECONDS:g} s ago and is kept by {self._keepers()}")
+            if not done.wait(seconds):
+                self.now(code, reason())
 
         threading.Thread(target=wait, name="bastion-end", daemon=True).start()
+
+    def _kept(self) -> str:
+        return f"the program ended {THREADS_SECONDS:g} s ago and is kept by {self._keepers()}"
 
     def _keepers(self) -> str:
         frames = sys._current_frames()

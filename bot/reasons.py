@@ -87,7 +87,7 @@ def explain(error: BaseException | None, api_url: str, directory: Path) -> tuple
     ``error``: what the program ended with; None if it just ended. ``directory``: the release.
     """
     if error is None:
-        return "the program ended, and no client of it had connected", True
+        return "the program ended by itself", True
     if isinstance(error, _FINAL):
         return str(error), False
     if isinstance(error, AppError):

@@ -163,6 +163,8 @@ class Runtime:
     _fatal: bool = False
     """Whether the supervisor has been told that this child cannot go on."""
     _hopeless: bool = False
+    _cancelled: list[str] | None = None
+    """The handlers under way when the program's end cancelled its client; None: that has not happened."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _ending: asyncio.Task[None] | None = None
     _ends_at: float = 0.0
@@ -300,6 +302,7 @@ class Runtime:
             if self.options.generation == 1 and not self.options.standby:
                 self.ledger.forget_notes()  # a first standby is beside another supervisor's bot
             self.inflight.install(loop)
+            self.ending.watch(loop)
             self._spawn(self._beat())
 
     def _setup_failed(self, error: Exception) -> None:
@@ -328,6 +331,9 @@ class Runtime:
         try:
             await self._before_connect()
             await connect()
+        except asyncio.CancelledError:
+            self._cancelled = self._under_way()  # the program is ending; how, is known when it has
+            raise
         except Exception as error:
             if self._ending is None:
                 self._give_up(error, cut=self._under_way())
@@ -337,7 +343,7 @@ class Runtime:
             while self._ending is not None and not self._ending.done():
                 await asyncio.wait([self._ending])  # Another order may put a new one in its place, or take it back.
             self.over.set()
-            if self._ending is None and not self._fatal:
+            if self._ending is None and not self._fatal and self._cancelled is None:
                 self._say_fatal("the app closed its own client", retryable=True, cut=self._under_way())
 
     async def _connect_second(self, client: discord.Client, _: object) -> None:
@@ -766,16 +772,14 @@ class Runtime:
         if self._closing:
             return
         self._orders += 1
-        if self._ending is None:
-            if self.gate is not None and self.controls is not None:
-                self._drain = Drain(
-                    self.inflight,
-                    self.controls,
-                    on_lingering=self._lingers,
-                    on_over=self.gate.finish,
-                    on_cut=_log_cut,
-                )
-            self._ending = asyncio.ensure_future(self._drain_and_close())
+        if self._ending is None and self.gate is not None and self.controls is not None:
+            self._drain = Drain(
+                self.inflight,
+                self.controls,
+                on_lingering=self._lingers,
+                on_over=self.gate.finish,
+                on_cut=_log_cut,
+            )
         self._ends_at = asyncio.get_running_loop().time() + limit
         if self._drain is not None:
             self._drain.order(limit, linger)
@@ -783,6 +787,8 @@ class Runtime:
         if self.gate is not None:
             # discord.py's own patience, 5 s for a small guild, may be longer than what is left.
             asyncio.get_running_loop().call_later(limit / 2, self.gate.tell_of_joins)
+        if self._ending is None:  # last of all: the program's loop may begin tasks at once (an eager task factory)
+            self._ending = asyncio.ensure_future(self._drain_and_close())
 
     async def _drain_and_close(self) -> None:
         if self.recovery is not None:
@@ -823,7 +829,7 @@ class Runtime:
         if self._ending is not None:
             return None if isinstance(error, asyncio.CancelledError) else worth_showing(error)
         if not self._fatal:
-            self._give_up(self._error or error)
+            self._give_up(self._error or error, cut=self._cancelled or ())
         return worth_showing(self._error if isinstance(self._error, NoTokenError) else error)
 
     @property

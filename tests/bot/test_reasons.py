@@ -108,7 +108,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ConnectionRefusedError("no database"), "the program ended with ConnectionRefusedError: no database", True),
         (ImportError("no such module"), "the program ended with ImportError: no such module", False),
         (caused(RuntimeError("a"), SyntaxError("b")), "the program ended with RuntimeError: a", False),
-        (None, "the program ended, and no client of it had connected", True),
+        (None, "the program ended by itself", True),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else "",
 )

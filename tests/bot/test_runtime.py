@@ -160,6 +160,8 @@ class App(discord.Client):
                 self.closing = asyncio.ensure_future(self.close())
             elif verb == "ready":
                 self.dispatch("ready")
+            elif verb == "exit":
+                self.exiting = asyncio.ensure_future(self.leave())
             elif verb == "spin":
                 while True:
                     pass
@@ -167,6 +169,9 @@ class App(discord.Client):
     async def close(self):
         self.left.set()
         await super().close()
+
+    async def leave(self):
+        sys.exit(3)
 
     async def on_message(self, message):
         say("began", message.id)
@@ -584,7 +589,7 @@ def test_a_setup_hook_that_raises_is_fatal_and_its_traceback_begins_in_the_app(s
     hook = "    async def setup_hook(self):\n        1 / 0\n\n"
     child = start(source=APP.replace("    async def close(", hook + "    async def close("))
     assert child.told(wire.Fatal) == wire.Fatal(
-        reason="setup_hook raised ZeroDivisionError: division by zero (app.py:75, in setup_hook)", retryable=True
+        reason="setup_hook raised ZeroDivisionError: division by zero (app.py:77, in setup_hook)", retryable=True
     )
     assert child.ended() == 1
     lines = child.log.read_text().splitlines()
@@ -693,3 +698,12 @@ if __name__ == "__main__":
 
 def line_of(source: str, text: str) -> int:
     return next(number for number, line in enumerate(source.splitlines(), 1) if text in line)
+
+
+def test_sys_exit_in_a_task_is_told_as_that(serving: Child) -> None:
+    serving.discord("exit")
+    assert serving.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert serving.told(wire.Fatal) == wire.Fatal(
+        reason=f"the program ended with sys.exit(3) (app.py:{line_of(APP, 'sys.exit(3)')}, in leave)", retryable=True
+    )
+    assert serving.ended() == 3
