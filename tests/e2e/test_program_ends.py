@@ -111,7 +111,7 @@ async def test_child_processes_of_a_program_obey_sigterm_as_they_would_without_a
         await it.start()
         await used(it, program)
         serving = (await it.rig.status())["children"][0]
-        children = [process for process in it.bots() if process.pid != serving["pid"] and not is_tracker(process)]
+        children = [process for process in it.bots() if process.pid != serving["pid"] and works(process)]
         assert children
         for process in children:
             process.terminate()
@@ -119,9 +119,9 @@ async def test_child_processes_of_a_program_obey_sigterm_as_they_would_without_a
         await stopped(it)
 
 
-def is_tracker(process: psutil.Process) -> bool:
-    """Whether multiprocessing runs this process for its own book-keeping. Such processes ignore signals by design."""
-    return any(name in " ".join(process.cmdline()) for name in ("resource_tracker", "multiprocessing.forkserver"))
+def works(process: psutil.Process) -> bool:
+    """Say whether a child process is for work. multiprocessing has others for itself, which ignore signals."""
+    return not process.children() and "resource_tracker" not in " ".join(process.cmdline())
 
 
 def recovered(status: dict[str, Any]) -> bool:
