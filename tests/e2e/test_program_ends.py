@@ -30,15 +30,10 @@ PLAIN = named("own_loop")
 """A program whose process ends at once."""
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize(
     "name",
-    [
-        "web_thread",
-        *(
-            pytest.param(name, marks=pytest.mark.wide)
-            for name in ("database_open", "busy_thread", "system_child", "pool_spawn", "pool_forkserver", "pool_fork")
-        ),
-    ],
+    ["web_thread", "database_open", "busy_thread", "system_child", "pool_spawn", "pool_forkserver", "pool_fork"],
 )
 async def test_what_keeps_a_process_costs_a_reload_three_seconds_at_most_and_is_named(
     tmp_path: Path, name: str
@@ -140,8 +135,8 @@ async def test_a_program_that_restarts_itself_is_restarted_once_by_the_superviso
         await it.rig.until(recovered)
         await gone(old)
         it.traffic(50)
-        await asyncio.sleep(2)  # a copy of the program would answer too, and a second restart would show
-        await assert_exact(it, at_least=30)
+        await asyncio.sleep(1)  # a copy of the program would answer too, and a second restart would show
+        await assert_exact(it, at_least=20)
         assert await it.generation() == 2
         assert len({process.pid for process in it.bots()}) == 1
         await stopped(it)
