@@ -88,7 +88,7 @@ HOPELESS = [
     Misfit(
         name="import error", source="import nosuchthing\n", says=r"ModuleNotFoundError: No module named 'nosuchthing'"
     ),
-    Misfit(name="no token", source=f"{RUN}client.run(os.getenv('NOT_SET'))\n", says=r"logs in without a token"),
+    Misfit(name="no token", source=f"{RUN}client.run(os.getenv('NOT_SET'))\n", says=r"logs in and has no token"),
     Misfit(name="token refused", source=f"{RUN}client.run({UNTRUE_TOKEN!r})\n", says=r"refused the token \(401\)"),
     Misfit(name="two clients", source=TWO, says=r"(?s)Greeter.*Watcher|Watcher.*Greeter"),
 ]
