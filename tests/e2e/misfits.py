@@ -77,32 +77,40 @@ class Misfit:
 HOPELESS = [
     Misfit(name="not there", source=None, says=r"bot\.program: .*/main\.py: No such file or directory"),
     Misfit(name="a directory", source=None, folder=True, says=r"bot\.program: .*/main\.py: is a directory"),
-    Misfit(name="no such module", words=("-m", "nosuchbot"), says=r"-m nosuchbot.*no module"),
+    Misfit(
+        name="no such module",
+        words=("-m", "nosuchbot"),
+        says=r"there is no module nosuchbot in .*/release, nor in its env",
+    ),
     Misfit(
         name="syntax error", source="import discord\nclient = = 3\n", says=r"SyntaxError: invalid syntax .*main\.py"
     ),
     Misfit(
         name="import error", source="import nosuchthing\n", says=r"ModuleNotFoundError: No module named 'nosuchthing'"
     ),
-    Misfit(name="no token", source=f"{RUN}client.run(os.getenv('NOT_SET'))\n", says=r"no (Discord )?token"),
+    Misfit(name="no token", source=f"{RUN}client.run(os.getenv('NOT_SET'))\n", says=r"logs in and has no token"),
     Misfit(name="token refused", source=f"{RUN}client.run({UNTRUE_TOKEN!r})\n", says=r"refused the token \(401\)"),
     Misfit(name="two clients", source=TWO, says=r"(?s)Greeter.*Watcher|Watcher.*Greeter"),
 ]
 """Faults that no second try can mend."""
 
 HOPEFUL = [
-    Misfit(name="exits with 0", source="raise SystemExit(0)\n", says=r"status 0"),
-    Misfit(name="exits with 1", source="import sys\nsys.exit('not today')\n", says=r"not today"),
-    Misfit(name="exits with 3", source="raise SystemExit(3)\n", says=r"status 3"),
-    Misfit(name="exits with 78", source="raise SystemExit(78)\n", says=r"status 78"),
-    Misfit(name="ends", source="import discord\n", says=r"(ended|exited).*"),
+    Misfit(name="exits with 0", source="raise SystemExit(0)\n", says=r"sys\.exit\(0\) \(main\.py:1\)"),
+    Misfit(
+        name="exits with 1",
+        source="import sys\nsys.exit('not today')\n",
+        says=r"sys\.exit\('not today'\) \(main\.py:2\)",
+    ),
+    Misfit(name="exits with 3", source="raise SystemExit(3)\n", says=r"sys\.exit\(3\) \(main\.py:1\)"),
+    Misfit(name="exits with 78", source="raise SystemExit(78)\n", says=r"sys\.exit\(78\) \(main\.py:1\)"),
+    Misfit(name="ends", source="import discord\n", says=r"the program ended, and no client of it had connected"),
     Misfit(name="raises", source="print(1 / 0)\n", says=r"ZeroDivisionError: division by zero"),
     Misfit(name="dependency down", source=DATABASE, says=r"ConnectionRefusedError: .*Connect call failed"),
     Misfit(
         name="never logs in",
         source="import time\ntime.sleep(600)\n",
         options={"handoff__ready_timeout": 2},
-        says=r"(?s)2 s \(handoff\.ready_timeout\).*main\.py.*line 2",
+        says=r"not ready within 2 s \(handoff\.ready_timeout\).*main thread is at main\.py:2",
     ),
 ]
 """Faults that may pass: the start is tried again with the documented backoff, like after a crash."""

@@ -222,7 +222,8 @@ class Rig:
             return
         if self.process.returncode is None:
             for process in psutil.Process(self.process.pid).children(recursive=True):
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
             self.process.kill()
         await self.process.wait()
         if self._reading is not None:

@@ -94,12 +94,12 @@ async def test_three_reloads_of_any_layout_lose_nothing_and_double_nothing(
 
 
 async def assert_serves(it: Installed, *, generation: int) -> None:
-    """Assert that the generation still writes: an answer, or a message of a background task."""
-    calls = it.rig.sandbox.journal.rest
-    before = len(calls)
-    await it.rig.sandbox.journal.until(
-        lambda: any(call.method == "POST" and call.by == generation for call in list(calls)[before:])
-    )
+    """Wait until the generation has handled an event; or has written a message, if the program handles no events."""
+    journal = it.rig.sandbox.journal
+    if it.program.kinds():
+        await journal.until(lambda: journal.verdict().by_generation.get(generation, 0) > 0)
+    else:
+        await journal.until(lambda: any(call.method == "POST" and call.by == generation for call in journal.rest))
 
 
 # --- the program's own logging and token ------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ async def test_what_a_program_logs_on_its_own_is_in_the_log_once(tmp_path: Path,
         await stopped(it)
         found = [line for line in it.rig.log if said in line]
         assert len(found) == 1, found
-        assert re.search(r"\bINFO\b.*\bdiscord\.", found[0])
+        assert re.search(r"INFO .*discord\.", found[0])
 
 
 TALKATIVE = """import discord
