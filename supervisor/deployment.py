@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bastion.supervisor import __version__, headroom
+from bastion.supervisor import __version__, headroom, limits
 from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
 from bastion.supervisor.ledgerdir import base_directory, directory_problem
 from bastion.supervisor.settings import Settings
@@ -39,6 +39,8 @@ SMALLEST_LEDGER = 32 * 1024 * 1024
 """Bytes for the claims: 10 MB take those of 15 minutes with 100 events a second, which is as long as they are kept."""
 FIRST_WORD = 10.0
 """Seconds within which a supervisor, also on a busy machine, asks systemd for as much time as its settings need."""
+STOP_MARGIN = 15.0
+"""Seconds that a stop may take beyond the supervisor's own limits, on a busy machine."""
 _UNIT_WANTS = {"Type": "notify", "KillMode": "mixed", "OOMPolicy": "continue"}
 _UNIT_SHOWN = (
     *("LoadState", "NotifyAccess", "ExecReload", "TimeoutStopUSec", "TimeoutStartUSec"),
@@ -215,7 +217,8 @@ def start_seconds(settings: Settings) -> float:
 def stop_seconds(settings: Settings) -> float:
     """Return how long a stop may take, with a margin; beside other supervisors it first waits for one of them."""
     drain = settings.handoff.drain_timeout
-    return 2 * drain + 15 if settings.ledger.shared else drain + 30
+    waits = drain if settings.ledger.shared else 0.0
+    return waits + drain + limits.DRAIN_GRACE + limits.TERM_GRACE + STOP_MARGIN
 
 
 def _container(*, root: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""The worked examples of docs/adopting.md, each over a reload."""
+"""The examples of docs/adopting.md, each run as a program and reloaded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ WINDOW = 0.25
 
 
 @asynccontextmanager
-async def example(tmp_path: Path, name: str, attribute: str, **options: Any) -> AsyncIterator[Rig]:
+async def example(tmp_path: Path, name: str, **options: Any) -> AsyncIterator[Rig]:
     async with rig(
         tmp_path,
-        app=f"main:{attribute}",
         settings=SandboxSettings(identify_window=WINDOW, member_request_window=0.0, identifies_per_day=100_000),
         **{
             "bot__directory": str(EXAMPLES / name),
@@ -36,7 +35,7 @@ async def example(tmp_path: Path, name: str, attribute: str, **options: Any) -> 
         | options,
     ) as installation:
         installation.environ["DATABASE"] = str(tmp_path / "database")
-        await installation.start()
+        await installation.start("main.py")
         yield installation
 
 
@@ -67,7 +66,7 @@ def newest(installation: Rig) -> Component:
 
 
 async def test_a_plain_client_goes_on_with_a_conversation(tmp_path: Path) -> None:
-    async with example(tmp_path, "plain_client", "client") as installation:
+    async with example(tmp_path, "plain_client") as installation:
         sandbox = installation.sandbox
         asked = sandbox.emit_message(content="!hello")
         await said(installation, "How are you?")
@@ -81,7 +80,7 @@ async def test_a_plain_client_goes_on_with_a_conversation(tmp_path: Path) -> Non
 
 
 async def test_a_bot_of_cogs_answers_what_was_opened_before(tmp_path: Path) -> None:
-    async with example(tmp_path, "cogs_bot", "bot") as installation:
+    async with example(tmp_path, "cogs_bot") as installation:
         sandbox = installation.sandbox
         await use(installation, lambda: sandbox.emit_slash("poll"))
         lasting = newest(installation)
@@ -104,7 +103,7 @@ def saved(database: Path) -> int:
 
 
 async def test_a_bot_with_state_a_loop_and_a_database_counts_each_message_once(tmp_path: Path) -> None:
-    async with example(tmp_path, "stateful_bot", "bot", state__checkpoint=0) as installation:
+    async with example(tmp_path, "stateful_bot", state__checkpoint=0) as installation:
         sandbox = installation.sandbox
         sandbox.traffic.start(rate=50, mix={"message": 1.0})
         for _ in range(2):

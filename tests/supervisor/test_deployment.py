@@ -12,7 +12,7 @@ import pytest
 from supervising import make_settings
 
 from bastion.sandbox import Sandbox, SandboxSettings
-from bastion.supervisor import deployment
+from bastion.supervisor import deployment, limits
 from bastion.supervisor.deployment import findings
 from bastion.supervisor.settings import HandoffSettings, LedgerSettings, Settings
 
@@ -218,7 +218,14 @@ class TestSurroundings:
     ) -> None:
         settings = replace(settings, handoff=HandoffSettings(), ledger=LedgerSettings(path=root / "l", shared=True))
         systemd.write_text(self.GOOD.replace("=main", "=none") + self.REST)
-        assert "a stop may take 75 s" in (await found(settings, root))["systemd"][1]
+        assert "a stop may take 90 s" in (await found(settings, root))["systemd"][1]
+
+    async def test_a_stop_includes_the_time_in_which_a_drained_program_may_clean_up(
+        self, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = deployment.stop_seconds(settings)
+        monkeypatch.setattr(limits, "DRAIN_GRACE", limits.DRAIN_GRACE + 20)
+        assert deployment.stop_seconds(settings) == before + 20
 
     async def test_without_a_unit_there_is_nothing_to_say(self, settings: Settings, root: Path, systemd: Path) -> None:
         systemd.write_text("LoadState=not-found\n")
