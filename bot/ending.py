@@ -85,7 +85,7 @@ class Ending:
         self._end_unless(self._returned, limit, 0, reason)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give a busy executor no more time than threads have: its loop's end waits for it, although ``main()`` ended."""
+        """Give a busy executor no more time than threads have: the end of a loop waits for it, behind ``main()``."""
         own: Callable[..., Awaitable[None]] = loop.shutdown_default_executor
 
         async def shut_down(*args: Any, **options: Any) -> None:
