@@ -164,7 +164,9 @@ class Runtime:
     """Whether the supervisor has been told that this child cannot go on."""
     _hopeless: bool = False
     _cancelled: list[str] | None = None
-    """The handlers under way when the program's end cancelled its client; None: that has not happened."""
+    """The handlers under way when the program's end cancelled its client; None: that has not happened.
+
+    Python cancels them in the same step, in any order: some may have ended by then."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _ending: asyncio.Task[None] | None = None
     _ends_at: float = 0.0

@@ -702,7 +702,6 @@ def line_of(source: str, text: str) -> int:
 
 def test_sys_exit_in_a_task_is_told_as_that(serving: Child) -> None:
     serving.discord("exit")
-    assert serving.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
     assert serving.told(wire.Fatal) == wire.Fatal(
         reason=f"the program ended with sys.exit(3) (app.py:{line_of(APP, 'sys.exit(3)')}, in leave)", retryable=True
     )
