@@ -110,7 +110,7 @@ def _surveyed(source: sources.Source, directory: Path) -> Path:
     file = source.file
     if file is None or (file.is_relative_to(directory) and survey.is_looked_at(file, directory)):
         return directory
-    return file.parent
+    return file.parent if (file.parent / "__init__.py").is_file() else file
 
 
 def _import(asked: Asked, answer: Answer, stdout: TextIO) -> NoReturn:

@@ -75,14 +75,23 @@ class Ending:
         return _code(error)
 
     def limit_clean_up(self, seconds: float) -> None:
-        """End the process if the program has not ended ``seconds`` from now; at least `CLEAN_UP_SECONDS` are given."""
+        """Interrupt the program, as Ctrl-C would, if it has not ended ``seconds`` from now; then end its process.
+
+        At least `CLEAN_UP_SECONDS` are given, and as many again to an interrupted program: a coroutine beside the
+        client may run for ever, and would never clean up otherwise.
+        """
         limit = max(CLEAN_UP_SECONDS, seconds)
 
-        def reason() -> str:
+        def wait() -> None:
+            if self._returned.wait(limit):
+                return
             place = where_is_main(self._directory)
-            return f"the program has not ended {limit:.0f} s after its client was closed: it is at {place}"
+            _log.warning("the program has not ended %.0f s after its client was closed: it is at %s", limit, place)
+            os.kill(self._pid, signal.SIGINT)
+            if not self._returned.wait(CLEAN_UP_SECONDS):
+                self.now(0, f"the program has not ended, though it was interrupted {CLEAN_UP_SECONDS:g} s ago")
 
-        self._end_unless(self._returned, limit, 0, reason)
+        threading.Thread(target=wait, name="bastion-end", daemon=True).start()
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give a busy executor no more time than threads have: the end of a loop waits for it, behind ``main()``."""

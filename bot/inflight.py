@@ -278,8 +278,14 @@ class InFlight:
 
     def cut(self, task: asyncio.Task[Any]) -> str:
         """Cancel a task and forget it. Returns its name and its event's."""
-        begun = self._forget(task)
+        name = self.name(task)
+        self._forget(task)
         task.cancel()
+        return name
+
+    def name(self, task: asyncio.Task[Any]) -> str:
+        """Return the name of a task under way, and of its event."""
+        begun = self._tasks.get(task)
         return f"{task.get_name()} ({begun.origin.describe() if begun else 'unknown event'})"
 
     @contextmanager

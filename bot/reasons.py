@@ -32,13 +32,15 @@ _CLOSE_CODES = {
 }
 
 
+NO_TOKEN = "give it a token of its own, or set DISCORD_TOKEN, discord.token_file or bot.env_file"
+
+
 class NoTokenError(Exception):
     """The program logs in without a token."""
 
     def __init__(self, program: str) -> None:
         what = f"bot.program = {program}" if program else "bot.app"
-        ways = "give it its own, or set DISCORD_TOKEN, discord.token_file or bot.env_file"
-        super().__init__(f"{what} logs in and has no token: {ways}")
+        super().__init__(f"{what} logs in and has no token: {NO_TOKEN}")
 
 
 class TwoClientsError(Exception):
@@ -52,6 +54,15 @@ class TwoClientsError(Exception):
         )
 
 
+class ForkError(Exception):
+    """A fork of the program logs in."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a fork of the program logs in: the supervisor hands over a client of the program's own process only"
+        )
+
+
 class SetupError(Exception):
     """The app's setup_hook raised ``error``."""
 
@@ -60,7 +71,7 @@ class SetupError(Exception):
         self.error = error
 
 
-_FINAL = (ProgramError, ShardsError, NoTokenError, TwoClientsError)
+_FINAL = (ProgramError, ShardsError, NoTokenError, TwoClientsError, ForkError)
 _EXPLAINED = (
     *_FINAL,
     SetupError,
@@ -94,6 +105,8 @@ def explain(error: BaseException | None, api_url: str, directory: Path) -> tuple
         return str(error), error.__cause__ is not None and not hopeless(error.__cause__)
     if isinstance(error, SetupError):
         return str(error), not hopeless(error.error)
+    if isinstance(error, KeyError) and error.args == ("DISCORD_TOKEN",):
+        return f"the program ended with {told(error, directory)}: {NO_TOKEN}", False
     if isinstance(error, discord.LoginFailure):
         return "Discord refused the token (401): check the program's own, DISCORD_TOKEN or discord.token_file", False
     if isinstance(error, discord.PrivilegedIntentsRequired):
@@ -119,7 +132,8 @@ def told(error: BaseException, directory: Path) -> str:
     if port is not None and str(port) not in what:
         what += f" (port {port})"
     if isinstance(error, SyntaxError):
-        return what if error.filename is None else f"{what} ({_short(error.filename, directory)}:{error.lineno})"
+        where = f" ({_short(error.filename, directory)}:{error.lineno})" if error.filename else ""
+        return f"{type(error).__name__}: {error.msg}{where}"
     place = place_of(error, directory)
     return f"{what} ({place})" if place else what
 

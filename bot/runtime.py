@@ -18,13 +18,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import aiohttp
 import discord
 
 from bastion import wire
 from bastion.bot import internals, lifecycle, stacks
+from bastion.bot.apps import one_line
 from bastion.bot.carry import Carry, Limits
 from bastion.bot.controls import Controls
 from bastion.bot.drain import Drain
@@ -37,7 +38,7 @@ from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
 from bastion.bot.loops import Loops
 from bastion.bot.presence import Presence
-from bastion.bot.reasons import NoTokenError, SetupError, TwoClientsError, explain, worth_showing
+from bastion.bot.reasons import ForkError, NoTokenError, SetupError, TwoClientsError, explain, worth_showing
 from bastion.bot.recovery import Recovery
 from bastion.bot.registration import Registration
 from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
@@ -153,6 +154,7 @@ class Runtime:
     """Shard count and time of each shard's newest READY."""
     _connects: bool = False
     """Whether the client that is connected is about to, or has."""
+    _pid: int = field(default_factory=os.getpid)
     _loop: asyncio.AbstractEventLoop | None = None
     """The program's own, in which its client has logged in."""
     _logins: dict[discord.Client, _Login] = field(default_factory=dict)
@@ -163,10 +165,8 @@ class Runtime:
     _fatal: bool = False
     """Whether the supervisor has been told that this child cannot go on."""
     _hopeless: bool = False
-    _cancelled: list[str] | None = None
-    """The handlers under way when the program's end cancelled its client; None: that has not happened.
-
-    Python cancels them in the same step, in any order: some may have ended by then."""
+    _running: list[tuple[str, asyncio.Task[Any]]] = field(default_factory=list)
+    """The handlers under way when the client was closed, and nobody had asked for that."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _ending: asyncio.Task[None] | None = None
     _ends_at: float = 0.0
@@ -255,6 +255,8 @@ class Runtime:
 
     async def _log_in(self, client: discord.Client, token: object, log_in: Callable[[], Awaitable[None]]) -> None:
         """Put around a client what its setup_hook may need. Which client is handed over is decided as it connects."""
+        if os.getpid() != self._pid:
+            self._refuse(ForkError())
         if self.client is not None:
             if self.over.is_set():
                 self._logs_in_again()
@@ -330,28 +332,38 @@ class Runtime:
             await self._connect_second(client, connect)
         assert self.shards is not None
         self._connects = True
+        error: Exception | None = None
         try:
             await self._before_connect()
             await connect()
-        except asyncio.CancelledError:
-            self._cancelled = self._under_way()  # the program is ending; how, is known when it has
-            raise
-        except Exception as error:
-            if self._ending is None:
-                self._give_up(error, cut=self._under_way())
+        except Exception as raised:
+            error = raised
+            if self._ending is not None:
+                _log.warning("while it ended, the app raised %s", one_line(raised))
             raise
         finally:
             self.shards.stop()  # when one shard is refused, others may still be connecting
             while self._ending is not None and not self._ending.done():
                 await asyncio.wait([self._ending])  # Another order may put a new one in its place, or take it back.
             self.over.set()
-            if self._ending is None and not self._fatal and self._cancelled is None:
-                self._say_fatal("the app closed its own client", retryable=True, cut=self._under_way())
+            if self._ending is None:
+                self._closed_unasked(error)
+
+    def _closed_unasked(self, error: Exception | None) -> None:
+        """Note what runs when the client is closed, which nobody has asked for; the program's end decides about it."""
+        self._error = self._error or error
+        self._running = [(self.inflight.name(one.task), one.task) for one in self.inflight.handlers()]
+
+    def _not_finished(self) -> list[str]:
+        """Return the names of what ran when the client was closed, and was then cancelled, or runs still."""
+        return [name for name, task in self._running if not task.done() or task.cancelled() or task.cancelling()]
 
     async def _connect_second(self, client: discord.Client, _: object) -> None:
-        reason, _ = explain(TwoClientsError(self.client, client), self.options.api_url, self.options.directory)
-        _log.error("%s", reason)
-        self._say_fatal(reason, retryable=False)
+        self._refuse(TwoClientsError(self.client, client))
+
+    def _refuse(self, error: Exception) -> NoReturn:
+        """End the program, which does what no supervisor could hand over."""
+        self._give_up(error)
         self.ending.now(wire.EXIT_CONFIG)
 
     def _choose(self, login: _Login) -> None:
@@ -439,9 +451,18 @@ class Runtime:
             self.starting.again()
 
     def _close_hangs(self) -> None:
-        if self._ending is None and not self._fatal:
+        """A client is being closed, or a program goes on without one: too long, either way."""
+        if self._ending is not None or self._fatal:
+            return
+        if not self.over.is_set():
+            self._closed_unasked(None)
             reason = f"the app's client was being closed, and was not within {_CLOSE_SECONDS:g} s"
-            self._say_fatal(reason, retryable=True, cut=self._under_way())
+            self._say_fatal(reason, retryable=True, cut=self._not_finished())
+        elif self._error is not None:
+            self._give_up(self._error, cut=self._not_finished())
+        else:
+            reason = f"the app closed its own client, and its program has not ended {_CLOSE_SECONDS:g} s later"
+            self._say_fatal(reason, retryable=True, cut=self._not_finished())
 
     def _send_hello(self) -> None:
         versions = {
@@ -829,9 +850,9 @@ class Runtime:
         """Say why the program has ended, unless it was asked to. Returns the error that is still to be shown."""
         signal.setitimer(signal.ITIMER_REAL, 0)  # the alarm was for a loop that does not end
         if self._ending is not None:
-            return None if isinstance(error, asyncio.CancelledError) else worth_showing(error)
+            return None if isinstance(error, asyncio.CancelledError | KeyboardInterrupt) else worth_showing(error)
         if not self._fatal:
-            self._give_up(self._error or error, cut=self._cancelled or ())
+            self._say_why(self._error or error)
         return worth_showing(self._error if isinstance(self._error, NoTokenError) else error)
 
     @property
@@ -839,14 +860,16 @@ class Runtime:
         """Whether this child has given up for a reason that no second try can help."""
         return self._hopeless
 
+    def _say_why(self, error: BaseException | None) -> None:
+        if error is None and self.client is not None:
+            self._say_fatal("the app closed its own client", retryable=True, cut=self._not_finished())
+        else:
+            self._give_up(error, cut=self._not_finished())
+
     def _give_up(self, error: BaseException | None, *, cut: Sequence[str] = ()) -> None:
         reason, retryable = explain(error, self.options.api_url, self.options.directory)
         _log.error("%s", reason)
         self._say_fatal(reason, retryable=retryable, cut=cut)
-
-    def _under_way(self) -> list[str]:
-        """Return the names of the handlers under way, which are not going to finish. Only in the program's loop."""
-        return [self.inflight.cut(handler.task) for handler in self.inflight.handlers()]
 
     def _say_fatal(self, reason: str, *, retryable: bool, cut: Sequence[str] = ()) -> None:
         """Say that this child cannot go on, and what it does not finish. In any thread."""

@@ -79,6 +79,8 @@ class Finding:
 
 def survey(directory: Path) -> list[Finding]:
     """Return what the Python files of a release use, by `ADVICE`'s order, then by file and line."""
+    if directory.is_file():  # a module alone: its neighbours are no part of the program
+        return _read(directory, directory.parent)
     found = [finding for path in _files(directory) for finding in _read(path, directory)]
     order = list(ADVICE)
     return sorted(found, key=lambda finding: (order.index(finding.what), finding.file, finding.line))

@@ -94,7 +94,7 @@ def _program(asked: Asked) -> list[discord.Client]:
 
 def _file_code(asked: Asked, module: types.ModuleType) -> types.CodeType:
     file = asked.directory / asked.program
-    sys.path[:0] = [str(file.parent), *asked.path]
+    sys.path[:0] = [str(file.resolve().parent), *asked.path]
     module.__file__ = str(file)
     return compile(file.read_bytes(), str(file), "exec", dont_inherit=True)
 

@@ -64,8 +64,6 @@ _STRIPPED = (
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
     "JOURNAL_STREAM",  # a child's output comes to us
 )
-_NO_REASON = ("DEBUG ", "INFO ", "WARNING ")
-"""How lines of a child's log begin that do not say why it ended."""
 _EXPENDABLE = 300
 """What an expendable child has in oom_score_adj above ours: as if it used 30 % of the memory more than it does."""
 _RETRYABLE = (errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
@@ -643,15 +641,20 @@ def _watched(pid: int) -> psutil.Process | None:
 
 def _explain(status: int, last: Sequence[str]) -> tuple[str, bool]:
     """Say why a process ended that has not said so itself, and whether another try may help: it always may."""
-    said = [line for line in last if line.strip() and not line[0].isspace() and not line.startswith(_NO_REASON)]
     if status < 0:
         try:
             how = f"killed by {signal.Signals(-status).name}"
         except ValueError:
             how = f"killed by signal {-status}"
-        crash = next((line for line in said if line.startswith("Fatal Python error")), None)
+        crash = next((line for line in last if line.startswith("Fatal Python error")), None)
         return (f"{how}: {crash}" if crash else how), True
     how = f"exited with status {status}"
-    if status == 0 or not said:
-        return how, True
-    return f"{how}: {said[-1]}", True
+    error = _raised(last) if status else None
+    return (f"{how}: {error}" if error else how), True
+
+
+def _raised(last: Sequence[str]) -> str | None:
+    """Return the exception behind the last traceback in the output; other lines may say anything."""
+    begins = [number for number, line in enumerate(last) if line.startswith("Traceback (most recent call last)")]
+    behind = last[begins[-1] + 1 :] if begins else []
+    return next((line for line in behind if line.strip() and not line[0].isspace()), None)

@@ -39,7 +39,7 @@ SMALLEST_LEDGER = 32 * 1024 * 1024
 """Bytes for the claims: 10 MB take those of 15 minutes with 100 events a second, which is as long as they are kept."""
 FIRST_WORD = 10.0
 """Seconds within which a supervisor, also on a busy machine, asks systemd for as much time as its settings need."""
-STOP_MARGIN = 15.0
+STOP_MARGIN = 12.0
 """Seconds that a stop may take beyond the supervisor's own limits, on a busy machine."""
 _UNIT_WANTS = {"Type": "notify", "KillMode": "mixed", "OOMPolicy": "continue"}
 _UNIT_SHOWN = (

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import sys
 
-if sys.path and sys.path[0] == __file__.rpartition("/")[0]:
+if not getattr(sys.flags, "safe_path", False):
     del sys.path[0]  # the supervisor's own folder: its modules must not be found as `logs` or `state`
 
 import importlib.machinery

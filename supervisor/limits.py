@@ -13,9 +13,9 @@ HELLO_TIMEOUT = 30.0
 RECOVER_TIMEOUT = 30.0
 """Seconds within which a child that is ready has seen to what a dead one left: it may import a checkpoint of the app's
 state, waits 15 s at most for Discord's answers, and a second to be sure."""
-DRAIN_GRACE = 12.0
+DRAIN_GRACE = 15.0
 """Seconds that a drained child has, past its limit, to exit: 5 to close its sessions, 3 at least for its program to
-clean up, 3 for threads that keep it, and one to spare."""
+clean up, 3 once that is interrupted, 3 for threads that keep it, and one to spare."""
 TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL."""
 FATAL_GRACE = 3.0

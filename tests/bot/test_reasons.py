@@ -46,8 +46,8 @@ def caused(error: Exception, cause: Exception) -> Exception:
         (ProgramError("no such file"), "no such file", False),
         (
             NoTokenError("main.py"),
-            "bot.program = main.py logs in and has no token: give it its own, or set DISCORD_TOKEN, discord.token_file "
-            "or bot.env_file",
+            "bot.program = main.py logs in and has no token: give it a token of its own, or set DISCORD_TOKEN, "
+            "discord.token_file or bot.env_file",
             False,
         ),
         (
@@ -103,6 +103,12 @@ def caused(error: Exception, cause: Exception) -> Exception:
             True,
         ),
         (KeyError("x"), "the program ended with KeyError: 'x'", True),
+        (
+            KeyError("DISCORD_TOKEN"),
+            "the program ended with KeyError: 'DISCORD_TOKEN': give it a token of its own, or set DISCORD_TOKEN, "
+            "discord.token_file or bot.env_file",
+            False,
+        ),
         (RuntimeError("first line\nsecond line"), "the program ended with RuntimeError: first line", True),
         (SystemExit(3), "the program ended with sys.exit(3)", True),
         (ConnectionRefusedError("no database"), "the program ended with ConnectionRefusedError: no database", True),
