@@ -159,7 +159,7 @@ async def test_hups_from_the_first_moment_on_until_it_is_ready_are_survived(dock
 
 async def test_check_tells_what_can_be_seen_from_inside(docker: Docker, tmp_path: Path) -> None:
     async with container(docker, tmp_path, *READ_ONLY) as place:
-        ended = await place.supervisor("check", "--deploy")
+        ended = await place.supervisor("check", "--deploy", "--import")
         assert failures(ended.out) == ["intents"], ended.out
         for line in (
             "OK    container    the supervisor is PID 1, and reaps orphans; root file system read-only; as uid 10001",

@@ -288,7 +288,7 @@ async def test_a_configuration_that_cannot_work_is_not_tried_again(docker: Docke
 
 CHECK = """
 export DISCORD_TOKEN=$(cat /etc/bastion/token) DISCORD_API_URL=$1
-exec runuser -u bastion -- /opt/bastion/bin/supervisor check --deploy --config /etc/bastion/bastion.toml
+exec runuser -u bastion -- /opt/bastion/bin/supervisor check --deploy --import --config /etc/bastion/bastion.toml
 """
 
 
