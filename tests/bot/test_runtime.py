@@ -175,6 +175,10 @@ class App(discord.Client):
 
     async def on_message(self, message):
         say("began", message.id)
+        if message.id == 9:
+            await self.close()
+            say("went on", message.id)
+            return
         try:
             if message.id == 7:
                 answer = await self.wait_for("message")
@@ -706,3 +710,36 @@ def test_sys_exit_in_a_task_is_told_as_that(serving: Child) -> None:
         reason=f"the program ended with sys.exit(3) (app.py:{line_of(APP, 'sys.exit(3)')}, in leave)", retryable=True
     )
     assert serving.ended() == 3
+
+
+def test_a_handler_that_closes_its_own_client_goes_on_behind_that(serving: Child) -> None:
+    serving.discord("finish")
+    assert serving.said() == "ended 1"
+    serving.discord("message 9")
+    assert {serving.said() for _ in range(3)} == {"began 9", "left", "went on 9"}
+    assert serving.told(wire.Cut).names == []
+    assert serving.told(wire.Fatal).reason == "the app closed its own client"
+    assert serving.ended() == 0
+
+
+@pytest.mark.wide
+def test_a_program_that_does_not_end_after_its_drain_is_interrupted_and_cleans_up(start: Start) -> None:
+    main = """
+
+async def worker():
+    try:
+        await asyncio.sleep(600)
+    finally:
+        say("cleaned up")
+
+async def main():
+    await asyncio.gather(client.start("token"), worker())
+
+asyncio.run(main())
+"""
+    child = start(source=APP + main, program="app.py")
+    assert child.said() == "started"
+    child.order(wire.Drain(limit=0.1))
+    assert (child.said(), child.said()) == ("left", "cleaned up")
+    assert child.ended() == 128 + signal.SIGINT, "as after Ctrl-C"
+    assert "the program has not ended 3 s after its client was closed: it is at app.py:" in child.log.read_text()
