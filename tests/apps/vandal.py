@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +55,22 @@ _unheard: list[Callable[[], None]] = []
 """What makes a deaf child read its pipe again."""
 
 
-def stop_reading(fd: int) -> None:
-    """Take the pipe from the event loop, which goes on."""
-    loop: Any = asyncio.get_running_loop()
-    reader, _ = loop._selector.get_key(fd).data
-    _unheard.append(partial(loop.add_reader, fd, reader._callback, *reader._args))
-    loop.remove_reader(fd)
+def stop_reading(fd: int, *, keep: bool) -> None:
+    """Put a pipe in which nothing comes in the place of the commands; ``keep`` them to be read later."""
+    commands = os.dup(fd)
+    silence, wake = os.pipe()
+    os.set_blocking(silence, False)
+    os.dup2(silence, fd)
+    os.close(silence)
+    if not keep:
+        os.close(commands)
+        return
+
+    def hear() -> None:
+        os.dup2(commands, fd)
+        os.write(wake, b".")  # whoever waits for the silence looks at the commands then
+
+    _unheard.append(hear)
 
 
 def do(deed: str) -> None:
@@ -73,10 +82,9 @@ def do(deed: str) -> None:
         case "close":
             put_nothing_in_place_of(write)
         case "deaf":
-            stop_reading(read)
+            stop_reading(read, keep=True)
         case "deaf-closed":
-            asyncio.get_running_loop().remove_reader(read)
-            put_nothing_in_place_of(read)
+            stop_reading(read, keep=False)
         case "hear":
             _unheard.pop()()
         case "stall":
@@ -84,7 +92,7 @@ def do(deed: str) -> None:
         case "block":
             time.sleep(BLOCK_SECONDS)
         case "stubborn":
-            asyncio.get_running_loop().remove_reader(read)
+            stop_reading(read, keep=True)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -34,7 +34,7 @@ from rig import Rig
 pytestmark = pytest.mark.anyio
 
 DRAIN_TIMEOUT = 3
-DRAIN_GRACE = 5.0
+DRAIN_GRACE = 15.0
 """What the machine gives a child past its limit to close its sessions."""
 TERM_GRACE = 3.0
 """Seconds from SIGTERM to SIGKILL of a child that is ended."""
