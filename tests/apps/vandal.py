@@ -77,7 +77,7 @@ def stop_reading() -> None:
 
 def do(deed: str) -> None:
     """Break something."""
-    read, write = pipes()
+    _, write = pipes()
     match deed:
         case "garbage":
             os.write(write, b"\x1b[31mhello from a library that found an open descriptor\n")

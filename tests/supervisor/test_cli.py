@@ -201,7 +201,7 @@ class TestReload:
             done = shell.run("reload", "--json")
         outcome = json.loads(done.stdout)
         assert (done.returncode, outcome["result"], done.stderr) == (code, result, "")
-        assert set(outcome) == {"result", "reason", "generation", "lingering", "handoff"}
+        assert set(outcome) == {"result", "reason", "generation", "lingering", "remarks", "handoff"}
 
     @pytest.fixture
     def current(self, shell: Shell) -> Path:

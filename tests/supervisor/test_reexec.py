@@ -225,7 +225,7 @@ sys.stdin = open(int(words[words.index("--read") + 1]))
 assert "permit" in sys.stdin.readline()
 os.write(write, hello[20:])
 os.write(1, b"ne" + bytes([10]))
-os.write(2, b"ceback: it broke" + bytes([10]))
+os.write(2, b"ceback (most recent call last):" + bytes([10]) + b"ValueError: it broke" + bytes([10]))
 sys.exit(3)
 """
 
@@ -260,8 +260,9 @@ def test_an_adopted_child_goes_on_in_the_middle_of_a_line_and_its_end_is_explain
     asyncio.run(adopted(carried))
     assert (first.messages, first.lines, first.exits) == ([], [], [])
     assert [type(message) for message in second.messages] == [wire.Hello]
-    assert second.lines == [("stdout", "half a line"), ("stderr", "Traceback: it broke")]
-    assert second.exits == [("exited with status 3: Traceback: it broke", True)]
+    traceback = [("stderr", "Traceback (most recent call last):"), ("stderr", "ValueError: it broke")]
+    assert second.lines == [("stdout", "half a line"), *traceback]
+    assert second.exits == [("exited with status 3: ValueError: it broke", True)]
     assert open_fds() <= before
 
 
