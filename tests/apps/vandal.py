@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -58,9 +59,15 @@ _unheard: list[Callable[[], None]] = []
 """What makes a deaf child read its pipe again."""
 
 
+@cache
+def the_link() -> Any:
+    """Return the link to the supervisor. To find it takes a while, in which the link would be heard."""
+    return next(found for found in gc.get_objects() if isinstance(found, Link))
+
+
 def stop_reading() -> None:
     """Hold up the thread that reads the supervisor's commands; the event loop goes on."""
-    link: Any = next(found for found in gc.get_objects() if isinstance(found, Link))
+    link = the_link()
     read, go_on = link._readable, threading.Event()
 
     def held_up() -> None:
@@ -131,6 +138,7 @@ class Vandal(Probe, discord.AutoShardedClient):
     async def setup_hook(self) -> None:
         for name, moment in CLAIMS.items():
             setattr(SQLiteLedger, name, after(getattr(SQLiteLedger, name), moment))
+        the_link()
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, obey, "now")
         await super().setup_hook()
         obey("setup")
