@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from bastion.bot.starting import is_ours, is_within, where, where_is_main
+from bastion.bot.starting import is_within, leads_there, where, where_is_main
 
 _log = logging.getLogger("bastion")
 
@@ -188,8 +188,11 @@ def _code(error: BaseException | None) -> int:
 
 
 def in_program(trace: TracebackType | None, directory: Path) -> TracebackType | None:
-    """Leave out the frames before the program's first frame. Without such a frame, leave out this runtime's."""
-    return _from(trace, lambda frame: is_within(frame, directory)) or _from(trace, lambda frame: not is_ours(frame))
+    """Leave out the frames before the program's first frame. Without such a frame, leave out those that lead there.
+
+    A file that cannot be parsed has no frame: its traceback is the place that the `SyntaxError` names.
+    """
+    return _from(trace, lambda frame: is_within(frame, directory)) or _from(trace, lambda frame: not leads_there(frame))
 
 
 def _from(trace: TracebackType | None, wanted: Callable[[FrameType], bool]) -> TracebackType | None:

@@ -493,6 +493,7 @@ class MemberRequests:
         return parse
 
     def _timeout(self, guild: discord.Guild) -> float:
+        _heed_cancellation()
         return self._own_timeout(guild) + (0.0 if self._client.is_ready() else self._patience)
 
 
@@ -608,6 +609,17 @@ def on_awaited_guild(client: discord.Client, note: Callable[[], None]) -> None:
     state._add_ready_state = add  # type: ignore[method-assign]
 
 
+def _heed_cancellation() -> None:
+    """End the current task if it was cancelled and went on.
+
+    On Python 3.11 `asyncio.wait_for` swallows a cancellation that comes together with what it waits for. discord.py's
+    wait for guilds and members would then outlive the program's loop by its whole timeout, and keep the process.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class _NoLongerAwaitedError(KeyError, AttributeError):
     """Tells discord.py that no readiness waits for a guild: a sharded client expects the one, a plain one the other."""
 
@@ -626,7 +638,11 @@ class _Arrivals(asyncio.Queue[discord.Guild]):
         self.missing.discard(guild.id)
         super().put_nowait(guild)
 
-    async def get(self) -> discord.Guild:
+    def get(self) -> Coroutine[Any, Any, discord.Guild]:
+        _heed_cancellation()
+        return self._get_or_end()
+
+    async def _get_or_end(self) -> discord.Guild:
         try:
             if self.empty() and not self.missing:
                 raise TimeoutError  # what discord.py takes for the end of the guilds

@@ -8,6 +8,7 @@ Knows messages and threads; knows nothing of discord.py.
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 import sysconfig
@@ -114,9 +115,9 @@ def is_within(frame: FrameType, directory: Path) -> bool:
     return file.startswith(f"{directory}{os.sep}") and not file.startswith((*_LIBRARIES, _OURS))
 
 
-def is_ours(frame: FrameType) -> bool:
-    """Whether a place is in this runtime."""
-    return frame.f_code.co_filename.startswith(_OURS)
+def leads_there(frame: FrameType) -> bool:
+    """Whether a place is one from which a program is reached: this runtime's, or Python's own for imports."""
+    return frame.f_code.co_filename.startswith((_OURS, "<frozen importlib", str(Path(importlib.__file__).parent)))
 
 
 def _told(frame: FrameType, directory: Path) -> str:

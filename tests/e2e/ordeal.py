@@ -45,7 +45,8 @@ CONVERSATIONS = 6
 UNKNOWN_INTERACTION = 10062
 
 _ACTIVE = re.compile(r"supervisor: generation (\d+) is active$")
-_SIGNALLED = re.compile(r"supervisor: SIG(?:TERM|KILL) to generation (\d+)$")
+_SIGNALLED = re.compile(r"supervisor: (?:SIG(?:TERM|KILL) to generation (\d+)$|generation (?P<gave_up>\d+) gives up: )")
+"""A child that gives up has cut its handlers by then; its process may take a moment to end."""
 _LEFT = re.compile(r"supervisor: generation (\d+) has left: (.*)$")
 
 
@@ -246,7 +247,7 @@ class Judgement:
                 self.lives[int(found[1])].activations.append(at)
                 self.activations.append((at, int(found[1])))
             elif found := _SIGNALLED.search(line):
-                life = self.lives[int(found[1])]
+                life = self.lives[int(found[1] or found["gave_up"])]
                 life.signalled = life.signalled or at
             elif found := _LEFT.search(line):
                 life = self.lives[int(found[1])]

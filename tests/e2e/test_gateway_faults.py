@@ -166,7 +166,7 @@ async def test_the_new_childs_session_closed_with_4004_on_probation_gives_way_to
         installation.sandbox.faults.close(0, 4004, which="newest")
         outcome = await following.result()
         assert (outcome["result"], outcome["generation"]) == ("rolled-back", 1), installation.tail()
-        assert "4004" in outcome["reason"]
+        assert "4004" in outcome["reason"], installation.tail(200)
         await serving_alone(installation, 1)
         assert len(installation.sandbox.gateway.identifies) == identifies
 
@@ -396,7 +396,7 @@ async def test_the_new_childs_session_closed_with_4004_fails_the_reload(tmp_path
         installation.sandbox.faults.close(0, 4004, which="newest")
         outcome = await following.result()
         assert outcome["result"] == "failed", outcome
-        assert "4004" in outcome["reason"]
+        assert "4004" in outcome["reason"], installation.tail(200)
         await serving_alone(installation, 1)
 
 
