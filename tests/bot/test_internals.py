@@ -533,6 +533,7 @@ def test_the_supported_versions_have_them_all(version: str, tmp_path: Path) -> N
             *(str(here), str(here.with_name("test_gate.py"))),
             *(str(here.with_name("test_components.py")), str(here.with_name("test_ownership.py"))),
             *(str(here.with_name("test_drain.py")), str(here.with_name("test_payloads.py"))),
+            str(here.with_name("test_messages.py")),
         ],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
         cwd=here.parent.parent.parent,
