@@ -24,6 +24,9 @@ import msgspec
 
 from bastion.bot.discordpy.payloads import Payload
 
+MESSAGES = 50
+"""Messages that one payload carries. Building as many takes about 1 ms."""
+
 _UPDATES_KEPT = 3
 """Updates of one message that are kept as they are; with one more they are merged into the first text."""
 
@@ -41,6 +44,7 @@ class Recent:
     def __init__(self, client: discord.Client) -> None:
         self._state = client._connection
         self._texts: dict[int, list[str | Payload]] = {}
+        self._limit: int | None = None
 
     def created(self, text: str, data: Mapping[str, Any]) -> None:
         """Note the text of a MESSAGE_CREATE, and what it says."""
@@ -60,17 +64,28 @@ class Recent:
         if len(texts) > _UPDATES_KEPT:
             texts[:] = [_merged(texts)]
 
-    def payloads(self, guild_ids: frozenset[int] | None = None) -> Iterator[Payload]:
-        """Yield the cached messages of some guilds, oldest first; None: those of no guild.
+    def payloads(self, shard: int, count: int) -> Iterator[list[Payload]]:
+        """Yield the cached messages of a shard of so many in slices of `MESSAGES`, each built when it is asked for.
 
-        A message of which no text is known is left out: the app has made its object itself.
+        Messages of no guild are shard 0's. A message that is deleted meanwhile is left out. So is one of which no text
+        is known, for the app has made its object itself.
         """
-        for message in list(self._state._messages or ()):
-            inside = message.guild.id in guild_ids if guild_ids is not None and message.guild else False
-            if inside or (guild_ids is None and message.guild is None):
-                texts = self._texts.get(message.id)
-                if texts is not None:
-                    yield _today(_merged(texts), message)
+        numbers = [one.id for one in self._state._messages or () if _shard(one, count) == shard]
+        for start in range(0, len(numbers), MESSAGES):
+            cached = {one.id: one for one in self._state._messages or ()}
+            found = [one for one in numbers[start : start + MESSAGES] if one in cached and one in self._texts]
+            yield [_today(_merged(self._texts[one]), cached[one]) for one in found]
+
+    @property
+    def oldest(self) -> int:
+        """The id of the oldest cached message, 0 without any."""
+        return min((one.id for one in self._state._messages or ()), default=0)
+
+    def begin_loading(self) -> None:
+        """Take messages in any order from now on, without letting go of one for another, until `end_loading`."""
+        if self._state._messages is not None:
+            self._limit = self._state._messages.maxlen
+            self._state._messages = deque(self._state._messages)
 
     def load(self, data: Payload) -> None:
         """Put a message into the cache, as `payloads` has written it. What discord.py knows besides stays as it is."""
@@ -85,12 +100,16 @@ class Recent:
                 del one["member"]
         state._messages.append(discord.Message(channel=channel, data=cast("Any", data), state=state))
 
-    def loaded(self) -> None:
-        """Put the cache in order: messages came guild by guild."""
-        messages = self._state._messages
-        if messages is not None:
-            self._state._messages = deque(sorted(messages, key=lambda message: message.id), maxlen=messages.maxlen)
-            self._texts = dict(sorted(self._texts.items()))
+    def end_loading(self, oldest: int) -> None:
+        """Put the cache in order, and keep what the other cache keeps: nothing older than ``oldest``."""
+        if self._state._messages is not None:
+            kept = [one for one in self._state._messages if one.id >= oldest]
+            self._state._messages = deque(sorted(kept, key=lambda message: message.id), maxlen=self._limit)
+            self._texts = {one.id: self._texts[one.id] for one in self._state._messages if one.id in self._texts}
+
+
+def _shard(message: discord.Message, count: int) -> int:
+    return (message.guild.id >> 22) % count if message.guild is not None else 0
 
 
 def _merged(texts: list[str | Payload]) -> Payload:

@@ -22,7 +22,7 @@ from test_payloads import (
     user,
 )
 
-from bastion.bot.discordpy.messages import Recent
+from bastion.bot.discordpy.messages import MESSAGES, Recent
 
 pytestmark = pytest.mark.anyio
 
@@ -67,7 +67,7 @@ POLL = {
     "expiry": WHEN[1],
 }
 REFERENCE = {"message_id": "101", "channel_id": "8001", "guild_id": GUILD, "type": 0}
-MESSAGES = [
+TALK = [
     message(101),
     message(102, message_reference=REFERENCE, referenced_message=message(101), type=19),
     message(103, poll=POLL),
@@ -129,7 +129,7 @@ def hear(state: Any, recent: Recent, name: str, data: dict[str, Any]) -> None:
 def talked() -> tuple[Any, Recent]:
     client, state = holder()
     recent = Recent(client)
-    for one in MESSAGES:
+    for one in TALK:
         hear(state, recent, "MESSAGE_CREATE", one)
     for name, data in LATER:
         hear(state, recent, name, data)
@@ -139,10 +139,11 @@ def talked() -> tuple[Any, Recent]:
 def loaded(state: Any, recent: Recent) -> tuple[Any, Recent]:
     copy, other = moved(state)
     there = Recent(copy)
-    for guilds in (frozenset({int(GUILD)}), None):
-        for data in recent.payloads(guilds):
-            there.load(json.loads(json.dumps(data)))
-    there.loaded()
+    there.begin_loading()
+    for messages in recent.payloads(0, 1):
+        for data in json.loads(json.dumps(messages)):
+            there.load(data)
+    there.end_loading(recent.oldest)
     return other, there
 
 
@@ -183,7 +184,40 @@ async def test_no_more_texts_are_kept_than_discord_py_keeps_messages() -> None:
     for number in range(1, 1102):
         hear(state, recent, "MESSAGE_CREATE", message(number))
     assert (len(state._messages), len(recent._texts)) == (1000, 1000)
-    assert [one["id"] for one in recent.payloads(frozenset({int(GUILD)}))] == [str(one) for one in range(102, 1102)]
+    slices = list(recent.payloads(0, 1))
+    assert [one["id"] for messages in slices for one in messages] == [str(one) for one in range(102, 1102)]
+    assert {len(messages) for messages in slices} == {MESSAGES}
+
+
+async def test_a_message_that_comes_or_goes_while_others_are_loaded_is_as_it_is() -> None:
+    client, state = holder()
+    recent = Recent(client)
+    for number in range(1, 1001):
+        hear(state, recent, "MESSAGE_CREATE", message(number))
+    copy, other = moved(state)
+    there = Recent(copy)
+    there.begin_loading()
+    slices = recent.payloads(0, 1)
+    for number, messages in enumerate(slices):
+        for data in json.loads(json.dumps(messages)):
+            there.load(data)
+        if number == 0:
+            happened = [("MESSAGE_CREATE", message(2000)), ("MESSAGE_UPDATE", message(3, content="live"))]
+            gone = [("MESSAGE_DELETE", {"id": one, "channel_id": "8001", "guild_id": GUILD}) for one in ("5", "900")]
+            for name, data in happened + gone:
+                hear(state, recent, name, data)
+                hear(other, there, name, data)
+    there.end_loading(recent.oldest)
+    assert len(other._messages) == 998
+    assert compare(state, other) == []
+
+
+async def test_messages_of_no_guild_are_the_first_shards() -> None:
+    _, recent = talked()
+    of_first = [one["id"] for messages in recent.payloads(0, 2) for one in messages]
+    of_second = [one["id"] for messages in recent.payloads(1, 2) for one in messages]
+    assert "106" in of_first
+    assert sorted(of_first + of_second) == ["101", "102", "103", "105", "106", "107", "108"]
 
 
 async def test_a_client_without_a_message_cache_keeps_nothing() -> None:
@@ -191,9 +225,10 @@ async def test_a_client_without_a_message_cache_keeps_nothing() -> None:
     state._messages = None
     recent = Recent(client)
     recent.created("{}", {"id": "1"})
+    recent.begin_loading()
     recent.load(message(1))
-    recent.loaded()
-    assert list(recent.payloads()) == []
+    recent.end_loading(0)
+    assert list(recent.payloads(0, 1)) == []
 
 
 # --- it can fail ----------------------------------------------------------------------------------------------------
