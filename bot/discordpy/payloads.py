@@ -17,26 +17,31 @@ from typing import Any, TypeAlias
 import discord
 from discord import Guild, Member
 from discord.activity import ActivityTypes, CustomActivity, Game, Spotify, Streaming
-from discord.state import ConnectionState
 from discord.user import BaseUser
 
 Payload: TypeAlias = dict[str, Any]
 """One object of Discord's, as `json` has it."""
 
+OF_SNAPSHOT = "bastion_snapshot"
+"""A key that only a payload of ours has: it is what the cache says, and no news."""
+
 MEMBERS = 250
 """Members that one payload carries. Building as many takes about 1 ms."""
 
 
-def ready(state: ConnectionState[Any], *, shard: tuple[int, int], guilds: Iterable[Guild], session: Payload) -> Payload:
+def ready(client: discord.Client, *, shard: tuple[int, int], guilds: Iterable[int], session: Payload) -> Payload:
     """Return READY for a shard. ``session``: ``session_id`` and ``resume_gateway_url`` of the session that moves."""
+    state = client._connection
     assert state.user is not None
-    flags = state.application_flags.value if state.application_id is not None else 0
+    own = _slots(state.user, verified="verified", locale="locale", flags="_flags", mfa_enabled="mfa_enabled")
     return {
         "v": 10,
-        "user": _user(state.user)
-        | _slots(state.user, verified="verified", locale="locale", flags="_flags", mfa_enabled="mfa_enabled"),
-        "application": {"id": _text(state.application_id), "flags": flags},
-        "guilds": [{"id": str(guild.id), "unavailable": True} for guild in guilds],
+        "user": _user(state.user) | own,
+        "application": {
+            "id": _text(state.application_id),
+            "flags": state.application_flags.value if state.application_id is not None else 0,
+        },
+        "guilds": [{"id": str(guild), "unavailable": True} for guild in guilds],
         "private_channels": [],
         "shard": list(shard),
         **session,
@@ -53,6 +58,7 @@ def guild_create(guild: Guild) -> Payload:
         **_slots(guild, **_GUILD),
         "unavailable": False,
         "large": guild._large,
+        OF_SNAPSHOT: True,
         "roles": [_role(role) for role in guild._roles.values()],
         "emojis": [_emoji(emoji) for emoji in guild.emojis],
         "stickers": [_sticker(sticker) for sticker in guild.stickers],
@@ -109,6 +115,7 @@ def after_guild_create(guild: Guild) -> Iterator[tuple[str, Payload]]:
                     "id": str(thread.id),
                     "member_count": thread.member_count,
                     "added_members": added,
+                    OF_SNAPSHOT: True,
                 },
             )
     for event in guild._scheduled_events.values():
@@ -122,7 +129,7 @@ def after_guild_create(guild: Guild) -> Iterator[tuple[str, Payload]]:
                 },
             )
     if guild.unavailable:
-        yield "GUILD_DELETE", {"id": str(guild.id), "unavailable": True}
+        yield "GUILD_DELETE", {"id": str(guild.id), "unavailable": True, OF_SNAPSHOT: True}
 
 
 _GUILD = {

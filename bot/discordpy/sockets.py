@@ -57,6 +57,6 @@ def borrow_latency(websocket: DiscordWebSocket, latency: Callable[[], float]) ->
     websocket._keep_alive = _Borrowed(latency)  # type: ignore[assignment]
 
 
-def set_sequence(websocket: DiscordWebSocket, *, session: str, sequence: int) -> None:
-    """Let a websocket resume from here when it reconnects."""
-    websocket.session_id, websocket.sequence = session, sequence
+async def send(websocket: DiscordWebSocket, text: str) -> None:
+    """Send a payload that another process has written, within Discord's limit for this connection."""
+    await websocket.send(text)

@@ -55,7 +55,9 @@ class Kind(IntEnum):
     """From the holder: the text of a gateway payload, as Discord sent it, or as one of a snapshot."""
     REQUEST = 3
     """From a mirror: the text of a gateway payload that the holder is to send to Discord."""
-    NOTE = 4
+    SNAPSHOT = 4
+    """From a mirror: a snapshot of the shard is wanted, and every payload from then on. No body."""
+    NOTE = 5
     """A message of ours, see `bastion.bot.session.notes`."""
 
 

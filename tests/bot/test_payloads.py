@@ -398,8 +398,9 @@ def holder() -> tuple[discord.AutoShardedClient, Any]:
     return client, state
 
 
-def moved(state: Any) -> tuple[discord.AutoShardedClient, Any]:
+def moved(source: discord.Client) -> tuple[discord.AutoShardedClient, Any]:
     """Write one client's cache as payloads, and have another one read them, as over a wire."""
+    state: Any = source._connection
     client, other = connected()
 
     def take(name: str, data: Any) -> Any:
@@ -408,7 +409,7 @@ def moved(state: Any) -> tuple[discord.AutoShardedClient, Any]:
         return read
 
     session = {"session_id": "session", "resume_gateway_url": "wss://resume"}
-    take("READY", payloads.ready(state, shard=(0, 1), guilds=list(state.guilds), session=session))
+    take("READY", payloads.ready(source, shard=(0, 1), guilds=[guild.id for guild in source.guilds], session=session))
     for guild in state.guilds:
         if guild.name:  # the other one never came
             created = take("GUILD_CREATE", payloads.guild_create(guild))
@@ -475,7 +476,7 @@ def compare(state: Any, other: Any) -> list[str]:
 
 async def test_a_cache_is_the_same_after_it_went_through_payloads() -> None:
     client, state = holder()
-    copy, other = moved(state)
+    copy, other = moved(client)
     assert compare(state, other) == []
     assert copy.get_guild(int(GUILD)) is not client.get_guild(int(GUILD))
 
@@ -489,17 +490,17 @@ async def test_everything_that_discord_sends_is_in_the_cache_that_is_compared() 
 
 
 async def test_a_guild_that_is_unavailable_now_is_that_in_the_copy_too() -> None:
-    _, state = holder()
+    client, state = holder()
     state.parsers["GUILD_DELETE"]({"id": GUILD, "unavailable": True})
-    _, other = moved(state)
+    _, other = moved(client)
     assert other._get_guild(int(GUILD)).unavailable
     assert compare(state, other) == []
 
 
 async def test_what_discord_py_computed_from_the_members_of_another_day_is_kept() -> None:
-    _, state = holder()
+    client, state = holder()
     state._get_guild(int(GUILD))._member_count = 1000
-    _, other = moved(state)
+    _, other = moved(client)
     assert (other._get_guild(int(GUILD)).large, compare(state, other)) == (False, [])
 
 
@@ -518,10 +519,10 @@ async def test_members_go_in_slices_and_who_has_left_meanwhile_is_left_out() -> 
 
 
 async def test_a_slice_replaces_what_an_event_before_it_said_of_a_member() -> None:
-    _, state = holder()
+    client, state = holder()
     guild = state._get_guild(int(GUILD))
     chunk = json.loads(json.dumps(next(payloads.members(guild))))
-    _, other = moved(state)
+    _, other = moved(client)
     copy = other._get_guild(int(GUILD))
     copy.get_member(int(OWNER)).nick = "older"
     payloads.add_members(copy, chunk)
@@ -532,8 +533,8 @@ async def test_a_slice_replaces_what_an_event_before_it_said_of_a_member() -> No
 
 
 async def test_a_difference_in_any_slot_is_seen() -> None:
-    _, state = holder()
-    _, other = moved(state)
+    client, state = holder()
+    _, other = moved(client)
     guild = other._get_guild(int(GUILD))
     guild.get_role(9001).unicode_emoji = "x"
     guild.get_member(int(OWNER)).activities[0]._start = 6
