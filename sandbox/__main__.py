@@ -44,6 +44,7 @@ def _mix(context: click.Context, parameter: click.Parameter, values: tuple[str, 
 @click.option("--max-concurrency", default=1, help="IDENTIFYs per window.")
 @click.option("--identify-window", default=5.0, help="Seconds of the IDENTIFY window.")
 @click.option("--skew", default=(0.0, 0.3), type=(float, float), help="Low and high of each session's delay, seconds.")
+@click.option("--network-delay", default=0.0, help="Seconds to the gateway and back, as from a machine far away.")
 @click.option("--global-limit", default=0, help="REST calls per second in all; 0 is off, Discord has 50.")
 @click.option("--member-request-window", default=30.0, help="Seconds between two requests for all members of a guild.")
 @click.option("--rate", default=0.0, help="Events per second of traffic; 0 is none until the control API asks.")

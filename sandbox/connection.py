@@ -215,7 +215,7 @@ class Connection:
     async def _resume(self, data: Payload) -> None:
         if self._session is not None and not self._session.ended:
             raise GatewayCloseError(4005, "Already authenticated")
-        if self._gateway.faults.strikes("withhold_resume"):
+        if self._gateway.faults.strikes("withhold_resume") or await self._refused(data):
             return
         session = self._gateway.resume(data, link=self)
         if session is None:
@@ -226,13 +226,43 @@ class Connection:
         session.replay(data["seq"], now=time.monotonic())
         self._gateway.changed()
 
+    async def _refused(self, data: Payload) -> bool:
+        """Refuse a RESUME, if a fault asks for it."""
+        early = self._gateway.connected(data.get("session_id")) is not None
+        fault = self._gateway.faults.resume_refused(connected=early)
+        if fault is None:
+            return False
+        await asyncio.sleep(fault.detail["after"])
+        how = fault.detail["how"]
+        if how == "cut":
+            self.abort()
+            return True
+        if not fault.detail["early"]:
+            self._gateway.forget(data.get("session_id"))
+        if how == "invalid":
+            self.send_op(9, False)
+        else:
+            self.close(how)
+        return True
+
     async def _invalid(self) -> None:
         """Send op 9 false after Discord's pause; the client may IDENTIFY again on the same socket."""
         await asyncio.sleep(self._settings.invalid_session_delay)
         self.send_op(9, False)
 
     async def _watch(self) -> None:
-        """Close a connection that stopped sending heartbeats. Its session stays resumable."""
+        """Close a connection that asks for nothing, or stopped sending heartbeats. Its session stays resumable."""
+        patience = asyncio.get_running_loop().call_later(self._settings.hello_patience, self._unasked)
+        try:
+            await self._watch_heartbeats()
+        finally:
+            patience.cancel()
+
+    def _unasked(self) -> None:
+        if self._session is None:
+            self.close(4003)
+
+    async def _watch_heartbeats(self) -> None:
         limit = _ZOMBIE_AFTER * self._interval
         while True:
             remaining = self._last_beat + limit - time.monotonic()

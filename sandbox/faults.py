@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 Which: TypeAlias = Literal["newest", "oldest", "all"] | int
 """Which of several sessions of a shard: by age, all of them, or the nth counted from the oldest (0)."""
 
+Refusal: TypeAlias = Literal["invalid", 4007, 4009, "cut"]
+"""How a RESUME is refused: op 9 false, a close code, or a socket that is cut without a close frame (1006)."""
+
 UNLIMITED = None
 
 
@@ -119,6 +122,14 @@ class Faults:
         hits = sum(self._gateway.invalidate(session, resumable=resumable) for session in self._pick(shard, which))
         return self._done("invalidate", hits, shard=shard, resumable=resumable, which=which)
 
+    def vanish(self, shard: int, *, which: Which = "all") -> Fault:
+        """End a shard's sessions without a word: the sockets are cut, and a RESUME finds no session."""
+        picked = self._pick(shard, which)
+        for session in picked:
+            self._gateway.drop(session)
+            self._gateway.end(session)
+        return self._done("vanish", len(picked), shard=shard, which=which)
+
     def _pick(self, shard: int, which: Which) -> list[Session]:
         sessions = [session for session in self._gateway.sessions if session.shard == shard]
         if which == "all":
@@ -137,6 +148,26 @@ class Faults:
     def withhold_resume(self, *, count: int | None = UNLIMITED) -> Fault:
         """RESUMEs get no answer, only silence and heartbeat ACKs. The sessions stay resumable."""
         return self._arm("withhold_resume", count=count)
+
+    def refuse_resume(
+        self, how: Refusal = "invalid", *, after: float = 0.0, early: bool = False, count: int | None = UNLIMITED
+    ) -> Fault:
+        """RESUMEs are refused, ``after`` seconds late. The session ends with that, unless the socket is only "cut".
+
+        ``early``: only a RESUME of a session whose former connection is still open is refused, and that connection
+        keeps the session.
+        """
+        if how not in ("invalid", 4007, 4009, "cut"):
+            raise FaultError(f"how must be 'invalid', 4007, 4009 or 'cut', not {how!r}")
+        if not 0 <= after <= 3600:
+            raise FaultError(f"after must be between 0 and 3600 seconds, not {after!r}")
+        return self._arm("refuse_resume", count=count, how=how, after=after, early=early)
+
+    def resume_address_status(self, status: int = 503, *, count: int | None = UNLIMITED) -> Fault:
+        """The address for RESUMEs answers with an HTTP status; the gateway's own address is as good as ever."""
+        if not 400 <= status <= 599:
+            raise FaultError(f"status must be between 400 and 599, not {status!r}")
+        return self._arm("resume_address_status", count=count, status=status)
 
     def refuse_identify(self, count: int | None = 1) -> Fault:
         """The next IDENTIFYs are answered op 9 false."""
@@ -193,6 +224,22 @@ class Faults:
             if fault.kind == "withhold_ready" and (shards is None or shard in shards):
                 return fault.strike()
         return False
+
+    def resume_refused(self, *, connected: bool) -> Fault | None:
+        """Use the first armed refusal of a RESUME. ``connected``: the session's former connection is still open."""
+        for fault in self.armed:
+            if fault.kind == "refuse_resume" and (connected or not fault.detail["early"]):
+                fault.strike()
+                return fault
+        return None
+
+    def resume_address(self) -> int | None:
+        """Return the HTTP status with which the address for RESUMEs answers; None if it works."""
+        for fault in self.armed:
+            if fault.kind == "resume_address_status":
+                fault.strike()
+                return int(fault.detail["status"])
+        return None
 
     @property
     def token_revoked(self) -> bool:

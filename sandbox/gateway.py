@@ -334,12 +334,22 @@ class Gateway:
         old = self._links.get(session.id)
         if old is not None and old is not link:
             self.detach(session, old)
-            old.close(4000)
+            old.close(4006)
         self._links[session.id] = link
         timer = self._expiry.pop(session.id, None)
         if timer is not None:
             timer.cancel()
         return session
+
+    def connected(self, session_id: object) -> Session | None:
+        """Return the session of this id, if a connection has it now."""
+        session = self._sessions.get(session_id) if isinstance(session_id, str) else None
+        return session if session is not None and session.id in self._links else None
+
+    def forget(self, session_id: object) -> None:
+        """End the session of this id, if there is one."""
+        if isinstance(session_id, str) and (session := self._sessions.get(session_id)) is not None:
+            self.end(session)
 
     def detach(self, session: Session, link: Link) -> None:
         """A connection is gone; its session waits for RESUME, unless another connection has it already."""

@@ -5,7 +5,6 @@ Knows how the parts are put together and how they start and stop. It decides not
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 
 from aiohttp import web
@@ -14,6 +13,7 @@ from .channels import BotMessages, ChannelRoutes
 from .connection import Connection
 from .control import Control
 from .directory import DirectoryRoutes
+from .distance import Distance
 from .emitter import Emitter
 from .faults import Faults
 from .interactions import InteractionRoutes
@@ -38,7 +38,7 @@ class Sandbox(Emitter):
         super().__init__(settings or SandboxSettings())
         self.traffic = Traffic(self)
         self._runner: web.AppRunner | None = None
-        self._sockets: set[asyncio.Task[None]] = set()
+        self._distance: Distance | None = None
         self.port = 0
 
     @property
@@ -65,7 +65,16 @@ class Sandbox(Emitter):
     @property
     def gateway_url(self) -> str:
         """The websocket's address."""
-        return self.url.replace("http://", "ws://", 1) + "/gateway"
+        return self._socket_url("/gateway")
+
+    @property
+    def resume_url(self) -> str:
+        """The address that READY gives for RESUMEs: another path, so that it can fail alone."""
+        return self._socket_url("/resume")
+
+    def _socket_url(self, path: str) -> str:
+        far = self._distance.port if self._distance is not None else self.port
+        return self.url.replace("http://", "ws://", 1).removesuffix(str(self.port)) + str(far) + path
 
     async def __aenter__(self) -> Sandbox:
         runner = web.AppRunner(self._application(), access_log=None, shutdown_timeout=1.0, handle_signals=False)
@@ -78,7 +87,10 @@ class Sandbox(Emitter):
             raise
         self._runner = runner
         self.port = runner.addresses[0][1]
-        self.gateway.resume_url = self.gateway_url
+        if self.settings.network_delay:
+            self._distance = Distance(self.settings.host, self.port, self.settings.network_delay)
+            await self._distance.start()
+        self.gateway.resume_url = self.resume_url
         return self
 
     async def __aexit__(
@@ -86,6 +98,9 @@ class Sandbox(Emitter):
     ) -> None:
         await self.traffic.stop()
         self.gateway.shut_down()
+        if self._distance is not None:
+            await self._distance.stop()
+            self._distance = None
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
@@ -101,7 +116,12 @@ class Sandbox(Emitter):
         Control(self, self.traffic, self.settled).add(app)
         for path in ("/gateway", "/gateway/", "/"):
             app.router.add_get(path, self._gateway_socket)
+        app.router.add_get("/resume", self._resume_socket)
         return app
+
+    async def _resume_socket(self, request: web.Request) -> web.StreamResponse:
+        status = self.faults.resume_address()
+        return await self._gateway_socket(request) if status is None else web.Response(status=status)
 
     async def _gateway_socket(self, request: web.Request) -> web.StreamResponse:
         socket = web.WebSocketResponse(compress=False, max_msg_size=1024 * 1024, timeout=1.0)

@@ -16,7 +16,9 @@ MAX_RATE = 10_000.0
 MAX_SECONDS = 86_400.0
 """Longest traffic run and longest process life, in seconds."""
 
-_READ_AT_START = frozenset({"host", "port", "seed", "token", "guilds", "channels_per_guild", "members_per_guild"})
+_READ_AT_START = frozenset(
+    {"host", "port", "seed", "token", "guilds", "channels_per_guild", "members_per_guild", "network_delay"}
+)
 
 _BOUNDS: dict[str, tuple[float, float]] = {
     "port": (0, 65_535),
@@ -30,6 +32,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "session_resume_seconds": (0, 86_400),
     "replay_buffer": (0, 1_000_000),
     "heartbeat_interval": (0.05, 3_600),
+    "hello_patience": (0.05, 3_600),
+    "network_delay": (0, 10),
     "invalid_session_delay": (0, 60),
     "send_limit": (1, 1_000_000),
     "send_window": (0.1, 3_600),
@@ -96,6 +100,10 @@ class SandboxSettings:
     """Events a session keeps for RESUME. None: max(100, min(3500, guilds x 75)), seen on Discord in 2016."""
     heartbeat_interval: float = 41.25
     """Sent in HELLO. A connection silent for 1.5 intervals is closed; its session stays resumable."""
+    hello_patience: float = 60.0
+    """A connection that has sent neither IDENTIFY nor RESUME for that long after HELLO is closed with 4003."""
+    network_delay: float = 0.0
+    """Time from the bot to the gateway and back, as from a machine far away. Read at the start."""
     invalid_session_delay: float = 1.0
     """Pause before op 9 is sent. Discord takes a few seconds."""
     send_limit: int = 120

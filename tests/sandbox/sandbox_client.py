@@ -22,8 +22,17 @@ MEMBERS, CONTENT = 1 << 1, 1 << 15
 class Gateway:
     """One websocket. ``closed`` is its close code once the sandbox has ended it."""
 
-    def __init__(self, sandbox: Sandbox, *, compress: str | None = None, generation: int = 0, v: str = "10") -> None:
+    def __init__(
+        self,
+        sandbox: Sandbox,
+        *,
+        compress: str | None = None,
+        generation: int = 0,
+        v: str = "10",
+        url: str | None = None,
+    ) -> None:
         self.sandbox = sandbox
+        self.url = url or sandbox.gateway_url
         self.query = {"v": v, "encoding": "json"} | ({"compress": compress} if compress else {})
         self.agent = f"raw client generation/{generation}" if generation else "raw client"
         self.closed: int | None = None
@@ -34,7 +43,11 @@ class Gateway:
 
     async def __aenter__(self) -> Gateway:
         self.http = aiohttp.ClientSession(headers={"User-Agent": self.agent})
-        self.socket = await self.http.ws_connect(self.sandbox.gateway_url, params=self.query, autoclose=False)
+        try:
+            self.socket = await self.http.ws_connect(self.url, params=self.query, autoclose=False)
+        except BaseException:
+            await self.http.close()
+            raise
         return self
 
     async def __aexit__(

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
+import aiohttp
 import pytest
 from sandbox_client import Gateway
 
-from bastion.sandbox import FaultError, Sandbox, SandboxSettings
+from bastion.sandbox import FaultError, Refusal, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -86,6 +87,117 @@ async def test_a_withheld_resume_is_silence_and_the_session_can_still_be_resumed
         await third.resume(first)
         assert (await third.expect(t="MESSAGE_CREATE"))["d"]["id"] == entry.key
         await third.expect(t="RESUMED")
+
+
+@pytest.mark.parametrize("how", ["invalid", 4007, 4009])
+async def test_a_refused_resume_ends_the_session(sandbox: Sandbox, how: Refusal) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as second, Gateway(sandbox) as third:
+        await first.identify()
+        await first.leave(4000)
+        assert sandbox.gateway.sessions
+        fault = sandbox.faults.refuse_resume(how, count=1)
+        await second.resume(first)
+        if how == "invalid":
+            assert (await second.expect(op=9))["d"] is False
+        else:
+            assert await second.close_code() == how
+        assert (fault.hits, sandbox.gateway.sessions) == (1, [])
+        await third.resume(first)
+        assert (await third.expect(op=9))["d"] is False
+
+
+async def test_a_resume_may_be_refused_late(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as second:
+        await first.identify()
+        await first.leave(4000)
+        sandbox.faults.refuse_resume(after=0.1)
+        began = asyncio.get_running_loop().time()
+        await second.resume(first)
+        await second.expect(op=9)
+        assert asyncio.get_running_loop().time() - began >= 0.1
+
+
+async def test_resumes_are_cut_for_a_while_and_the_session_outlives_it(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as third:
+        await first.identify()
+        await first.leave(4000)
+        with sandbox.faults.refuse_resume("cut") as fault:
+            for _ in range(2):
+                async with Gateway(sandbox) as second:
+                    await second.resume(first)
+                    assert await second.close_code() == 1006
+        assert fault.hits == 2
+        await third.resume(first)
+        await third.expect(t="RESUMED")
+
+
+async def test_a_resume_before_the_old_connection_has_closed_may_be_refused_and_then_changes_nothing(
+    sandbox: Sandbox,
+) -> None:
+    async with Gateway(sandbox) as old, Gateway(sandbox) as new, Gateway(sandbox) as later:
+        await old.identify()
+        sandbox.faults.refuse_resume(early=True)
+        await new.resume(old)
+        assert (await new.expect(op=9))["d"] is False
+        entry = sandbox.emit_message()
+        assert (await old.expect(t="MESSAGE_CREATE"))["d"]["id"] == entry.key
+        await old.leave(4000)
+        await sandbox.gateway.wait_for(lambda: not sandbox.gateway.sessions[0].connected)
+        await later.resume(old)
+        await later.expect(t="RESUMED")
+
+
+async def test_the_address_for_resumes_can_fail_alone(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as there:
+        ready = await first.identify()
+        assert ready["resume_gateway_url"] not in ("", sandbox.gateway_url)
+        await first.leave(4000)
+        with sandbox.faults.resume_address_status(503) as fault:
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+                async with Gateway(sandbox, url=ready["resume_gateway_url"]):
+                    pass
+            assert fault.hits == 1
+            await there.resume(first)
+            await there.expect(t="RESUMED")
+        async with Gateway(sandbox, url=ready["resume_gateway_url"]) as again:
+            there.session_id = first.session_id
+            await again.resume(there)
+            await again.expect(t="RESUMED")
+
+
+async def test_a_session_vanishes_without_a_word(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as second:
+        await first.identify()
+        assert sandbox.faults.vanish(0).hits == 1
+        assert await first.close_code() == 1006
+        await second.resume(first)
+        assert (await second.expect(op=9))["d"] is False
+
+
+async def test_a_connection_that_asks_for_nothing_after_hello_is_closed(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as busy:
+        await busy.identify()
+        sandbox.settings.change({"hello_patience": 0.1})
+        async with Gateway(sandbox) as idle:
+            assert await idle.close_code() == 4003
+        sandbox.emit_message()
+        await busy.expect(t="MESSAGE_CREATE")
+
+
+async def test_a_gateway_far_away_answers_after_the_round_trip_and_in_order() -> None:
+    settings = SandboxSettings(guilds=2, skew=(0, 0), identify_window=0, network_delay=0.1)
+    async with Sandbox(settings) as sandbox:
+        now = asyncio.get_running_loop().time
+        began = now()
+        async with Gateway(sandbox) as client:
+            assert now() - began >= 0.2, "a handshake of TCP, and one of the websocket"
+            await client.identify()
+            sent = [sandbox.emit_message().key for _ in range(50)]
+            began = now()
+            heard = [(await client.expect(t="MESSAGE_CREATE"))["d"]["id"] for _ in sent]
+            assert (heard, now() - began >= 0.05) == (sent, True)
+            sandbox.faults.drop_shard(0)
+            assert await client.close_code() == 1006
 
 
 async def test_identifies_are_refused_as_often_as_asked_without_being_violations(sandbox: Sandbox) -> None:

@@ -31,7 +31,7 @@ async def test_ready_lists_the_shards_guilds_as_unavailable_then_each_becomes_av
         await client.ask_identify(shard=1, shards=2)
         ready = await client.expect(t="READY")
         assert ready["s"] == 1
-        assert ready["d"]["resume_gateway_url"] == sandbox.gateway_url
+        assert ready["d"]["resume_gateway_url"] == sandbox.resume_url
         assert ready["d"]["shard"] == [1, 2]
         expected = [str(number) for number in sandbox.world.guilds if (number >> 22) % 2 == 1]
         assert [guild["id"] for guild in ready["d"]["guilds"]] == expected
@@ -209,7 +209,7 @@ async def test_resuming_a_session_that_has_a_socket_takes_it_over(sandbox: Sandb
         await client.identify()
         await again.resume(client)
         await again.expect(t="RESUMED")
-        assert await client.close_code() == 4000
+        assert await client.close_code() == 4006
         sent = sandbox.emit_message().key
         assert await messages(again, 1) == [sent]
 

@@ -1,0 +1,37 @@
+"""The mirror's side of a stream: each shard's stand-in is fed with the payloads that the holder's shard receives.
+
+Knows stand-ins and frames. Knows nothing of how a session moves.
+"""
+
+from __future__ import annotations
+
+from bastion.bot.session.standin import StandIn
+from bastion.bot.session.stream import Kind, Stream, StreamError
+
+
+class Mirror:
+    """The stand-ins of one client."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._stand_ins: dict[int, StandIn] = {}
+
+    def connect(self, shard: int) -> StandIn:
+        """Return a new connection for a shard. Its IDENTIFY asks the holder for a snapshot."""
+        made = self._stand_ins[shard] = StandIn(
+            identified=lambda: self._stream.send(Kind.SNAPSHOT, shard, b""),
+            asked=lambda text: self._stream.send(Kind.REQUEST, shard, text.encode()),
+        )
+        return made
+
+    def take(self, kind: Kind, shard: int, body: bytes) -> None:
+        """Take a frame of the holder's. Raises `StreamError` if it is none that a holder sends."""
+        if kind is not Kind.PAYLOAD:
+            raise StreamError(f"a holder does not send frames of kind {kind.name}")
+        if (stand_in := self._stand_ins.get(shard)) is not None:
+            stand_in.feed(body.decode())
+
+    def end(self, shard: int, code: int) -> None:
+        """Close a shard's stand-in with this code, behind all that has come."""
+        if (stand_in := self._stand_ins.get(shard)) is not None:
+            stand_in.end(code)
