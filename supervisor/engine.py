@@ -95,7 +95,6 @@ class Engine:
         *,
         reread: Callable[[], Settings] | None = None,
         log: Callable[[LogLine], None] | None = None,
-        signals: bool = True,
         command: CommandFactory = launcher,
         root: Path = Path("/"),
         others: Collection[int] = (),
@@ -107,8 +106,8 @@ class Engine:
 
         ``reread`` reads the settings again for a reload and raises `SettingsError`; None keeps these ones. The
         ledger's path, the control socket and the identify window stay as they were at the start.
-        ``log`` takes each line (default: the standard logging, logger "supervisor"). ``signals`` False leaves the
-        process's signal handlers alone. ``command`` gives the start of a child's command line. Below ``root`` are the
+        ``log`` takes each line (default: the standard logging, logger "supervisor"). ``command`` gives the start of a
+        child's command line. Below ``root`` are the
         /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for:
         where the kernel hands orphans to this process the engine reaps them, and these are none. ``on_move`` is called
         in the event loop whenever something may have changed, ``on_handoff`` when a handoff has ended; neither must
@@ -122,7 +121,6 @@ class Engine:
         """Settings of the handoff under way; they replace the others when it has succeeded."""
         self._reread = reread or (lambda: settings)
         self._log = log or to_logging
-        self._signals = signals
         self._command = command
         self._root = root
         self._not_ours = frozenset(others)
@@ -144,14 +142,14 @@ class Engine:
         self._error: Exception | None = None
         self._pump: asyncio.TimerHandle | None = None
         self._preparing: anyio.CancelScope | None = None
-        self._done: anyio.Event
+        self._done = asyncio.Event()
         self._tasks: anyio.abc.TaskGroup
         self._by_hand: ByHand | None = None
         """Asked for before there was a slot."""
         self._place: Place
         self._successor: Successor | None = None
-        self._reexec_asked: anyio.Event
-        self._rested: anyio.Event
+        self._reexec_asked = asyncio.Event()
+        self._rested = asyncio.Event()
         self.permits: IdentifyQueue
 
     # Running.
@@ -160,25 +158,25 @@ class Engine:
         """Run until stopped. Returns the exit code: 0, or 78 with `failure` set.
 
         With ``carried`` it goes on where the engine of an earlier program in this process was. ``successor`` is asked
-        on SIGUSR2; without one that signal is not taken. If it is cancelled, every child is killed before it returns.
+        on SIGUSR2. Signals are taken by `handling_signals`, which may have begun before. If this is cancelled, every
+        child is killed before it returns.
         """
-        self._done, self._reexec_asked, self._rested = anyio.Event(), anyio.Event(), anyio.Event()
         self._successor = successor
-        loop = asyncio.get_running_loop()
-        shared = carried.place.membership is not None if carried is not None else self._settings.ledger.shared
-        with self._handling_signals(loop, shared=shared):
-            self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=loop.time)
-            with contextlib.ExitStack() as stack:
-                if carried is not None:
-                    self._place = stack.enter_context(held(carried.place))
-                    await self._serve(carried)
-                else:
-                    await self._begin(stack)
+        clock = asyncio.get_running_loop().time
+        self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=clock)
+        with contextlib.ExitStack() as stack:
+            if carried is not None:
+                self._place = stack.enter_context(held(carried.place))
+                await self._serve(carried)
+            else:
+                await self._begin(stack)
         if self._error is not None:
             raise self._error
         return self._code
 
     async def _begin(self, stack: contextlib.ExitStack) -> None:
+        if self._stop_wanted:
+            return
         try:
             release = resolve(self._settings.bot)
             ledger = self._settings.ledger
@@ -200,6 +198,8 @@ class Engine:
                 self._adopt(start, slot)
             else:
                 company, waits = self._begins_beside()
+                # One that was held back asks for a reload when the next turn begins, and so once there is a child.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 slot.begin(start, timing_of(self._settings), company=company, waits=waits)
             if self._register is not None:
                 self._tasks.start_soon(self._watch_neighbours, self._register, slot)
@@ -319,21 +319,24 @@ class Engine:
                     answer.set_result(Outcome(result="refused", reason=_NOT_RUNNING))
 
     @contextlib.contextmanager
-    def _handling_signals(self, loop: asyncio.AbstractEventLoop, *, shared: bool) -> Iterator[None]:
-        """Take SIGHUP, SIGTERM and SIGINT; first of all, for an unhandled SIGHUP would kill.
+    def handling_signals(self, carried: CarriedEngine | None = None) -> Iterator[None]:
+        """Take the process's signals, before `run` too: a stop that comes then lets nothing begin.
 
-        ``shared``: whether the ledger that is in use has room for others, who may switch claims on.
+        SIGHUP is the only one that needs a child. Before there is one, whoever starts an engine holds SIGHUP back.
         """
-        handlers = {signal.SIGHUP: self._command_reload, signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
+        shared = carried.place.membership is not None if carried else self._settings.ledger.shared
+        handlers = {
+            signal.SIGHUP: self._command_reload,
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+            signal.SIGUSR2: self._on_reexec,
+        }
         if orphans.adopts():
             handlers[signal.SIGCHLD] = self._reap_orphans
-        if self._successor is not None:
-            handlers[signal.SIGUSR2] = self._on_reexec
-        if shared:
+        if shared:  # there is room for others, who may switch claims on
             handlers[signal.SIGTTIN] = partial(self._on_by_hand, ByHand(True))
             handlers[signal.SIGTTOU] = partial(self._on_by_hand, ByHand(False))
-        if not self._signals:
-            handlers = {}
+        loop = asyncio.get_running_loop()
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -440,7 +443,7 @@ class Engine:
             except Exception as error:  # a defect of ours; the bots need not suffer for it
                 problem = f"{type(error).__name__}: {error}"
             self.log(f"not re-executed, the supervisor goes on as it is: {problem}", level=logging.ERROR)
-            self._reexec_asked = anyio.Event()
+            self._reexec_asked.clear()
 
     async def _reexecute(self, successor: Successor, slot: Slot) -> str:
         """Let the new code take over as soon as nothing is under way. Returns only if it cannot: why."""
@@ -459,7 +462,7 @@ class Engine:
 
     async def _rest(self, slot: Slot) -> None:
         while not slot.at_rest:
-            self._rested = anyio.Event()
+            self._rested.clear()
             await self._rested.wait()
 
     def _carry(self, slot: Slot) -> CarriedEngine:

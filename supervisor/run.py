@@ -50,11 +50,6 @@ def run(
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
     envelope = reexec.received()
-    if envelope is None:
-        # Until the engine handles it: a reload asked for now would start what is about to start anyway.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(number, signal.SIG_IGN)
     with ExitStack() as stack:
         local = None
         if sandbox:
@@ -65,7 +60,12 @@ def run(
         environ = _environment(environ, local)
         reread = partial(_read, config, environ=environ, named=named)
         logs.configure(journal=logs.is_journal(sys.stderr, environ=environ))
-        settings = reread() if envelope is None else _reread_or_kept(reread, envelope.engine.settings)
+        if envelope is None:
+            # A reload asked for from here on is one to newer settings than these: the engine takes it when it can.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+            settings = reread()
+        else:
+            settings = _reread_or_kept(reread, envelope.engine.settings)
         if standby_since is not None and not settings.ledger.shared:
             raise SettingsError("--standby-since needs ledger.shared = true: nobody else could be known, or hand over")
         service = Service(environ)
@@ -146,15 +146,17 @@ async def _serve(
     sandbox: CarriedSandbox | None,
     greet: Callable[[str | None], None],
 ) -> tuple[int, str | None]:
-    async with control.serve(settings.control.socket, engine, held=envelope.control if envelope else None) as server:
-        successor = reexec.Reexec(server, sandbox=sandbox)
-        try:
-            async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
-                if envelope is None:
-                    greet(health)
-                code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
-        except SettingsError as error:
-            return EXIT_CONFIG, str(error)
+    held, carried = (envelope.control, envelope.engine) if envelope else (None, None)
+    with engine.handling_signals(carried):
+        async with control.serve(settings.control.socket, engine, held=held) as server:
+            successor = reexec.Reexec(server, sandbox=sandbox)
+            try:
+                async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
+                    if envelope is None:
+                        greet(health)
+                    code = await engine.run(carried=carried, successor=successor)
+            except SettingsError as error:
+                return EXIT_CONFIG, str(error)
     return code, engine.failure
 
 
