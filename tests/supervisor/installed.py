@@ -213,3 +213,18 @@ def installed(directory: Path, *args: str, start: bool = True, **options: Any) -
         yield it
     finally:
         it.destroy()
+
+
+def command(directory: Path, *words: str, **environ: str) -> tuple[int, str]:
+    """Run a command line; return its exit code and what it said."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "bastion.supervisor", *words],
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "DISCORD_TOKEN": "a.b.c", "RUNTIME_DIRECTORY": str(directory)} | environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, ended.stdout + ended.stderr
