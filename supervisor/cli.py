@@ -140,7 +140,7 @@ def run(
 
     named = _named(program, module)
     if trial is not None:  # asked for by a running supervisor: see `reexec`
-        problem = try_out(config, environ=os.environ, descriptor=trial, named=named)
+        problem = try_out(environ=os.environ, descriptor=trial, named=named)
         click.echo(passed() if problem is None else failed(problem))
         return
     with _settings_errors("No bot was started."):

@@ -95,7 +95,7 @@ class Engine:
         self,
         settings: Settings,
         *,
-        reread: Callable[[], Settings] | None = None,
+        reread: Callable[[Settings], Settings] = lambda kept: kept,
         log: Callable[[LogLine], None] | None = None,
         command: CommandFactory = launcher,
         root: Path = Path("/"),
@@ -106,8 +106,8 @@ class Engine:
     ) -> None:
         """Take the settings; nothing starts before `run`.
 
-        ``reread`` reads the settings again for a reload and raises `SettingsError`; None keeps these. The
-        ledger's path, the control socket and the identify window stay as they were at the start.
+        ``reread`` reads the settings again for a reload, given those of the last good handoff, and raises
+        `SettingsError`. The ledger's path, the control socket and the identify window stay as they were at the start.
         ``log`` takes each line (default: the standard logging, logger "supervisor"). ``command`` gives the start of a
         child's command line. Below ``root`` are the /proc and /sys in which memory is looked at. ``others`` are
         processes that someone else here waits for: where the kernel hands orphans to this process the engine reaps
@@ -120,7 +120,7 @@ class Engine:
         self._settings = settings
         self._wanted: Settings | None = None
         """Settings of the handoff under way; they replace the others when it has succeeded."""
-        self._reread = reread or (lambda: settings)
+        self._reread = reread
         self._log = log or to_logging
         self._command = command
         self._root = root
@@ -610,7 +610,7 @@ class Engine:
             self._slot.happen(Weighed(reason))
 
     def _look(self, release: Release | None) -> tuple[Settings, Release]:
-        settings = self._reread()
+        settings = self._reread(self._settings)
         if release is None:
             return settings, resolve(settings.bot)
         still_there(release)

@@ -94,7 +94,7 @@ class Supervised:
     pids: dict[int, int] = field(default_factory=dict)
     code: int | None = None
 
-    def reread(self) -> Settings:
+    def reread(self, kept: Settings) -> Settings:
         return self.settings
 
     def release(self, *args: str, **changes: Any) -> None:

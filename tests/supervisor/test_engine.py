@@ -338,7 +338,7 @@ async def test_one_that_has_become_unreadable_stops_no_restart_and_the_values_re
 async def test_settings_that_cannot_be_read_refuse_the_reload(settings: Settings, error: Exception) -> None:
     async with supervised(settings) as it:
 
-        def fail() -> Settings:
+        def fail(kept: Settings) -> Settings:
             raise error
 
         it.engine._reread = fail
@@ -938,7 +938,7 @@ async def test_a_spare_takes_over_while_a_reload_reads_the_settings_and_the_relo
         may_go_on = threading.Event()
         read = threading.Event()
 
-        def slowly() -> Settings:
+        def slowly(kept: Settings) -> Settings:
             read.set()
             may_go_on.wait(20)
             return it.settings
