@@ -89,6 +89,20 @@ async def test_a_reload_fails_and_the_next_one_works(settings: Settings, place: 
         assert (await it.engine.reload()).result == "succeeded"
 
 
+async def test_where_no_thread_is_to_be_had_the_bot_is_tried_again(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(look: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with supervised(settings) as it:
+        with monkeypatch.context() as patched:
+            patched.setattr("bastion.supervisor.engine.aside", refuse)
+            os.kill(it.pids[1], signal.SIGKILL)
+            await until(lambda: "cannot be started: can't start new thread" in it.text)
+        await it.until(lambda roles: list(roles.values()) == ["active"])
+
+
 async def test_a_spare_that_cannot_be_spawned_costs_nobody_else_anything(settings: Settings, place: Path) -> None:
     settings = replace(settings, bot=msgspec.structs.replace(settings.bot, directory=place))
     async with supervised(with_restart(settings, spare=True), serving=False) as it:

@@ -47,6 +47,18 @@ def test_a_stop_ends_it_as_later_and_leaves_nothing(tmp_path: Path, number: sign
             assert "spawned" not in it.text
 
 
+@pytest.mark.wide
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_while_the_local_sandbox_starts_leaves_none(tmp_path: Path, number: signal.Signals) -> None:
+    with installed(tmp_path, start=False) as it:
+        it.start(words=["--sandbox"])
+        it.until(it.children)
+        (sandbox,) = it.children()
+        it.signal(number)
+        assert it.ended() == 0
+        assert sandbox.wait(5) in (0, None)
+
+
 @pytest.mark.parametrize("number", OTHERS)
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_what_is_no_stop_does_not_keep_the_bot_from_serving(
