@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,23 +34,24 @@ def checks(
     """
     try:
         settings = load(config, environ=environ, need_token=False, named=named)
+        said = remarks(settings.bot)
     except SettingsError as error:
         for problem in error.problems:
             yield Check(name="settings", ok=False, detail=problem)
         return
     yield Check(name="settings", ok=True, detail=str(settings.source or "no file: all defaults"))
-    for _, remark in remarks(settings.bot):
+    for _, remark in said:
         yield Check(name="bot", ok=True, detail=remark)
-    yield _token(settings, environ=environ)
+    token, secret = _with_secrets(settings, environ)
+    yield token
     intents = None
     try:
         release = resolve(settings.bot)
-    except ReleaseError as error:
+    except (ReleaseError, SettingsError) as error:
         yield Check(name="release", ok=False, detail=str(error))
     else:
         yield Check(name="directory", ok=True, detail=_directory(settings, release))
         yield Check(name="interpreter", ok=True, detail=str(release.python))
-        secret = _with_secrets(settings, environ)
         given = {**environ, **secret.environment}
         entry, *uses = look(release, environ=given, token=secret.token, imported=imported)
         intents = entry.intents
@@ -60,32 +60,27 @@ def checks(
     yield _socket(settings.control.socket.parent)
     yield from _surroundings(settings, deploy=deploy)
     if deploy:
-        yield from _deployment(settings, intents=intents, environ=environ)
+        yield from _deployment(secret, intents=intents, environ=environ)
 
 
 def _deployment(settings: Settings, *, intents: int | None, environ: Mapping[str, str]) -> Iterator[Check]:
+    """Look at what a deployment needs. Without a token Discord is not asked."""
     from bastion.supervisor.deployment import findings
 
-    settings = _with_secrets(settings, environ)  # without a token Discord is not asked
     for found in findings(settings, intents=intents, environ=environ):
         yield Check(name=found.name, ok=found.ok, detail=found.detail)
 
 
-def _with_secrets(settings: Settings, environ: Mapping[str, str]) -> Settings:
-    """Add token and environment, where they can be had; that they cannot has been said."""
-    with suppress(SettingsError):
-        return with_secrets(settings, environ=environ)
-    return replace(settings, token="")
-
-
-def _token(settings: Settings, *, environ: Mapping[str, str]) -> Check:
+def _with_secrets(settings: Settings, environ: Mapping[str, str]) -> tuple[Check, Settings]:
+    """Say whether there is a token. Add it and the bot's environment to the settings, if they can be had."""
     try:
-        found = with_secrets(settings, environ=environ).token
+        secret = with_secrets(settings, environ=environ)
     except SettingsError as error:
-        return Check(name="token", ok=False, detail="; ".join(error.problems))
-    if not found:
-        return Check(name="token", ok=True, detail="the settings have none: the program must have its own")
-    return Check(name="token", ok=True, detail="there is one; whether Discord takes it is seen at the start")
+        return Check(name="token", ok=False, detail="; ".join(error.problems)), replace(settings, token="")
+    if not secret.token:
+        return Check(name="token", ok=True, detail="the settings have none: the program must have its own"), secret
+    detail = "there is one; whether Discord takes it is seen at the start"
+    return Check(name="token", ok=True, detail=detail), secret
 
 
 def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:

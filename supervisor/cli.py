@@ -18,6 +18,7 @@ import click
 
 from bastion.supervisor.entry import Named
 from bastion.supervisor.location import SettingsError, locate_socket
+from bastion.supervisor.reading import UnansweredError
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; 3 no "
@@ -59,7 +60,7 @@ class _Interrupted(_Failure):
 def _with_config(command: _F) -> _F:
     return click.option(
         "--config",
-        type=click.Path(path_type=Path, readable=False),
+        type=Path,  # click's own looks at the file, and waits for its disk
         metavar="FILE",
         help="Settings file. Default: $BASTION_CONFIG, ./bastion.toml, /etc/bastion/bastion.toml.",
     )(command)
@@ -139,7 +140,7 @@ def run(
 
     named = _named(program, module)
     if trial is not None:  # asked for by a running supervisor: see `reexec`
-        problem = try_out(config, environ=os.environ, descriptor=trial, named=named)
+        problem = try_out(environ=os.environ, descriptor=trial, named=named)
         click.echo(passed() if problem is None else failed(problem))
         return
     with _settings_errors("No bot was started."):
@@ -156,6 +157,8 @@ def run(
             raise _Failure(f"{error} No bot was started.") from None
         except CarryError as error:
             raise _Failure(f"{error}. The bots of the program before end now.") from None
+        except UnansweredError as error:  # another try may help, so this is not an exit code that prevents it
+            raise _Failure(f"{error}. No bot was started.") from None
     if failure:
         message = (
             f"{failure}\nNo bot runs. Once this is mended, `supervisor check` looks at it without starting anything."
@@ -201,19 +204,20 @@ class _Switched(_Unswitched):
         from bastion.supervisor.release import ReleaseError, switch
         from bastion.supervisor.settings import load
 
-        with _settings_errors("No supervisor was asked; a bot that runs is not affected."):
+        meaning = "No supervisor was asked; a bot that runs is not affected."
+        with _settings_errors(meaning):
             self._link = load(config, environ=os.environ, need_token=False).bot.directory
-        try:
-            self._switch = switch(self._link, release)
-        except ReleaseError as error:
-            raise _Failure(f"{error}. No supervisor was asked; a bot that runs is not affected.") from None
+            try:
+                self._switch = switch(self._link, release)
+            except ReleaseError as error:
+                raise _Failure(f"{error}. {meaning}") from None
 
     def undo(self) -> None:
         from bastion.supervisor.release import ReleaseError
 
         try:
             again = self._switch.undo()
-        except ReleaseError as error:
+        except (ReleaseError, SettingsError) as error:
             raise _Failure(f"{error}. It still names the release that did not make it.") from None
         end = f"names {self._switch.before} again" if again else "is left: somebody has moved it meanwhile"
         click.echo(f"supervisor: {self._link} {end}", err=True)
@@ -237,7 +241,7 @@ def _with_force(command: _F) -> _F:
 @_with_force
 @click.option(
     "--release",
-    type=click.Path(path_type=Path),
+    type=Path,
     metavar="DIR",
     help="Have the symlink bot.directory name DIR first; if the reload does not succeed, it is moved back.",
 )

@@ -25,12 +25,11 @@ from typing import Protocol
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
 import msgspec
 
 from bastion.supervisor import __version__, headroom, neighbours, orphans
 from bastion.supervisor.aside import aside
-from bastion.supervisor.child import CommandFactory, Launch, launcher
+from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
 from bastion.supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
@@ -41,7 +40,8 @@ from bastion.supervisor.neighbours import LOOK_SECONDS, Neighbour, Register
 from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Summary, Totals, utc_now
 from bastion.supervisor.outcome import Outcome as Outcome
 from bastion.supervisor.outcome import Progress as Progress
-from bastion.supervisor.release import Release, ReleaseError, resolve, still_there
+from bastion.supervisor.reading import UnansweredError
+from bastion.supervisor.release import Release, ReleaseError, resolve, still_there, touch
 from bastion.supervisor.settings import Settings, refreshed
 from bastion.supervisor.slot import CarriedSlot, Slot
 from bastion.supervisor.state import Phase, Timing
@@ -52,6 +52,8 @@ SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""
 _LOOP_TURNS = 3
 """Turns of the event loop after which a signal that came before is known: one reads it, the next calls its handler."""
+EXIT_FAILURE = 1
+"""The exit code where another try may help; a service manager makes it."""
 _NOT_RUNNING = "the supervisor is not running"
 
 
@@ -93,9 +95,8 @@ class Engine:
         self,
         settings: Settings,
         *,
-        reread: Callable[[], Settings] | None = None,
+        reread: Callable[[Settings], Settings] = lambda kept: kept,
         log: Callable[[LogLine], None] | None = None,
-        signals: bool = True,
         command: CommandFactory = launcher,
         root: Path = Path("/"),
         others: Collection[int] = (),
@@ -105,24 +106,22 @@ class Engine:
     ) -> None:
         """Take the settings; nothing starts before `run`.
 
-        ``reread`` reads the settings again for a reload and raises `SettingsError`; None keeps these ones. The
-        ledger's path, the control socket and the identify window stay as they were at the start.
-        ``log`` takes each line (default: the standard logging, logger "supervisor"). ``signals`` False leaves the
-        process's signal handlers alone. ``command`` gives the start of a child's command line. Below ``root`` are the
-        /proc and /sys in which memory is looked at. ``others`` are processes that someone else here waits for:
-        where the kernel hands orphans to this process the engine reaps them, and these are none. ``on_move`` is called
-        in the event loop whenever something may have changed, ``on_handoff`` when a handoff has ended; neither must
-        block. ``standby_since``: when this supervisor was deployed beside another one that shares its ledger, in unix
-        seconds.
+        ``reread`` reads the settings again for a reload, given those of the last good handoff, and raises
+        `SettingsError`. The ledger's path, the control socket and the identify window stay as they were at the start.
+        ``log`` takes each line (default: the standard logging, logger "supervisor"). ``command`` gives the start of a
+        child's command line. Below ``root`` are the /proc and /sys in which memory is looked at. ``others`` are
+        processes that someone else here waits for: where the kernel hands orphans to this process the engine reaps
+        them, and these are none. ``on_move`` is called in the event loop whenever something may have changed,
+        ``on_handoff`` when a handoff has ended; neither must block. ``standby_since``: when this supervisor was
+        deployed beside another one that shares its ledger, in unix seconds.
         """
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""
         self._settings = settings
         self._wanted: Settings | None = None
         """Settings of the handoff under way; they replace the others when it has succeeded."""
-        self._reread = reread or (lambda: settings)
+        self._reread = reread
         self._log = log or to_logging
-        self._signals = signals
         self._command = command
         self._root = root
         self._not_ours = frozenset(others)
@@ -144,14 +143,14 @@ class Engine:
         self._error: Exception | None = None
         self._pump: asyncio.TimerHandle | None = None
         self._preparing: anyio.CancelScope | None = None
-        self._done: anyio.Event
+        self._done = asyncio.Event()
         self._tasks: anyio.abc.TaskGroup
         self._by_hand: ByHand | None = None
         """Asked for before there was a slot."""
         self._place: Place
         self._successor: Successor | None = None
-        self._reexec_asked: anyio.Event
-        self._rested: anyio.Event
+        self._reexec_asked = asyncio.Event()
+        self._rested = asyncio.Event()
         self.permits: IdentifyQueue
 
     # Running.
@@ -160,31 +159,34 @@ class Engine:
         """Run until stopped. Returns the exit code: 0, or 78 with `failure` set.
 
         With ``carried`` it goes on where the engine of an earlier program in this process was. ``successor`` is asked
-        on SIGUSR2; without one that signal is not taken. If it is cancelled, every child is killed before it returns.
+        on SIGUSR2. Signals are taken by `handling_signals`, which may have begun before. If this is cancelled, every
+        child is killed before it returns.
         """
-        self._done, self._reexec_asked, self._rested = anyio.Event(), anyio.Event(), anyio.Event()
         self._successor = successor
-        loop = asyncio.get_running_loop()
-        shared = carried.place.membership is not None if carried is not None else self._settings.ledger.shared
-        with self._handling_signals(loop, shared=shared):
-            self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=loop.time)
-            with contextlib.ExitStack() as stack:
-                if carried is not None:
-                    self._place = stack.enter_context(held(carried.place))
-                    await self._serve(carried)
-                else:
-                    await self._begin(stack)
+        clock = asyncio.get_running_loop().time
+        self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=clock)
+        with contextlib.ExitStack() as stack:
+            if carried is not None:
+                self._place = stack.enter_context(held(carried.place))
+                await self._serve(carried)
+            else:
+                await self._begin(stack)
         if self._error is not None:
             raise self._error
         return self._code
 
     async def _begin(self, stack: contextlib.ExitStack) -> None:
         try:
-            release = resolve(self._settings.bot)
+            release = await self._first_release()
+            if release is None:
+                return
             ledger = self._settings.ledger
             place = self._place = stack.enter_context(
                 ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
             )
+        except UnansweredError as error:
+            self._fail(str(error), code=EXIT_FAILURE)
+            return
         except (ReleaseError, OSError) as error:
             self._fail(str(error))
             return
@@ -194,12 +196,22 @@ class Engine:
                 return
         await self._serve(release)
 
+    async def _first_release(self) -> Release | None:
+        """Return what the settings name; None if we were told to stop, which no disk holds up."""
+        with anyio.CancelScope() as self._preparing:
+            if self._stop_wanted:
+                self._preparing.cancel()
+            return await aside(partial(resolve, self._settings.bot))
+        return None
+
     async def _serve(self, start: Release | CarriedEngine) -> None:
         async with anyio.create_task_group() as self._tasks, self._with_slot() as slot:
             if isinstance(start, CarriedEngine):
                 self._adopt(start, slot)
             else:
                 company, waits = self._begins_beside()
+                # One that was held back asks for a reload when the next turn begins, and so once there is a child.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 slot.begin(start, timing_of(self._settings), company=company, waits=waits)
             if self._register is not None:
                 self._tasks.start_soon(self._watch_neighbours, self._register, slot)
@@ -319,21 +331,24 @@ class Engine:
                     answer.set_result(Outcome(result="refused", reason=_NOT_RUNNING))
 
     @contextlib.contextmanager
-    def _handling_signals(self, loop: asyncio.AbstractEventLoop, *, shared: bool) -> Iterator[None]:
-        """Take SIGHUP, SIGTERM and SIGINT; first of all, for an unhandled SIGHUP would kill.
+    def handling_signals(self, carried: CarriedEngine | None = None) -> Iterator[None]:
+        """Take the process's signals, before `run` too: a stop that comes then lets nothing begin.
 
-        ``shared``: whether the ledger that is in use has room for others, who may switch claims on.
+        SIGHUP is the only one that needs a child. Before there is one, whoever starts an engine holds SIGHUP back.
         """
-        handlers = {signal.SIGHUP: self._command_reload, signal.SIGTERM: self._on_stop, signal.SIGINT: self._on_stop}
+        shared = carried.place.membership is not None if carried else self._settings.ledger.shared
+        handlers = {
+            signal.SIGHUP: self._command_reload,
+            signal.SIGTERM: self._on_stop,
+            signal.SIGINT: self._on_stop,
+            signal.SIGUSR2: self._on_reexec,
+        }
         if orphans.adopts():
             handlers[signal.SIGCHLD] = self._reap_orphans
-        if self._successor is not None:
-            handlers[signal.SIGUSR2] = self._on_reexec
-        if shared:
+        if shared:  # there is room for others, who may switch claims on
             handlers[signal.SIGTTIN] = partial(self._on_by_hand, ByHand(True))
             handlers[signal.SIGTTOU] = partial(self._on_by_hand, ByHand(False))
-        if not self._signals:
-            handlers = {}
+        loop = asyncio.get_running_loop()
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
         try:
@@ -350,8 +365,8 @@ class Engine:
         for pid in orphans.reap(self._not_ours | awaited):
             self.log(f"reaped orphan {pid}", level=logging.DEBUG)
 
-    def _fail(self, reason: str) -> None:
-        self.failure, self._code = reason, EXIT_CONFIG
+    def _fail(self, reason: str, *, code: int = EXIT_CONFIG) -> None:
+        self.failure, self._code = reason, code
 
     # Commands.
 
@@ -370,9 +385,15 @@ class Engine:
     async def stop(self) -> None:
         """Drain and stop; returns when every child has left. A second call ends them at once."""
         if self._slot is None:
-            self._stop_wanted = True
+            self._stop_early()
         else:
             await self._ask("stop", Stop, None)
+
+    def _stop_early(self) -> None:
+        """Let nothing begin that has not begun."""
+        self._stop_wanted = True
+        if self._preparing is not None:
+            self._preparing.cancel()
 
     async def _ask(
         self,
@@ -407,6 +428,8 @@ class Engine:
 
     def _on_stop(self) -> None:
         self.log("told to stop")
+        if self._slot is None:
+            self._stop_early()
         self._stop_wanted = True
         self._command_stop()
 
@@ -440,7 +463,7 @@ class Engine:
             except Exception as error:  # a defect of ours; the bots need not suffer for it
                 problem = f"{type(error).__name__}: {error}"
             self.log(f"not re-executed, the supervisor goes on as it is: {problem}", level=logging.ERROR)
-            self._reexec_asked = anyio.Event()
+            self._reexec_asked.clear()
 
     async def _reexecute(self, successor: Successor, slot: Slot) -> str:
         """Let the new code take over as soon as nothing is under way. Returns only if it cannot: why."""
@@ -459,7 +482,7 @@ class Engine:
 
     async def _rest(self, slot: Slot) -> None:
         while not slot.at_rest:
-            self._rested = anyio.Event()
+            self._rested.clear()
             await self._rested.wait()
 
     def _carry(self, slot: Slot) -> CarriedEngine:
@@ -502,11 +525,14 @@ class Engine:
 
     # What the slot asks for (`slot.Host`).
 
-    def launch(self, *, generation: int, standby: bool) -> Launch:
-        """Return what a new child is told."""
-        if self._wanted is None:
-            self._refresh()
-        settings = self._wanted or self._settings
+    async def launch(self, release: Release, *, generation: int, standby: bool) -> Launch:
+        """Return what a new child is told. Raises `SpawnError` if the disk of its release does not answer."""
+        wanted = self._wanted
+        try:
+            fresh, _ = await asyncio.gather(self._refreshed(), aside(partial(touch, release)))
+        except (UnansweredError, RuntimeError) as error:  # RuntimeError: no thread is to be had
+            raise SpawnError(f"cannot be started: {error}", retryable=True) from None
+        settings = wanted or fresh
         return Launch(
             generation=generation,
             standby=standby,
@@ -520,12 +546,19 @@ class Engine:
             environment=settings.environment,
         )
 
-    def _refresh(self) -> None:
-        """Read ``bot.env_file`` for a child that no reload has read it for. The spawn waits for the disk as well."""
+    async def _refreshed(self) -> Settings:
+        """Read ``bot.env_file`` for a child that no reload has read it for."""
+        settings = self._settings
+        if self._wanted is not None:
+            return settings
         try:
-            self._settings = refreshed(self._settings)
+            fresh = await aside(partial(refreshed, settings))
         except SettingsError as error:
             self.log(f"{error}; the bot is given what was read before", level=logging.WARNING)
+            return settings
+        if self._settings is settings:
+            self._settings = fresh
+        return fresh
 
     def keep_sessions(self, generations: set[int]) -> None:
         """Remove what all other generations have left of their gateway sessions."""
@@ -557,6 +590,8 @@ class Engine:
             if reason and not force:
                 return None, Refused(f"{reason}; --force tries all the same")
             return settings, Prepared(found, timing_of(settings), crowded)
+        except UnansweredError as error:
+            return None, Refused(str(error), "failed")
         except (SettingsError, ReleaseError) as error:
             return None, Refused(str(error))
         except Exception as error:
@@ -575,7 +610,7 @@ class Engine:
             self._slot.happen(Weighed(reason))
 
     def _look(self, release: Release | None) -> tuple[Settings, Release]:
-        settings = self._reread()
+        settings = self._reread(self._settings)
         if release is None:
             return settings, resolve(settings.bot)
         still_there(release)
@@ -589,10 +624,10 @@ class Engine:
             return None, False
         look = partial(headroom.shortage, pid=pid, factor=settings.handoff.headroom, root=self._root)
         spare, lingerer = slot.pid(slot.state.spare), slot.pid(slot.state.lingering)
-        reason = await anyio.to_thread.run_sync(partial(look, leaving=spare), abandon_on_cancel=True)
+        reason = await aside(partial(look, leaving=spare))
         if reason is None or lingerer is None:
             return reason, False
-        return await anyio.to_thread.run_sync(partial(look, leaving=lingerer), abandon_on_cancel=True), True
+        return await aside(partial(look, leaving=lingerer)), True
 
     def _too_few_identifies(self, release: Release) -> str | None:
         """The active child must be able to connect anew after the handoff has failed: that is the reserve."""

@@ -7,13 +7,12 @@ of the values. ``$`` is a plain character: no interpolation. No message shows a 
 from __future__ import annotations
 
 import io
-import os
 import re
-import stat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bastion.supervisor.location import SettingsError, shown_path
+from bastion.supervisor.reading import content
 
 if TYPE_CHECKING:
     from dotenv.parser import Binding
@@ -48,29 +47,16 @@ def read(path: Path) -> dict[str, str]:
 
 def _text(path: Path, *, where: str) -> str:
     try:
-        content = _content(path)
+        written = content(path, what=where, limit=MAX_BYTES)
     except OSError as error:
         raise SettingsError(f"{where}: cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_BYTES:
+    if len(written) > MAX_BYTES:
         raise SettingsError(f"{where}: larger than {MAX_BYTES} bytes")
     try:
-        return content.decode("utf-8-sig")
+        return written.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
+        line = written.count(b"\n", 0, error.start) + 1
         raise SettingsError(f"{where}: line {line}: not UTF-8 text") from None
-
-
-def _content(path: Path) -> bytes:
-    """Read a regular file. A pipe is refused: reading could block, and the next child would find the pipe empty."""
-    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
-            raise OSError("it is a directory" if stat.S_ISDIR(mode) else "it is no regular file")
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            return file.read(MAX_BYTES + 1)
-    finally:
-        os.close(fd)
 
 
 def _problem(binding: Binding) -> str | None:

@@ -7,7 +7,7 @@ what is done about it (the table of `machine` has a row for each and each part).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Alarm, Relief, Timing
@@ -54,9 +54,10 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Answer to `Prepare`: there is nothing to spawn."""
+    """Answer to `Prepare`: there is nothing to spawn, or ("failed") nobody can tell whether there is."""
 
     reason: str
+    result: Literal["refused", "failed"] = "refused"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import select
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -141,13 +143,19 @@ async def _serve() -> None:
 
     settings = SandboxSettings(max_concurrency=SHARDS, recommended_shards=SHARDS)
     async with Sandbox(settings) as sandbox:
-        print(json.dumps({"api_url": sandbox.api_url, "token": sandbox.token}), flush=True)
+        _tell({"api_url": sandbox.api_url, "token": sandbox.token})
         speak_to_the_shipped_bot(sandbox)
         sandbox.traffic.start(rate=EVENTS_PER_SECOND, mix=MIX)
         ended = asyncio.Event()
         asyncio.get_running_loop().add_reader(sys.stdin.fileno(), ended.set)
         await ended.wait()
         await sandbox.traffic.stop()
+
+
+def _tell(address: Mapping[str, str]) -> None:
+    """Say where the sandbox is; a parent that has been stopped meanwhile does not want to know."""
+    with suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), json.dumps(address).encode() + b"\n")
 
 
 if __name__ == "__main__":

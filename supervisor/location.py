@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
+from bastion.supervisor.reading import SettingsError as SettingsError
+from bastion.supervisor.reading import answered, content
+
 CONFIG_NAME = "bastion.toml"
 SYSTEM_CONFIG = Path("/etc/bastion") / CONFIG_NAME
 MAX_CONFIG_BYTES = 1024 * 1024
@@ -37,14 +40,6 @@ HealthAddress: TypeAlias = Path | TcpAddress
 """The path of a Unix socket, or host and port."""
 
 
-class SettingsError(Exception):
-    """The settings cannot be used. ``problems`` holds one human line for each thing that is wrong."""
-
-    def __init__(self, *problems: str) -> None:
-        self.problems = problems
-        super().__init__("\n".join(problems))
-
-
 def find_config(explicit: Path | None, *, environ: Mapping[str, str]) -> Path | None:
     """Return the absolute path of the settings file, or None when there is none and the defaults hold.
 
@@ -63,14 +58,13 @@ def find_config(explicit: Path | None, *, environ: Mapping[str, str]) -> Path | 
 def read_config(path: Path) -> dict[str, Any]:
     """Read a TOML file. Raises `SettingsError` naming the file, and the line if the syntax is wrong."""
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CONFIG_BYTES + 1)
+        written = content(path, what=str(path), limit=MAX_CONFIG_BYTES)
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_CONFIG_BYTES:
+    if len(written) > MAX_CONFIG_BYTES:
         raise SettingsError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes, so not a settings file")
     try:
-        return tomllib.loads(content.decode("utf-8-sig"))
+        return tomllib.loads(written.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path}: not UTF-8 text (byte {error.start})") from None
     except (ValueError, RecursionError) as error:  # TOMLDecodeError is a ValueError; so is a number of 5,000 digits
@@ -180,7 +174,7 @@ def _named(environ: Mapping[str, str], name: str) -> Path | None:
 
 def _exists(path: Path) -> bool:
     try:
-        return path.exists()
+        return answered(str(path), path.exists)
     except PermissionError:  # something is there that we may not look at: reading it gives the better message
         return True
     except (OSError, ValueError):

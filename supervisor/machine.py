@@ -161,8 +161,8 @@ def _prepared(turn: Turn, event: Prepared) -> None:
 def _refused(turn: Turn, event: Refused) -> None:
     """PREPARING: nothing has changed."""
     if turn.state.active is not None or not turn.state.served:
-        turn.close("refused", event.reason)
-    turn.answer("refused", event.reason)
+        turn.close(event.result, event.reason)
+    turn.answer(event.result, event.reason)
     if turn.state.active is None:
         moves.wait(turn)
     else:

@@ -11,12 +11,15 @@ import os
 import shutil
 import stat
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from bastion.supervisor.entry import SHIPPED, SHIPPED_BEFORE, module_of
 from bastion.supervisor.location import shown_path
+from bastion.supervisor.reading import answered
 
 if TYPE_CHECKING:
     from bastion.supervisor.settings import BotSettings
@@ -67,7 +70,9 @@ def _ships(bot: BotSettings) -> bool:
 def _calls_it_as_before(bot: BotSettings) -> bool:
     """Say whether ``bot.app`` is the old name of the bot that ships, and no module of the user's has that name."""
     theirs = bot.directory / "bot"
-    return bot.app == SHIPPED_BEFORE and not any((theirs / name).exists() for name in ("bastion.py", "bastion"))
+    return bot.app == SHIPPED_BEFORE and not answered(
+        f"bot.directory: {bot.directory}", lambda: any((theirs / name).exists() for name in ("bastion.py", "bastion"))
+    )
 
 
 def remarks(bot: BotSettings) -> list[tuple[int, str]]:
@@ -85,6 +90,18 @@ def still_there(release: Release) -> None:
     _directory(release.directory)
     _readable(release.program, directory=release.directory)
     _executable(release.python, source="its interpreter")
+
+
+def touch(release: Release) -> None:
+    """Raise `UnansweredError` if a disk hangs that a spawn needs. What else is wrong, the spawn says better."""
+    for path in (release.directory, release.python):
+        answered(str(path), partial(_touch, path))
+
+
+def _touch(path: Path) -> None:
+    """Open it: a network file system may answer other questions from memory."""
+    with suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +136,7 @@ def switch(link: Path, release: Path) -> Switch:
 
 def _target(link: Path) -> str:
     try:
-        return str(link.readlink())
+        return str(answered(f"bot.directory: {link}", link.readlink))
     except OSError:
         raise ReleaseError(
             f"bot.directory: {link}: --release moves a symlink, and this is none; see docs/operating.md, Deploying"
@@ -138,6 +155,10 @@ def _point(link: Path, target: str) -> None:
 
 
 def _directory(path: Path, *, source: str = "bot.directory") -> Path:
+    return answered(f"{source}: {path}", partial(_found, path, source=source))
+
+
+def _found(path: Path, *, source: str) -> Path:
     try:
         resolved = path.resolve(strict=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: a loop of symlinks, before Python 3.13
@@ -152,9 +173,12 @@ def _directory(path: Path, *, source: str = "bot.directory") -> Path:
 
 def _readable(program: str, *, directory: Path) -> None:
     """Look whether a script can be read. A module is found by the child alone: it may be installed anywhere."""
+    if not program or module_of(program):
+        return
     path = directory / program
-    if program and not module_of(program) and (problem := _script_problem(path)):
-        raise ReleaseError(f"bot.program: {shown_path(path)}: {problem}")
+    where = f"bot.program: {shown_path(path)}"
+    if problem := answered(where, partial(_script_problem, path)):
+        raise ReleaseError(f"{where}: {problem}")
 
 
 def _script_problem(path: Path) -> str | None:
@@ -172,20 +196,24 @@ def _script_problem(path: Path) -> str | None:
 def _python(configured: str, *, directory: Path) -> Path:
     if not configured:
         own = directory / ".venv" / "bin" / "python"
-        return (
-            _executable(own, source="the release's .venv") if own.is_symlink() or own.exists() else Path(sys.executable)
-        )
+        there = answered(str(own), lambda: own.is_symlink() or own.exists())
+        return _executable(own, source="the release's .venv") if there else Path(sys.executable)
     if "/" in configured:
         return _executable(Path(configured), source="bot.python")
-    found = shutil.which(configured)
+    found = answered(f"bot.python: {configured}: PATH", partial(shutil.which, configured))
     if found is None:
         raise ReleaseError(f"bot.python: {configured}: not found on PATH")
     return Path(found)
 
 
 def _executable(path: Path, *, source: str) -> Path:
-    if not path.exists():
-        raise ReleaseError(f"{source}: {path}: no such file")
-    if not path.is_file() or not os.access(path, os.X_OK):
-        raise ReleaseError(f"{source}: {path}: not an executable file")
+    where = f"{source}: {path}"
+    if problem := answered(where, partial(_execution_problem, path)):
+        raise ReleaseError(f"{where}: {problem}")
     return path
+
+
+def _execution_problem(path: Path) -> str | None:
+    if not path.exists():
+        return "no such file"
+    return None if path.is_file() and os.access(path, os.X_OK) else "not an executable file"

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 
-from bastion.supervisor import __version__, control, logs, machine, orphans, reexec
+from bastion.supervisor import __version__, control, logs, machine, orphans, reexec, rereading
 from bastion.supervisor.engine import Engine, timing_of
 from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
@@ -50,29 +50,29 @@ def run(
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
     envelope = reexec.received()
-    if envelope is None:
-        # Until the engine handles it: a reload asked for now would start what is about to start anyway.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        for number in (signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
-            signal.signal(number, signal.SIG_IGN)
     with ExitStack() as stack:
         local = None
         if sandbox:
             if envelope is None:
                 # What is wrong is said before anything starts.
-                load(config, environ=environ, need_token=False, named=named)
+                config = load(config, environ=environ, need_token=False, named=named).source
             local = stack.enter_context(LocalSandbox(envelope.sandbox if envelope else None))
         environ = _environment(environ, local)
-        reread = partial(_read, config, environ=environ, named=named)
+        again = partial(reread, environ=environ, named=named)
         logs.configure(journal=logs.is_journal(sys.stderr, environ=environ))
-        settings = reread() if envelope is None else _reread_or_kept(reread, envelope.engine.settings)
+        if envelope is None:
+            # A reload asked for from here on is one to newer settings than these: the engine takes it when it can.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
+            settings = _with_remarks(load(config, environ=environ, named=named))
+        else:
+            settings = _reread_or_kept(again, envelope.engine.settings)
         if standby_since is not None and not settings.ledger.shared:
             raise SettingsError("--standby-since needs ledger.shared = true: nobody else could be known, or hand over")
         service = Service(environ)
         others = [local.pid] if local else []
         engine = Engine(
             settings,
-            reread=reread,
+            reread=again,
             others=others,
             on_move=service.tell,
             on_handoff=gc.collect,
@@ -96,13 +96,12 @@ def _keep_what_is_there() -> None:
     gc.freeze()
 
 
-def try_out(
-    config: Path | None, *, environ: Mapping[str, str], descriptor: str, named: Named | None = None
-) -> str | None:
+def try_out(*, environ: Mapping[str, str], descriptor: str, named: Named | None = None) -> str | None:
     """Look whether `run` could go on with what is carried over; return what is wrong. Touches no process."""
     try:
         envelope = reexec.read(descriptor)
-        settings = load(config, environ=_environment(environ, envelope.sandbox), named=named)
+        environ = _environment(environ, envelope.sandbox)
+        settings = rereading.reread(envelope.engine.settings, environ=environ, named=named)
         control.try_out(settings.control.socket, held=envelope.control)
     except (reexec.CarryError, SettingsError, control.ControlError) as error:
         return str(error)
@@ -120,18 +119,24 @@ def _environment(environ: Mapping[str, str], sandbox: LocalSandbox | CarriedSand
     return {**environ, "DISCORD_API_URL": sandbox.api_url, "DISCORD_TOKEN": sandbox.token}
 
 
-def _read(config: Path | None, *, environ: Mapping[str, str], named: Named | None) -> Settings:
-    """Read the settings, for the start and for each reload; say in the log what an operator may not expect."""
-    settings = load(config, environ=environ, named=named)
+def reread(kept: Settings, *, environ: Mapping[str, str], named: Named | None = None) -> Settings:
+    """Read the settings for a reload; say in the log what an operator may not expect."""
+    settings = rereading.reread(kept, environ=environ, named=named)
+    if unread := rereading.unread(kept, environ=environ):
+        _logger.warning("%s", unread)
+    return _with_remarks(settings)
+
+
+def _with_remarks(settings: Settings) -> Settings:
     for level, remark in remarks(settings.bot):
         _logger.log(level, "%s", remark)
     return settings
 
 
-def _reread_or_kept(reread: Callable[[], Settings], kept: Settings) -> Settings:
+def _reread_or_kept(again: Callable[[Settings], Settings], kept: Settings) -> Settings:
     """Read the settings; the trial could a moment ago. If they have become unreadable since, the bots go on."""
     try:
-        return reread()
+        return again(kept)
     except SettingsError as error:
         _logger.warning("%s; the settings stay as they were", error)
         return kept
@@ -146,15 +151,17 @@ async def _serve(
     sandbox: CarriedSandbox | None,
     greet: Callable[[str | None], None],
 ) -> tuple[int, str | None]:
-    async with control.serve(settings.control.socket, engine, held=envelope.control if envelope else None) as server:
-        successor = reexec.Reexec(server, sandbox=sandbox)
-        try:
-            async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
-                if envelope is None:
-                    greet(health)
-                code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
-        except SettingsError as error:
-            return EXIT_CONFIG, str(error)
+    held, carried = (envelope.control, envelope.engine) if envelope else (None, None)
+    with engine.handling_signals(carried):
+        async with control.serve(settings.control.socket, engine, held=held) as server:
+            successor = reexec.Reexec(server, sandbox=sandbox)
+            try:
+                async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
+                    if envelope is None:
+                        greet(health)
+                    code = await engine.run(carried=carried, successor=successor)
+            except SettingsError as error:
+                return EXIT_CONFIG, str(error)
     return code, engine.failure
 
 

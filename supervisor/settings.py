@@ -33,7 +33,7 @@ from bastion.supervisor.location import (
 from bastion.supervisor.tables import NotAllowedError, Reader, Text, noting
 from bastion.supervisor.tokens import TOKEN, WAYS, checked_token, find_token
 
-__all__ = ["Settings", "SettingsError", "load", "refreshed", "with_secrets"]
+__all__ = ["Settings", "SettingsError", "load", "read", "refreshed", "with_secrets"]
 
 MAX_SECONDS = 7 * 24 * 3600
 MAX_SHARDS = 65536
@@ -191,12 +191,27 @@ def load(
 ) -> Settings:
     """Find, read and check the settings.
 
-    ``path`` is the value of ``--config``; without it the search goes on as in `find_config`. With ``need_token=False``
-    neither the token nor ``bot.env_file`` is looked at. ``named`` is what the command line names, which wins over the
-    file. Raises `SettingsError` with everything that is wrong.
+    ``path`` is the value of ``--config``; without it the search goes on as in `find_config`. Otherwise like `read`.
     """
     source = find_config(path, environ=environ)
-    reader = Reader(source, read_config(source) if source else {}, checks=_CHECKS)
+    tables = read_config(source) if source else {}
+    return read(source, tables, environ=environ, need_token=need_token, named=named)
+
+
+def read(
+    source: Path | None,
+    tables: dict[str, Any],
+    *,
+    environ: Mapping[str, str],
+    need_token: bool = True,
+    named: Named | None = None,
+) -> Settings:
+    """Check what the file at ``source`` says, its ``tables``.
+
+    With ``need_token=False`` neither the token nor ``bot.env_file`` is looked at. ``named`` is what the command line
+    names, which wins over the file. Raises `SettingsError` with everything that is wrong.
+    """
+    reader = Reader(source, tables, checks=_CHECKS)
     base = source.parent if source else current_directory()
     settings = Settings(
         bot=_bot(reader, base=base, named=named or Named()),

@@ -12,7 +12,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 from bastion.supervisor import machine, ports, relay
 from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
@@ -99,8 +99,8 @@ class Host(Protocol):
     def permits(self) -> IdentifyQueue:
         """Return the queue of permits."""
 
-    def launch(self, *, generation: int, standby: bool) -> Launch:
-        """Return what a new child is told."""
+    async def launch(self, release: Release, *, generation: int, standby: bool) -> Launch:
+        """Return what a new child is told, once its release can be reached. Raises `SpawnError`."""
 
     def prepare(self, release: Release | None, *, force: bool) -> None:
         """Find out whether a child can be spawned; answer the newest question with `Slot.happen`."""
@@ -142,6 +142,14 @@ class _Member:
     seen: Observation
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """A child that will be spawned as soon as the disks have answered, and what it is to be told then."""
+
+    task: asyncio.Task[None]
+    messages: list[ToChild] = field(default_factory=list)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CarriedMember:
     """A child, and what was seen of it."""
@@ -174,6 +182,7 @@ class Slot:
         self._command = command
         self._loop = asyncio.get_running_loop()
         self._members: dict[int, _Member] = {}
+        self._coming: dict[int, _Coming] = {}
         self._timers: dict[tuple[Alarm, int], asyncio.TimerHandle] = {}
         self._events: deque[Event] = deque()
         self._busy = False
@@ -237,7 +246,8 @@ class Slot:
     @property
     def at_rest(self) -> bool:
         """Say whether nothing is under way, here or in the machine."""
-        return not (self._busy or self._closed or self._events or self._inquest.open) and self.state.at_rest
+        busy = self._busy or self._closed or self._events or self._coming or self._inquest.open
+        return not busy and self.state.at_rest
 
     def happen(self, *events: Event) -> None:
         """Let events reach the machine, after those that are being worked on."""
@@ -256,6 +266,8 @@ class Slot:
         self._tell()
         for timer in self._timers.values():
             timer.cancel()
+        for coming in self._coming.values():
+            coming.task.cancel()
         for member in self._members.values():
             member.child.signal("SIGKILL")
 
@@ -362,26 +374,27 @@ class Slot:
     def _carry_out(self, effects: Sequence[Effect]) -> None:
         for effect in effects:
             self._do(effect)
-        for generation, member in self._members.items():
-            member.child.set_expendable(self.state.active not in (None, generation))
+        self._set_expendable()
         if self.handoff is not None and self.handoff.result is None and self.state.handoff is not None:
             self.handoff.kind = self.state.handoff.kind
             self.handoff.target = self.state.handoff.target
         self._ask_again()
 
+    def _set_expendable(self) -> None:
+        for generation, member in self._members.items():
+            member.child.set_expendable(self.state.active not in (None, generation))
+
     def _do(self, effect: Effect) -> None:
         match effect:
-            case Spawn():
-                self._spawn(effect)
+            case Spawn(generation=generation):
+                self._coming[generation] = _Coming(self._loop.create_task(self._bring(effect)))
             case Send(generation=generation, message=message):
                 addressed = self._relay.addressed(generation, message, active=self.state.active)
                 self._send(generation, addressed)
                 if self.handoff is not None and isinstance(addressed, Activate) and addressed.wait_for_state:
                     self.handoff.carries_to(generation)
             case Signal(generation=generation, name=name):
-                if member := self._members.get(generation):
-                    self._host.log(f"{name} to generation {generation}")
-                    member.child.signal(name)
+                self._signal(generation, name)
             case StartTimer(alarm=alarm, generation=generation, seconds=seconds):
                 self._start_timer(alarm, generation, seconds)
             case CancelTimer(alarm=alarm, generation=generation):
@@ -404,6 +417,17 @@ class Slot:
     def _send(self, generation: int, message: ToChild) -> None:
         if member := self._members.get(generation):
             member.child.send(message)
+        elif coming := self._coming.get(generation):
+            coming.messages.append(message)
+
+    def _signal(self, generation: int, name: Literal["SIGTERM", "SIGKILL", "SIGUSR1"]) -> None:
+        """Signal a child; one that is still to be spawned never is."""
+        if member := self._members.get(generation):
+            self._host.log(f"{name} to generation {generation}")
+            member.child.signal(name)
+        elif coming := self._coming.pop(generation, None):
+            coming.task.cancel()
+            self._events.append(Exited(generation, "ended before it was spawned", True))
 
     def _record(self, effect: OpenHandoff | PhaseEntered | CloseHandoff) -> None:
         """Keep the record of the handoff, and tell those who wait."""
@@ -430,16 +454,30 @@ class Slot:
     def _keep_sessions(self) -> None:
         self._host.keep_sessions({*self._members, *self._inquest.open, self.state.bereft or 0})
 
-    def _spawn(self, effect: Spawn) -> None:
+    async def _bring(self, effect: Spawn) -> None:
+        """Spawn a child. Nobody but the child waits for the disks that it needs."""
         generation, release = effect.generation, effect.release
-        launch = self._host.launch(generation=generation, standby=effect.standby)
+        try:
+            launch = await self._host.launch(release, generation=generation, standby=effect.standby)
+            coming = self._coming.pop(generation)
+            self._spawn(effect, launch)
+        except SpawnError as error:
+            self._coming.pop(generation, None)
+            self.happen(Exited(generation, str(error), error.retryable))
+            return
+        except Exception as error:
+            self._host.crashed(error)
+            return
+        for message in coming.messages:
+            self._send(generation, message)
+        self._set_expendable()
+        self._host.stepped()
+
+    def _spawn(self, effect: Spawn, launch: Launch) -> None:
+        generation, release = effect.generation, effect.release
         if generation == 1:
             relay.forget(launch.ledger, supervisor=launch.supervisor)
-        try:
-            child = spawn(release, launch, self, command=self._command)
-        except SpawnError as error:
-            self._events.append(Exited(generation, str(error), error.retryable))
-            return
+        child = spawn(release, launch, self, command=self._command)
         seen = Observation(generation=generation, pid=child.pid, release=release, standby=effect.standby)
         self._members[generation] = _Member(child, seen)
         role = "standby" if effect.standby else "active"
@@ -619,18 +657,19 @@ class Slot:
     def progress(self) -> Progress:
         """Return how far the present attempt is."""
         state = self.state
-        new = self._members.get((state.active if state.phase in SWITCHED else state.incoming) or 0)
+        generation = state.active if state.phase in SWITCHED else state.incoming
+        new = self._members.get(generation or 0)
         return Progress(
             phase=state.phase.value,
-            message=self._message(new),
-            generation=new.seen.generation if new else None,
+            message=self._message(generation, new),
+            generation=generation,
             shards_ready=new.seen.shards_ready if new else 0,
             shards_total=new.seen.shards_total if new else None,
         )
 
-    def _message(self, new: _Member | None) -> str:
+    def _message(self, generation: int | None, new: _Member | None) -> str:
         state = self.state
-        name = f"generation {new.seen.generation}" if new else "the new child"
+        name = "the new child" if generation is None else f"generation {generation}"
         match state.phase:
             case Phase.PREPARING:
                 return "reading the settings, looking at the release"

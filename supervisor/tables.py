@@ -16,6 +16,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import msgspec
 
 from bastion.supervisor.location import SettingsError, shown
+from bastion.supervisor.reading import UnansweredError
 from bastion.supervisor.tokens import WAYS
 
 Text: TypeAlias = Annotated[str, msgspec.Meta(pattern=r"\A[^\x00]*\Z", description="a text without NUL characters")]
@@ -24,9 +25,11 @@ _S = TypeVar("_S", bound=msgspec.Struct)
 
 @contextmanager
 def noting(problems: list[str]) -> Iterator[None]:
-    """Add the problems of a `SettingsError` that is raised meanwhile, and go on."""
+    """Add the problems of a `SettingsError` that is raised meanwhile, and go on; but not to a disk that hangs."""
     try:
         yield
+    except UnansweredError:
+        raise
     except SettingsError as error:
         problems.extend(error.problems)
 

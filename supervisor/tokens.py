@@ -9,7 +9,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from bastion.supervisor.location import SettingsError, shown
+from bastion.supervisor.location import SettingsError, shown_path
+from bastion.supervisor.reading import answered, content
 
 TOKEN = "DISCORD_TOKEN"
 MAX_TOKEN_BYTES = 4096
@@ -30,7 +31,8 @@ def find_token(token_file: Path | None, *, environ: Mapping[str, str]) -> str:
         return _token_from(token_file, source="discord.token_file")
     if credentials := environ.get("CREDENTIALS_DIRECTORY"):
         credential = Path(credentials) / "discord_token"
-        if not os.access(credentials, os.X_OK) or credential.exists():  # one that we may not see is no reason to go on
+        # One that we may not see is no reason to go on.
+        if answered(str(credential), lambda: not os.access(credentials, os.X_OK) or credential.exists()):
             return _token_from(credential, source="systemd credential discord_token")
     return ""
 
@@ -43,15 +45,14 @@ def checked_token(token: str, *, source: str) -> str:
 
 
 def _token_from(path: Path, *, source: str) -> str:
-    where = f"{source}: {shown(str(path))}"
+    where = f"{source}: {shown_path(path)}"
     try:
-        with path.open("rb") as file:
-            content = file.read(MAX_TOKEN_BYTES + 1)
+        written = content(path, what=where, limit=MAX_TOKEN_BYTES)
     except OSError as error:
         raise SettingsError(f"{where}: the token cannot be read: {error.strerror or error}") from None
-    if len(content) > MAX_TOKEN_BYTES:
+    if len(written) > MAX_TOKEN_BYTES:
         raise SettingsError(f"{where}: larger than {MAX_TOKEN_BYTES} bytes, so not a token file")
-    token = content.decode("utf-8", "replace").strip()
+    token = written.decode("utf-8", "replace").strip()
     if not token:
         raise SettingsError(f"{where}: the file is empty, it should hold the token")
     return checked_token(token, source=where)

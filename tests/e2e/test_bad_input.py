@@ -565,6 +565,49 @@ async def test_a_file_that_cannot_be_read_at_all_stops_the_command_and_refuses_t
         assert await reload_well(installation) == 2
 
 
+def lose_config(installation: Rig) -> None:
+    installation.config.write_text("")
+
+
+def pipe_for_config(installation: Rig) -> None:
+    installation.config.unlink()
+    os.mkfifo(installation.config)
+
+
+def config_without_a_bot(installation: Rig) -> None:
+    text = installation.config.read_text()
+    installation.config.write_text("".join(line for line in text.splitlines(keepends=True) if "app =" not in line))
+
+
+def commands_of(installation: Rig) -> list[str]:
+    return sorted(command["name"] for command in installation.sandbox.world.commands[None].values())
+
+
+@pytest.mark.wide
+async def test_a_settings_file_that_is_lost_costs_no_event_no_command_and_no_later_reload(tmp_path: Path) -> None:
+    """Never the bot that ships in the place of the user's: it would handle the events and sync its own commands."""
+    async with quick(tmp_path, source=PROBE) as installation:
+        await installation.start()
+        installation.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        registered = commands_of(installation)
+        good = installation.config.read_text()
+        for damage in (lose_config, remove_config, pipe_for_config, config_without_a_bot):
+            damage(installation)
+            installation.log.clear()
+            installation.hup()
+            await installation.logged(f"reload refused: {installation.config}: ")
+            installation.config.unlink(missing_ok=True)
+            installation.config.write_text(good)
+            serving = active(await installation.status())
+            assert serving is not None
+            assert serving["generation"] == 1
+        assert await reload_well(installation) == 2
+        assert commands_of(installation) == registered
+        await installation.sandbox.traffic.stop()
+        verdict = await installation.sandbox.settled(timeout=15)
+        assert verdict.clean, f"{verdict}\n{installation.tail()}"
+
+
 async def test_after_a_reload_with_a_wrong_token_a_crash_is_mended_with_the_good_one(tmp_path: Path) -> None:
     async with quick(tmp_path, discord__token_file="token", restart__backoff_first=0.1) as installation:
         del installation.environ["DISCORD_TOKEN"]

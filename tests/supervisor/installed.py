@@ -76,17 +76,21 @@ class Installed:
             sections.setdefault(section, []).append(f"{key} = {json.dumps(value)}")
         self.config.write_text("\n".join(f"[{name}]\n" + "\n".join(lines) for name, lines in sections.items()) + "\n")
 
-    def start(self, *, wrap: Sequence[str] = (), words: Sequence[str] = ()) -> None:
+    def start(
+        self, *, wrap: Sequence[str] = (), words: Sequence[str] = (), config: Path | None = None, **variables: str
+    ) -> None:
+        """Start it; ``config`` as the command line names it."""
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("BASTION_", "DISCORD_"))}
         environ |= {
             "DISCORD_TOKEN": TOKEN,
             "PYTHONPATH": str(self.directory / "lib"),
             "RUNTIME_DIRECTORY": str(self.directory / "run"),
             "NOTIFY_SOCKET": "@nobody",
+            **variables,
         }
         self.wrapped = bool(wrap)
         self.process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words],
+            [*wrap, sys.executable, "-m", "bastion.supervisor", "run", "--config", str(config or self.config), *words],
             cwd=self.directory,
             env=environ,
             stdout=subprocess.PIPE,
@@ -209,3 +213,18 @@ def installed(directory: Path, *args: str, start: bool = True, **options: Any) -
         yield it
     finally:
         it.destroy()
+
+
+def command(directory: Path, *words: str, **environ: str) -> tuple[int, str]:
+    """Run a command line; return its exit code and what it said."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "bastion.supervisor", *words],
+        cwd=directory,
+        env={"PATH": os.environ["PATH"], "DISCORD_TOKEN": "a.b.c", "RUNTIME_DIRECTORY": str(directory)} | environ,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+    assert "Traceback" not in ended.stderr
+    return ended.returncode, ended.stdout + ended.stderr

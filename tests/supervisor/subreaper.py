@@ -36,14 +36,15 @@ async def live(directory: Path, other: int) -> dict[str, object]:
     settings = make_settings(directory, f"orphans={ORPHANS}")
     it = Supervised(settings)
     it.engine = Engine(settings, reread=it.reread, log=it.log, command=fake_command, others=[other])
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(it.engine.run)
-        await it.serving(1)
-        os.kill(it.pids[1], signal.SIGKILL)
-        await it.serving(2)
-        outcome = await it.engine.reload()
-        await until(lambda: it.text.count("reaped orphan") == 3 * ORPHANS)
-        await it.engine.stop()
+    with it.engine.handling_signals():
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(it.engine.run)
+            await it.serving(1)
+            os.kill(it.pids[1], signal.SIGKILL)
+            await it.serving(2)
+            outcome = await it.engine.reload()
+            await until(lambda: it.text.count("reaped orphan") == 3 * ORPHANS)
+            await it.engine.stop()
     return {
         "outcome": outcome.result,
         "killed": "generation 1 has left: killed by SIGKILL" in it.text,

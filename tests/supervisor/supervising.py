@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class Supervised:
     pids: dict[int, int] = field(default_factory=dict)
     code: int | None = None
 
-    def reread(self) -> Settings:
+    def reread(self, kept: Settings) -> Settings:
         return self.settings
 
     def release(self, *args: str, **changes: Any) -> None:
@@ -148,14 +148,14 @@ async def supervised(
         settings,
         reread=it.reread,
         log=it.log,
-        signals=signals,
         command=fake_command,
         root=root,
         on_move=on_move,
     )
 
     async def run() -> None:
-        it.code = await it.engine.run()
+        with it.engine.handling_signals() if signals else nullcontext():
+            it.code = await it.engine.run()
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(run)

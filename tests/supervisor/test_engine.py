@@ -338,7 +338,7 @@ async def test_one_that_has_become_unreadable_stops_no_restart_and_the_values_re
 async def test_settings_that_cannot_be_read_refuse_the_reload(settings: Settings, error: Exception) -> None:
     async with supervised(settings) as it:
 
-        def fail() -> Settings:
+        def fail(kept: Settings) -> Settings:
             raise error
 
         it.engine._reread = fail
@@ -938,7 +938,7 @@ async def test_a_spare_takes_over_while_a_reload_reads_the_settings_and_the_relo
         may_go_on = threading.Event()
         read = threading.Event()
 
-        def slowly() -> Settings:
+        def slowly(kept: Settings) -> Settings:
             read.set()
             may_go_on.wait(20)
             return it.settings
@@ -1019,7 +1019,7 @@ async def test_a_spare_that_is_lost_is_replaced_and_the_active_child_serves_on(
 
 @pytest.mark.parametrize("fault", ["fatal=start", "fatal=hello", "fatal=connecting", "protocol=7"])
 async def test_a_first_start_that_can_never_work_exits_78(tmp_path: Path, fault: str) -> None:
-    engine = Engine(make_settings(tmp_path, fault), command=fake_command, log=lambda _: None, signals=False)
+    engine = Engine(make_settings(tmp_path, fault), command=fake_command, log=lambda _: None)
     before = open_fds()
     assert await engine.run() == 78
     assert engine.failure is not None
@@ -1028,7 +1028,7 @@ async def test_a_first_start_that_can_never_work_exits_78(tmp_path: Path, fault:
 
 
 async def test_a_first_start_without_a_directory_exits_78(tmp_path: Path) -> None:
-    engine = Engine(make_settings(tmp_path / "gone"), log=lambda _: None, signals=False)
+    engine = Engine(make_settings(tmp_path / "gone"), log=lambda _: None)
     assert await engine.run() == 78
     assert str(tmp_path / "gone") in (engine.failure or "")
 
@@ -1037,7 +1037,7 @@ async def test_a_venv_without_our_package_is_named_as_what_it_is(tmp_path: Path)
     def bare(release: Release) -> list[str]:
         return [str(release.python), "-I", "-S", str(LAUNCHER)]
 
-    engine = Engine(make_settings(tmp_path), command=bare, log=lambda _: None, signals=False)
+    engine = Engine(make_settings(tmp_path), command=bare, log=lambda _: None)
     assert await engine.run() == 78
     assert "has no bastion-supervisor: install it there" in (engine.failure or "")
 
@@ -1080,7 +1080,7 @@ async def test_a_second_stop_does_not_wait(tmp_path: Path) -> None:
 
 async def test_a_cancelled_run_kills_every_child(settings: Settings) -> None:
     it = Supervised(settings)
-    it.engine = Engine(settings, command=fake_command, log=it.log, signals=False)
+    it.engine = Engine(settings, command=fake_command, log=it.log)
     before = open_fds()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(it.engine.run)
@@ -1095,7 +1095,7 @@ async def test_a_fault_of_the_supervisor_itself_ends_the_children_and_is_raised(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = Supervised(settings)
-    it.engine = Engine(settings, command=fake_command, log=it.log, signals=False)
+    it.engine = Engine(settings, command=fake_command, log=it.log)
     failed: list[Exception] = []
 
     async def run() -> None:

@@ -60,7 +60,7 @@ async def test_one_that_never_claims_does_not_keep_us_from_starting(
 async def test_a_stop_while_the_others_are_waited_for_starts_nothing(settings: Settings, older: Register) -> None:
     older.tell(Stage.ACTIVE, claims_for=0)
     lines: list[LogLine] = []
-    engine = Engine(settings, log=lines.append, signals=False, command=fake_command)
+    engine = Engine(settings, log=lines.append, command=fake_command)
     codes = []
 
     async def run() -> None:
@@ -92,7 +92,7 @@ async def test_it_claims_for_one_that_comes_and_says_so_when_its_bot_does(settin
 async def test_readiness_is_that_of_the_bot_that_waits(settings: Settings, older: Register) -> None:
     older.tell(Stage.ACTIVE, claims_for=2)
     lines: list[LogLine] = []
-    engine = Engine(settings, log=lines.append, signals=False, command=fake_command, standby_since=2e10)
+    engine = Engine(settings, log=lines.append, command=fake_command, standby_since=2e10)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.run)
         await until(lambda: (readiness := engine.readiness()) is not None and readiness.ready)

@@ -133,11 +133,14 @@ class TestTheFile:
         assert problems_of(path) == ["cannot be read: it is a directory"]
         path.rmdir()
         os.mkfifo(path)
-        assert problems_of(path) == ["cannot be read: it is no regular file"]
+        said = "cannot be read: it is a pipe, which could not be read a second time: name a regular file"
+        assert problems_of(path) == [said]
+        assert problems_of(Path("/dev/null")) == ["cannot be read: it is no regular file"]
 
     def test_one_that_may_not_be_read_is_said_to_be_so(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(*_: object) -> int:
             raise PermissionError(13, "Permission denied")
 
+        path.touch()
         monkeypatch.setattr(os, "open", refuse)
         assert problems_of(path) == ["cannot be read: Permission denied"]

@@ -154,7 +154,7 @@ def test_no_message_however_absurd_ends_the_supervisor(examples: int, tmp_path: 
 
     async def live(said: list[tuple[int, wire.FromChild | str]]) -> None:
         it = Supervised(settings)
-        it.engine = Engine(settings, reread=it.reread, log=it.log, signals=False)
+        it.engine = Engine(settings, reread=it.reread, log=it.log)
         puppets: list[Puppet] = []
 
         def spawn(release: Release, launch: Launch, listener: Listener, **_: object) -> Puppet:

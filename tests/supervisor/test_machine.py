@@ -588,6 +588,13 @@ def test_a_refused_reload_changes_nothing() -> None:
     assert world.messages(1) == [Activate()]
 
 
+def test_a_reload_of_which_nobody_can_tell_whether_it_may_be_has_failed() -> None:
+    world = reloading_until(Phase.PREPARING)
+    world.step(Refused("bot.directory: /hung: its file system has not answered for 10 s", "failed"))
+    assert (world.answers[1].result, world.closed[-1].result) == ("failed", "failed")
+    assert world.phase() is Phase.SERVING
+
+
 def test_a_failed_reload_leaves_none_of_its_limits_behind() -> None:
     world = serving()
     world.reload()

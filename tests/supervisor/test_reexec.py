@@ -610,7 +610,8 @@ async def test_if_the_program_is_gone_at_the_last_moment_everything_goes_on(tmp_
         successor = _Optimist(server, sandbox=None, command=["/no/such/python"])
 
         async def run() -> None:
-            it.code = await it.engine.run(successor=successor)
+            with it.engine.handling_signals():
+                it.code = await it.engine.run(successor=successor)
 
         tasks.start_soon(run)
         await it.serving(1)

@@ -133,7 +133,7 @@ class TestWhereTheFileIs:
 
     def test_a_directory_in_its_place_is_an_error(self, config: Path) -> None:
         config.mkdir()
-        with pytest.raises(SettingsError, match=r"bastion\.toml: cannot be read: Is a directory"):
+        with pytest.raises(SettingsError, match=r"bastion\.toml: cannot be read: it is a directory"):
             load(None, environ=ENVIRON)
 
     def test_a_working_directory_that_was_removed_is_an_error(
@@ -328,7 +328,7 @@ class TestTheToken:
     def test_a_credential_that_cannot_be_reached_is_said(self, config: Path) -> None:
         (problem,) = problems(config, "", DISCORD_TOKEN="", CREDENTIALS_DIRECTORY="/nowhere")
         assert problem == (
-            "systemd credential discord_token: '/nowhere/discord_token': the token cannot be read: "
+            "systemd credential discord_token: /nowhere/discord_token: the token cannot be read: "
             "No such file or directory"
         )
 
@@ -371,7 +371,7 @@ class TestTheToken:
         assert problem.startswith("DISCORD_TOKEN: not a token")
         assert token not in problem
 
-    @pytest.mark.parametrize(("make", "said"), [(Path.mkdir, "Is a directory"), (Path.touch, "the file is empty")])
+    @pytest.mark.parametrize(("make", "said"), [(Path.mkdir, "it is a directory"), (Path.touch, "the file is empty")])
     def test_a_file_that_holds_none_is_an_error(self, config: Path, make: Any, said: str) -> None:
         make(config.parent / "t")
         (problem,) = problems(config, '[discord]\ntoken_file = "t"', DISCORD_TOKEN="")
