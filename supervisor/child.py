@@ -31,6 +31,7 @@ from bastion.supervisor.adopted import Adopted, Process
 from bastion.supervisor.descent import Origin
 from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.release import Release
+from bastion.supervisor.tokens import SHORTEST_MASKED
 from bastion.wire import (
     PROTOCOL,
     Challenge,
@@ -365,7 +366,7 @@ class Child:
                 raise WireError(f"{type(message).__name__} is no answer to the nonce")
 
     def _keep_secret(self, token: str) -> None:
-        if token and token not in self._secrets:
+        if len(token) >= SHORTEST_MASKED and token not in self._secrets:
             self._secrets.append(token)
 
     def _break(self, reason: str, *, retryable: bool = True) -> None:
@@ -574,7 +575,7 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
     return process, CarriedChild(
         generation=launch.generation,
         release=release,
-        secrets=(launch.token,) if launch.token else (),
+        secrets=(launch.token,) if len(launch.token) >= SHORTEST_MASKED else (),
         nonce=secrets.token_hex(16),
         variables=launch.variables,
         pid=process.pid,
