@@ -218,6 +218,23 @@ async def test_a_token_of_a_few_letters_is_not_masked(
     assert seen.lines == [("stdout", shown)]
 
 
+async def test_nobody_needs_to_read_for_a_child_to_go_on(nursery: Nursery, tmp_path: Path) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    _, seen = nursery.script(
+        "import pathlib, time; print('here', flush=True)\n"
+        f"while not pathlib.Path({str(begun)!r}).exists(): time.sleep(0.01)\n"
+        f"print(('x' * 99 + '\\n') * 9_000, end='', flush=True); pathlib.Path({str(done)!r}).touch()"
+    )
+    await until(lambda: seen.lines)
+    begun.touch()
+    deadline = time.monotonic() + 10
+    while not done.exists():  # in this time our event loop stands still, as a stopped supervisor's does
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # noqa: ASYNC251
+    await until(lambda: seen.exits)
+    assert len(seen.lines) == 9_001
+
+
 async def test_an_endless_line_of_output_is_cut_and_the_next_is_whole(nursery: Nursery) -> None:
     _, seen = nursery.script("print('x' * 1_000_000); print('next')")
     await until(lambda: seen.exits)
