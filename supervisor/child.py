@@ -31,6 +31,7 @@ from bastion.supervisor import descent, leftovers
 from bastion.supervisor.adopted import Adopted, Process
 from bastion.supervisor.descent import Origin
 from bastion.supervisor.leftovers import Remains
+from bastion.supervisor.printable import escaped
 from bastion.supervisor.release import Release
 from bastion.supervisor.tokens import SHORTEST_MASKED
 from bastion.wire import (
@@ -353,7 +354,7 @@ class Child:
                 return
             self._greeted = True
         if isinstance(message, Fatal):
-            message = msgspec.structs.replace(message, reason=self._masked(message.reason))
+            message = msgspec.structs.replace(message, reason=escaped(self._masked(message.reason)))
         self._listener.heard(self, message)
 
     def _take_answer(self, message: FromChild) -> None:

@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
@@ -23,9 +22,11 @@ from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from bastion.supervisor.location import parse_listen
+from bastion.supervisor.printable import escaped
 from bastion.supervisor.release import remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
 from bastion.supervisor.systemd import Service
+from bastion.supervisor.writer import Writer
 from bastion.wire import EXIT_CONFIG
 
 _logger = logging.getLogger("supervisor")
@@ -37,12 +38,14 @@ def run(
     sandbox: bool,
     environ: Mapping[str, str],
     tell: Callable[[str], object],
+    log: Writer,
     standby_since: float | None = None,
     named: Named | None = None,
 ) -> tuple[int, str | None]:
     """Run a supervisor until it is stopped; return its exit code and, if it did not end well, why.
 
-    ``tell`` takes lines for the operator. ``named`` is what the command line names, for the start and each reload.
+    ``tell`` takes lines for the operator, ``log`` is behind standard error. ``named`` is what the command line names,
+    for the start and each reload.
     ``standby_since``: when it was deployed beside another one that shares the ledger, in unix seconds.
 
     Raises `SettingsError`, `control.ControlError` (another one runs, or its socket cannot be made) and `SandboxError`;
@@ -50,7 +53,9 @@ def run(
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
     envelope = reexec.received()
-    if envelope is None:
+    if envelope is not None:
+        log.put(envelope.log)
+    else:
         # Until the engine handles it: a reload asked for now would start what is about to start anyway.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         for number in (signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU):
@@ -64,7 +69,8 @@ def run(
             local = stack.enter_context(LocalSandbox(envelope.sandbox if envelope else None))
         environ = _environment(environ, local)
         reread = partial(_read, config, environ=environ, named=named)
-        logs.configure(journal=logs.is_journal(sys.stderr, environ=environ))
+        logs.configure(environ=environ)
+        log.remark = logs.remark
         settings = reread() if envelope is None else _reread_or_kept(reread, envelope.engine.settings)
         if standby_since is not None and not settings.ledger.shared:
             raise SettingsError("--standby-since needs ledger.shared = true: nobody else could be known, or hand over")
@@ -81,7 +87,8 @@ def run(
         orphans.adopt()
         carried = local.carry() if local else None
         greet = partial(_greet, settings, named=named or Named(), sandbox=local is not None, tell=tell)
-        serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, greet=greet)
+        successor = partial(reexec.Reexec, sandbox=carried, log=log)
+        serve = partial(_serve, engine, settings, service=service, envelope=envelope, successor=successor, greet=greet)
         _keep_what_is_there()
         return anyio.run(serve)
 
@@ -143,16 +150,15 @@ async def _serve(
     *,
     service: Service,
     envelope: reexec.Envelope | None,
-    sandbox: CarriedSandbox | None,
+    successor: Callable[[control.Server], reexec.Reexec],
     greet: Callable[[str | None], None],
 ) -> tuple[int, str | None]:
     async with control.serve(settings.control.socket, engine, held=envelope.control if envelope else None) as server:
-        successor = reexec.Reexec(server, sandbox=sandbox)
         try:
             async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
                 if envelope is None:
                     greet(health)
-                code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
+                code = await engine.run(carried=envelope.engine if envelope else None, successor=successor(server))
         except SettingsError as error:
             return EXIT_CONFIG, str(error)
     return code, engine.failure
@@ -182,7 +188,7 @@ def _greet(
     settings: Settings, health: str | None, *, named: Named, sandbox: bool, tell: Callable[[str], object]
 ) -> None:
     for line in _greeting(settings, named=named, health=health, sandbox=sandbox):
-        tell(line)
+        tell(escaped(line))
 
 
 def _greeting(settings: Settings, *, named: Named, health: str | None, sandbox: bool) -> list[str]:
