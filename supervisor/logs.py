@@ -104,7 +104,7 @@ def to_logging(line: LogLine) -> None:
 
 
 def configure(stream: TextIO | None = None, *, environ: Mapping[str, str]) -> None:
-    """Print what the logger ``supervisor`` and those below it get to ``stream`` (stderr by default).
+    """Print what the logger ``supervisor`` and those below it get to ``stream`` (stderr by default), and asyncio's.
 
     ``environ`` says whether that is the journal, which is given priorities, or a terminal with colours.
     """
@@ -115,6 +115,7 @@ def configure(stream: TextIO | None = None, *, environ: Mapping[str, str]) -> No
     _logger.handlers[:] = [handler]
     _logger.setLevel(logging.INFO)
     _logger.propagate = False
+    logging.getLogger("asyncio").handlers[:] = [handler]
 
 
 def remark(text: str) -> str:

@@ -30,6 +30,7 @@ def restored() -> Iterator[None]:
     yield
     logger.handlers[:], logger.propagate = before[0], before[2]
     logger.setLevel(before[1])
+    logging.getLogger("asyncio").handlers.clear()
 
 
 def test_a_line_says_when_and_who() -> None:
@@ -55,6 +56,13 @@ def test_what_an_exception_says_looks_like_no_line_of_the_supervisors(stream: io
     assert first.endswith("Z supervisor: a request failed")
     assert all(re.match(r"\S+Z supervisor: \| ", line) for line in more)
     assert more[-1].endswith("Z supervisor: | generation 9 is active")
+
+
+def test_what_asyncio_says_is_told_like_all_else(stream: io.StringIO) -> None:
+    logging.getLogger("asyncio").error("Task exception was never retrieved\nValueError: x")
+    first, second = stream.getvalue().splitlines()
+    assert first.endswith("Z supervisor: Task exception was never retrieved")
+    assert second.endswith("Z supervisor: | ValueError: x")
 
 
 def test_a_long_line_is_cut_so_that_the_journal_does_not_cut_it(stream: io.StringIO) -> None:
