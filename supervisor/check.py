@@ -17,6 +17,7 @@ from bastion.supervisor.location import TcpAddress, parse_listen
 from bastion.supervisor.ports import holder
 from bastion.supervisor.release import Release, ReleaseError, remarks, resolve
 from bastion.supervisor.settings import Settings, SettingsError, load, with_secrets
+from bastion.supervisor.tokens import SHORTEST_MASKED
 
 
 def checks(
@@ -77,10 +78,16 @@ def _with_secrets(settings: Settings, environ: Mapping[str, str]) -> tuple[Check
         secret = with_secrets(settings, environ=environ)
     except SettingsError as error:
         return Check(name="token", ok=False, detail="; ".join(error.problems)), replace(settings, token="")
-    if not secret.token:
-        return Check(name="token", ok=True, detail="the settings have none: the program must have its own"), secret
-    detail = "there is one; whether Discord takes it is seen at the start"
-    return Check(name="token", ok=True, detail=detail), secret
+    return _token(secret.token), secret
+
+
+def _token(found: str) -> Check:
+    if not found:
+        return Check(name="token", ok=True, detail="the settings have none: the program must have its own")
+    if len(found) < SHORTEST_MASKED:
+        detail = f"there is one of {len(found)} characters, Discord's have some 60 or more: the log does not mask it"
+        return Check(name="token", ok=True, detail=detail)
+    return Check(name="token", ok=True, detail="there is one; whether Discord takes it is seen at the start")
 
 
 def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from bastion.supervisor import guarded
 from bastion.supervisor.child import LAUNCHER
+from bastion.supervisor.printable import escaped
 from bastion.supervisor.release import Release
 
 APP_TIMEOUT = 60.0
@@ -41,7 +42,7 @@ class Check:
     """Of the client, if they are known."""
 
     def __str__(self) -> str:
-        return f"{'OK' if self.ok else 'FAIL':<4}  {self.name:<11}  {self.detail}"
+        return f"{'OK' if self.ok else 'FAIL':<4}  {self.name:<11}  {escaped(self.detail)}"
 
 
 def look(

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import secrets
 import signal
@@ -30,7 +31,9 @@ from bastion.supervisor import descent, leftovers
 from bastion.supervisor.adopted import Adopted, Process
 from bastion.supervisor.descent import Origin
 from bastion.supervisor.leftovers import Remains
+from bastion.supervisor.printable import escaped
 from bastion.supervisor.release import Release
+from bastion.supervisor.tokens import SHORTEST_MASKED
 from bastion.wire import (
     PROTOCOL,
     Challenge,
@@ -56,9 +59,13 @@ MAX_UNSENT = 256 * 1024
 MAX_LOG_LINE = 8 * 1024
 """Bytes of one line of a child's output that are kept; the rest of the line is dropped."""
 LAST_LINES = 20
+OUTPUT_SIZE = 1024 * 1024
+"""Bytes that a child's standard output and error hold: Linux gives 64 KiB, and a user's pipes 64 MiB together."""
 _READ = 64 * 1024
-_LAST_READS = 16
-"""How often a dead child's pipe is read: it held 64 KiB, more can only come from a process that it left behind."""
+_READ_OUTPUT = 16 * 1024
+"""Bytes of output that are read in one turn of the loop: 8,000 lines at most, which take a tenth of a second."""
+_LAST_READS = OUTPUT_SIZE // _READ_OUTPUT
+"""How often a dead child's pipe is read: it held no more, the rest can only come from a process that it left behind."""
 _STRIPPED = (
     "DISCORD_TOKEN",  # told over the pipe, to a process that has shown that it is ours
     *("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
@@ -347,7 +354,7 @@ class Child:
                 return
             self._greeted = True
         if isinstance(message, Fatal):
-            message = msgspec.structs.replace(message, reason=self._masked(message.reason))
+            message = msgspec.structs.replace(message, reason=escaped(self._masked(message.reason)))
         self._listener.heard(self, message)
 
     def _take_answer(self, message: FromChild) -> None:
@@ -365,7 +372,7 @@ class Child:
                 raise WireError(f"{type(message).__name__} is no answer to the nonce")
 
     def _keep_secret(self, token: str) -> None:
-        if token and token not in self._secrets:
+        if len(token) >= SHORTEST_MASKED and token not in self._secrets:
             self._secrets.append(token)
 
     def _break(self, reason: str, *, retryable: bool = True) -> None:
@@ -413,7 +420,7 @@ class Child:
     def _on_output(self, stream: Stream) -> bool:
         """Read once; True if there may be more."""
         output = self._outputs[stream]
-        data = _read_some(output.fd)
+        data = _read_some(output.fd, _READ_OUTPUT)
         if data is None:
             return False
         if not data:
@@ -460,6 +467,8 @@ class Child:
         remains = Remains()
         try:
             remains = await leftovers.end_aside(self._origin)
+            for _ in range(_LAST_READS):  # much may be left in the pipes: others have their turns in between
+                await asyncio.sleep(0)
         finally:
             self._leave(remains)
 
@@ -550,6 +559,8 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
             ours.append(read if way == "read" else write)
             theirs.append(write if way == "read" else read)
             os.set_blocking(ours[-1], False)
+        for fd in ours[2:]:
+            _widen(fd)
         process = subprocess.Popen(
             [*command(release), *_arguments(release, launch, read=theirs[1], write=theirs[0])],
             cwd=release.directory,
@@ -574,7 +585,7 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
     return process, CarriedChild(
         generation=launch.generation,
         release=release,
-        secrets=(launch.token,) if launch.token else (),
+        secrets=(launch.token,) if len(launch.token) >= SHORTEST_MASKED else (),
         nonce=secrets.token_hex(16),
         variables=launch.variables,
         pid=process.pid,
@@ -607,10 +618,16 @@ def _arguments(release: Release, launch: Launch, *, read: int, write: int) -> li
     return [*words, "--", *release.args]
 
 
-def _read_some(fd: int) -> bytes | None:
+def _widen(fd: int) -> None:
+    """Let a pipe hold more, for times in which nobody reads: the supervisor is stopped, or re-executes itself."""
+    with contextlib.suppress(OSError):  # where the user's pipes have no room left
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, OUTPUT_SIZE)
+
+
+def _read_some(fd: int, size: int = _READ) -> bytes | None:
     """Read what is there: b"" at the end, None if there is nothing now."""
     try:
-        return os.read(fd, _READ)
+        return os.read(fd, size)
     except BlockingIOError:
         return None
     except OSError:

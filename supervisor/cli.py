@@ -6,11 +6,10 @@ when it runs, so that `status` is quick and a broken part stops only the command
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -18,7 +17,9 @@ import click
 
 from bastion.supervisor.entry import Named
 from bastion.supervisor.location import SettingsError, locate_socket
+from bastion.supervisor.printable import escaped, wants_colour
 from bastion.supervisor.reading import UnansweredError
+from bastion.supervisor.streams import Streams
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; 3 no "
@@ -29,13 +30,18 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class _Failure(click.ClickException):
-    """Ends the command with one message on stderr: it did not succeed."""
+    """Ends the command with some lines on stderr: it did not succeed."""
 
     exit_code = 1
 
+    def __init__(self, *lines: str) -> None:
+        """Take the lines. What a line quotes may hold anything, but makes no other one."""
+        self._lines = [escaped(line) for line in lines]
+        super().__init__("\n".join(self._lines))
+
     def show(self, file: IO[Any] | None = None) -> None:
-        """Print the message, each line marked as ours."""
-        for line in self.message.splitlines():
+        """Print the lines, each marked as ours."""
+        for line in self._lines:
             click.echo(f"supervisor: {line}", file=file or sys.stderr)
 
 
@@ -131,6 +137,9 @@ def run(
 
     SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once. SIGUSR2 puts newly
     installed code and settings of the supervisor itself in place, while the bot goes on.
+
+    If the terminal goes away, as at the end of an ssh session, that is a SIGHUP too: the supervisor reloads, goes on
+    without a terminal and its log, and ends on `supervisor stop`.
     """
     from bastion.supervisor.control import ControlError
     from bastion.supervisor.local_sandbox import SandboxError
@@ -138,7 +147,7 @@ def run(
     from bastion.supervisor.run import run as run_supervisor
     from bastion.supervisor.run import try_out
 
-    named = _named(program, module)
+    named, streams = _named(program, module), _streams()
     if trial is not None:  # asked for by a running supervisor: see `reexec`
         problem = try_out(environ=os.environ, descriptor=trial, named=named)
         click.echo(passed() if problem is None else failed(problem))
@@ -150,6 +159,7 @@ def run(
                 sandbox=sandbox,
                 environ=os.environ,
                 tell=click.echo,
+                log=streams.never_wait(),
                 standby_since=standby_since,
                 named=named,
             )
@@ -160,10 +170,9 @@ def run(
         except UnansweredError as error:  # another try may help, so this is not an exit code that prevents it
             raise _Failure(f"{error}. No bot was started.") from None
     if failure:
-        message = (
-            f"{failure}\nNo bot runs. Once this is mended, `supervisor check` looks at it without starting anything."
-        )
-        raise _BadConfiguration(message) if code == _BadConfiguration.exit_code else _Failure(message)
+        kind = _BadConfiguration if code == _BadConfiguration.exit_code else _Failure
+        then = "No bot runs. Once this is mended, `supervisor check` looks at it without starting anything."
+        raise kind(*failure.split("\n"), then)
     sys.exit(code)
 
 
@@ -220,14 +229,14 @@ class _Switched(_Unswitched):
         except (ReleaseError, SettingsError) as error:
             raise _Failure(f"{error}. It still names the release that did not make it.") from None
         end = f"names {self._switch.before} again" if again else "is left: somebody has moved it meanwhile"
-        click.echo(f"supervisor: {self._link} {end}", err=True)
+        click.echo(escaped(f"supervisor: {self._link} {end}"), err=True)
 
     def left(self) -> None:
-        click.echo(
+        text = (
             f"supervisor: {self._link} names {self._switch.after}. If the reload does not succeed, move it back: "
-            f"ln -sfn {self._switch.before} {self._link}",
-            err=True,
+            f"ln -sfn {self._switch.before} {self._link}"
         )
+        click.echo(escaped(text), err=True)
 
 
 def _with_force(command: _F) -> _F:
@@ -322,8 +331,7 @@ def _wait_for_outcome(
         raise
     succeeded = outcome.get("result") == "succeeded"
     text = outcome_text(outcome, command=command, seconds=time.monotonic() - began)
-    with suppress(OSError):
-        click.echo(json.dumps(outcome) if as_json else text, err=not (as_json or succeeded))
+    click.echo(json.dumps(outcome) if as_json else text, err=not (as_json or succeeded))
     if not succeeded:
         link.undo()
     sys.exit(0 if succeeded else _Failure.exit_code)
@@ -337,10 +345,7 @@ def _outcome(connection: Any, command: str, *, as_json: bool, force: bool) -> di
     with SilentView() if as_json else reload_view(sys.stdout) as view:
         for answer in connection.ask(command, force=force):
             if answer.get("type") == "progress":
-                try:
-                    view.show(answer["progress"])
-                except OSError:
-                    view = SilentView()
+                view.show(answer["progress"])
             elif answer.get("type") == "outcome":
                 outcome = answer["outcome"]
     if outcome is None:
@@ -360,14 +365,20 @@ def status(config: Path | None, as_json: bool, watch: bool) -> None:
             return
         import time
 
+        streams = _streams()
         try:
-            while True:
+            while not streams.lost:
                 text = _status_text(path, as_json=as_json)
                 # Home, text, clear what is left over: redrawing without flicker.
                 click.echo(f"\033[H{_cleared(text)}\033[J" if sys.stdout.isatty() and not as_json else text)
                 time.sleep(1.0)
         except KeyboardInterrupt:
             return
+
+
+def _streams() -> Streams:
+    """Return the standard streams of this command."""
+    return click.get_current_context().ensure_object(Streams)
 
 
 def _status_text(path: Path, *, as_json: bool) -> str:
@@ -378,13 +389,13 @@ def _status_text(path: Path, *, as_json: bool) -> str:
         import json
 
         return json.dumps(answer)
-    from bastion.supervisor.console import status_text, wants_colour
+    from bastion.supervisor.console import status_text
 
     return status_text(answer, colour=wants_colour(sys.stdout, environ=os.environ))
 
 
 def _cleared(text: str) -> str:
-    return "".join(f"{line}\033[K\n" for line in text.splitlines())
+    return "".join(f"{line}\033[K\n" for line in text.split("\n"))
 
 
 @cli.command(epilog=_EPILOG, short_help="Let handlers finish, then stop bot and supervisor.")
@@ -421,7 +432,7 @@ def healthcheck(config: Path | None) -> None:
         raise _NoSupervisor(str(error)) from None
     if not health.ready:
         raise _Failure(health.reason)
-    click.echo(health.reason)
+    click.echo(escaped(health.reason))
 
 
 @cli.command(cls=_OfAProgram, epilog=_EPILOG, short_help="Look at all that a start needs; start nothing.")
@@ -471,7 +482,7 @@ def _settings_errors(meaning: str) -> Iterator[None]:
     try:
         yield
     except SettingsError as error:
-        raise _BadConfiguration("\n".join([*error.problems, meaning])) from None
+        raise _BadConfiguration(*error.problems, meaning) from None
 
 
 @contextmanager
@@ -495,26 +506,8 @@ def _client_errors(config: Path | None) -> Iterator[Path]:
 
 def main() -> None:
     """Run the command line; the console script and ``python -m bastion.supervisor`` call this."""
+    streams = Streams()
     try:
-        cli(prog_name="supervisor")
-    except OSError as error:
-        if error.errno not in _OF_OUTPUT:
-            raise
-        _give_up_output()
-        with suppress(OSError):
-            print(f"supervisor: the output cannot be written: {error.strerror or error}", file=sys.stderr)
-        sys.exit(_Failure.exit_code)
+        cli(prog_name="supervisor", obj=streams)
     finally:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            _give_up_output()
-
-
-_OF_OUTPUT = (errno.ENOSPC, errno.EPIPE, errno.EIO)
-"""What a file, a pipe and a terminal answer that take nothing more; all else that can fail has its own message."""
-
-
-def _give_up_output() -> None:
-    """Keep the interpreter's end from trying again what cannot be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        streams.finish()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from bastion.supervisor.printable import STEERING
+
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
     from rich.progress import TaskID
@@ -35,7 +37,7 @@ _STATE_COLOURS = {
     "rolled-back": "red",
     "draining": "yellow",
 }
-_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_UNPRINTABLE = re.compile(f"[\t{STEERING}]+")
 
 
 def plain(value: object) -> str:
@@ -46,11 +48,6 @@ def plain(value: object) -> str:
 def paint(text: str, style: str | None, *, colour: bool) -> str:
     """Colour a text, or leave it as it is when ``colour`` is off or there is no ``style``."""
     return f"\033[{_COLOURS[style]}m{text}{_RESET}" if colour and style else text
-
-
-def wants_colour(stream: TextIO, *, environ: Mapping[str, str]) -> bool:
-    """Say whether to colour: a terminal, and not told otherwise by NO_COLOR or TERM=dumb."""
-    return stream.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
 def status_text(status: Mapping[str, Any], *, now: datetime | None = None, colour: bool = False) -> str:

@@ -18,10 +18,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from bastion.supervisor.console import Mark, can_draw, paint, plain, timeline_text, wants_colour
+from bastion.supervisor.console import Mark, can_draw, paint, plain, timeline_text
 from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
 from bastion.supervisor.local_sandbox import MIX, SHARDS, speak_to_the_shipped_bot
 from bastion.supervisor.location import MAX_SOCKET_PATH
+from bastion.supervisor.printable import wants_colour
 
 if TYPE_CHECKING:
     from bastion.sandbox import LatencySummary, Sandbox, Verdict

@@ -26,6 +26,7 @@ import msgspec
 from bastion.supervisor import __version__, control
 from bastion.supervisor.engine import SIGNALS, CarriedEngine
 from bastion.supervisor.local_sandbox import CarriedSandbox
+from bastion.supervisor.writer import Writer
 from bastion.wire import PROTOCOL
 
 FORMAT = 1
@@ -53,6 +54,8 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     control: control.Held
     sandbox: CarriedSandbox | None = None
     signals: int = -1
+    log: bytes = b""
+    """Lines that nobody has read yet."""
 
     @property
     def descriptors(self) -> list[int]:
@@ -120,12 +123,18 @@ class Reexec:
     """This process's way to its next program (`engine.Successor`)."""
 
     def __init__(
-        self, server: control.Server, *, sandbox: CarriedSandbox | None, command: Sequence[str] | None = None
+        self,
+        server: control.Server,
+        *,
+        sandbox: CarriedSandbox | None,
+        log: Writer,
+        command: Sequence[str] | None = None,
     ) -> None:
-        """``command`` is the command line of this process, interpreter first."""
+        """``log`` is behind standard error. ``command`` is the command line of this process, interpreter first."""
         self.pids: set[int] = set()
         self._server = server
         self._sandbox = sandbox
+        self._log = log
         self._command = list(command or own_command())
         self._signals = -1
 
@@ -193,24 +202,23 @@ class Reexec:
 
     def take_over(self, carried: CarriedEngine) -> str:
         """Become the new program. Returns only if that failed: why."""
-        envelope = self._envelope(carried)
+        envelope = self._envelope(carried, log=self._log.hold())
         kept: list[int] = []
         try:
             kept.append(_memory(encode(envelope)))
             for fd in envelope.descriptors:
                 os.set_inheritable(fd, True)
             os.set_inheritable(kept[0], True)
-            sys.stdout.flush()
-            sys.stderr.flush()
             os.execve(self._command[0], self._command, {**os.environ, VARIABLE: str(kept[0])})
         except (OSError, CarryError) as error:
+            self._log.release()
             for fd in envelope.descriptors:
                 os.set_inheritable(fd, False)
             for fd in kept:
                 os.close(fd)
             return f"{self._command[0]}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
-    def _envelope(self, carried: CarriedEngine) -> Envelope:
+    def _envelope(self, carried: CarriedEngine, *, log: bytes = b"") -> Envelope:
         return Envelope(
             pid=os.getpid(),
             version=__version__,
@@ -218,6 +226,7 @@ class Reexec:
             control=self._server.held,
             sandbox=self._sandbox,
             signals=self._signals,
+            log=log,
         )
 
 

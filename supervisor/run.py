@@ -9,7 +9,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from functools import partial
@@ -23,9 +22,11 @@ from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from bastion.supervisor.location import parse_listen
+from bastion.supervisor.printable import escaped
 from bastion.supervisor.release import remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
 from bastion.supervisor.systemd import Service
+from bastion.supervisor.writer import Writer
 from bastion.wire import EXIT_CONFIG
 
 _logger = logging.getLogger("supervisor")
@@ -37,12 +38,14 @@ def run(
     sandbox: bool,
     environ: Mapping[str, str],
     tell: Callable[[str], object],
+    log: Writer,
     standby_since: float | None = None,
     named: Named | None = None,
 ) -> tuple[int, str | None]:
     """Run a supervisor until it is stopped; return its exit code and, if it did not end well, why.
 
-    ``tell`` takes lines for the operator. ``named`` is what the command line names, for the start and each reload.
+    ``tell`` takes lines for the operator, ``log`` is behind standard error. ``named`` is what the command line names,
+    for the start and each reload.
     ``standby_since``: when it was deployed beside another one that shares the ledger, in unix seconds.
 
     Raises `SettingsError`, `control.ControlError` (another one runs, or its socket cannot be made) and `SandboxError`;
@@ -50,6 +53,8 @@ def run(
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
     envelope = reexec.received()
+    if envelope is not None:
+        log.put(envelope.log)
     with ExitStack() as stack:
         local = None
         if sandbox:
@@ -59,7 +64,8 @@ def run(
             local = stack.enter_context(LocalSandbox(envelope.sandbox if envelope else None))
         environ = _environment(environ, local)
         again = partial(reread, environ=environ, named=named)
-        logs.configure(journal=logs.is_journal(sys.stderr, environ=environ))
+        logs.configure(environ=environ)
+        log.remark = logs.remark
         if envelope is None:
             # A reload asked for from here on is one to newer settings than these: the engine takes it when it can.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
@@ -81,7 +87,8 @@ def run(
         orphans.adopt()
         carried = local.carry() if local else None
         greet = partial(_greet, settings, named=named or Named(), sandbox=local is not None, tell=tell)
-        serve = partial(_serve, engine, settings, service=service, envelope=envelope, sandbox=carried, greet=greet)
+        successor = partial(reexec.Reexec, sandbox=carried, log=log)
+        serve = partial(_serve, engine, settings, service=service, envelope=envelope, successor=successor, greet=greet)
         _keep_what_is_there()
         return anyio.run(serve)
 
@@ -148,18 +155,17 @@ async def _serve(
     *,
     service: Service,
     envelope: reexec.Envelope | None,
-    sandbox: CarriedSandbox | None,
+    successor: Callable[[control.Server], reexec.Reexec],
     greet: Callable[[str | None], None],
 ) -> tuple[int, str | None]:
     held, carried = (envelope.control, envelope.engine) if envelope else (None, None)
     with engine.handling_signals(carried):
         async with control.serve(settings.control.socket, engine, held=held) as server:
-            successor = reexec.Reexec(server, sandbox=sandbox)
             try:
                 async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
                     if envelope is None:
                         greet(health)
-                    code = await engine.run(carried=carried, successor=successor)
+                    code = await engine.run(carried=carried, successor=successor(server))
             except SettingsError as error:
                 return EXIT_CONFIG, str(error)
     return code, engine.failure
@@ -189,7 +195,7 @@ def _greet(
     settings: Settings, health: str | None, *, named: Named, sandbox: bool, tell: Callable[[str], object]
 ) -> None:
     for line in _greeting(settings, named=named, health=health, sandbox=sandbox):
-        tell(line)
+        tell(escaped(line))
 
 
 def _greeting(settings: Settings, *, named: Named, health: str | None, sandbox: bool) -> list[str]:

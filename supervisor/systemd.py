@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Mapping
 import anyio
 
 from bastion.supervisor.observed import Summary
+from bastion.supervisor.printable import escaped
 
 MARGIN = 60.0
 """Seconds that systemd waits beyond the supervisor's own limits: those come first, and say why."""
@@ -39,7 +40,7 @@ class Service:
         lines = self._changes(summary)
         if (status := _line(summary)) != self._status:
             self._status = status
-            lines.append(f"STATUS={status}")
+            lines.append(f"STATUS={escaped(status)}")
             if summary.state != "serving":
                 lines.append(f"EXTEND_TIMEOUT_USEC={round((summary.patience + MARGIN) * 1e6)}")
         self._send(lines)

@@ -14,6 +14,9 @@ from bastion.supervisor.reading import answered, content
 
 TOKEN = "DISCORD_TOKEN"
 MAX_TOKEN_BYTES = 4096
+SHORTEST_MASKED = 16
+"""Characters of a token that the log masks. Discord's have some 60 or more; of one of few letters, which is a
+mistake or a test's, each of these letters would be masked."""
 WAYS = (
     f"set {TOKEN} in the environment, or name a file that holds it with discord.token_file in bastion.toml, "
     f"or give systemd's LoadCredential=discord_token:FILE, or write {TOKEN} into the file that bot.env_file names"

@@ -118,16 +118,18 @@ class Rig:
         await writer.wait_closed()
         return int(head.split()[1]), body
 
-    async def start(self, *words: str, serving: bool = True) -> None:
+    async def start(self, *words: str, serving: bool = True, output: int = asyncio.subprocess.PIPE) -> None:
+        """Start the supervisor. ``output`` is where both its streams go, for a reader other than this one."""
         self.process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
             cwd=self.cwd,
             env=self.environ,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             limit=2**20,
         )
-        self._reading = asyncio.ensure_future(self._read(self.process))
+        if output == asyncio.subprocess.PIPE:
+            self._reading = asyncio.ensure_future(self._read(self.process))
         if serving:
             await self.until(lambda status: status["supervisor"]["state"] == "serving" and active(status) is not None)
 
@@ -212,8 +214,8 @@ class Rig:
         assert self.process is not None
         async with asyncio.timeout(timeout):
             code = await self.process.wait()
-            assert self._reading is not None
-            await self._reading
+            if self._reading is not None:
+                await self._reading
         return code
 
     async def destroy(self) -> None:

@@ -77,9 +77,18 @@ class Installed:
         self.config.write_text("\n".join(f"[{name}]\n" + "\n".join(lines) for name, lines in sections.items()) + "\n")
 
     def start(
-        self, *, wrap: Sequence[str] = (), words: Sequence[str] = (), config: Path | None = None, **variables: str
+        self,
+        *,
+        wrap: Sequence[str] = (),
+        words: Sequence[str] = (),
+        config: Path | None = None,
+        output: int = subprocess.PIPE,
+        redirected: str = "",
+        **variables: str,
     ) -> None:
-        """Start it; ``config`` as the command line names it."""
+        """Start it; ``config`` as the command line names it. ``output`` is where both its streams go, for a reader
+        other than this one; ``redirected`` is what a shell would be told of them.
+        """
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("BASTION_", "DISCORD_"))}
         environ |= {
             "DISCORD_TOKEN": TOKEN,
@@ -89,16 +98,23 @@ class Installed:
             **variables,
         }
         self.wrapped = bool(wrap)
+        shell = ["sh", "-c", f'exec "$@" {redirected}', "sh"] if redirected else []
         self.process = subprocess.Popen(
-            [*wrap, sys.executable, "-m", "bastion.supervisor", "run", "--config", str(config or self.config), *words],
+            [
+                *wrap,
+                *shell,
+                *(sys.executable, "-m", "bastion.supervisor", "run"),
+                *("--config", str(config or self.config), *words),
+            ],
             cwd=self.directory,
             env=environ,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        self._reader = threading.Thread(target=self._read, args=(self.process,))
-        self._reader.start()
+        if output == subprocess.PIPE:
+            self._reader = threading.Thread(target=self._read, args=(self.process,))
+            self._reader.start()
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
@@ -158,9 +174,9 @@ class Installed:
     def ended(self) -> int:
         """Wait for the end; nothing may be left."""
         assert self.process is not None
-        assert self._reader is not None
         code = self.process.wait(PATIENCE)
-        self._reader.join(PATIENCE)
+        if self._reader is not None:
+            self._reader.join(PATIENCE)
         assert "Traceback" not in self.text, self.text
         assert TOKEN not in self.text
         assert not self.socket.exists()

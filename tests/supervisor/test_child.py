@@ -17,7 +17,7 @@ from bastion.supervisor import child as child_module
 from bastion.supervisor.child import MAX_LOG_LINE, Child, Launch, SpawnError, Stream, environment, launcher, spawn
 from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.release import Release
-from bastion.wire import Activate, FromChild, Hello, Permit, Ready, Role, Window
+from bastion.wire import PROTOCOL, Activate, FromChild, Hello, Permit, Ready, Role, Window
 
 pytestmark = pytest.mark.anyio
 
@@ -196,6 +196,43 @@ async def test_output_comes_line_by_line_with_the_token_masked(nursery: Nursery)
     await until(lambda: seen.exits)
     assert [line for stream, line in seen.lines if stream == "stdout"] == ["one", "two", "no end"]
     assert [line for stream, line in seen.lines if stream == "stderr"] == ["[token]"]
+
+
+@pytest.mark.parametrize(("length", "shown"), [(1, "hello"), (15, "hello"), (16, "h[token]llo")])
+async def test_a_token_of_a_few_letters_is_not_masked(
+    nursery: Nursery, tmp_path: Path, length: int, shown: str
+) -> None:
+    token, heard = "e" * length, tmp_path / "heard"
+    words = "hello" if length < 16 else f"h{token}llo"
+    _, seen = nursery.script(
+        "import json, os, pathlib, sys, time; fd = int(sys.argv[sys.argv.index('--write') + 1])\n"
+        f"for said in (dict(type='hello', pid=os.getpid(), protocol={PROTOCOL}, versions={{}}),\n"
+        f"             dict(type='logged-in', token={token!r})):\n"
+        "    os.write(fd, json.dumps(said).encode() + b'\\n')\n"
+        f"while not pathlib.Path({str(heard)!r}).exists(): time.sleep(0.01)\n"
+        f"print({words!r})"
+    )
+    await until(lambda: len(seen.messages) == 2)
+    heard.touch()
+    await until(lambda: seen.lines)
+    assert seen.lines == [("stdout", shown)]
+
+
+async def test_nobody_needs_to_read_for_a_child_to_go_on(nursery: Nursery, tmp_path: Path) -> None:
+    begun, done = tmp_path / "begun", tmp_path / "done"
+    _, seen = nursery.script(
+        "import pathlib, time; print('here', flush=True)\n"
+        f"while not pathlib.Path({str(begun)!r}).exists(): time.sleep(0.01)\n"
+        f"print(('x' * 99 + '\\n') * 9_000, end='', flush=True); pathlib.Path({str(done)!r}).touch()"
+    )
+    await until(lambda: seen.lines)
+    begun.touch()
+    deadline = time.monotonic() + 10
+    while not done.exists():  # in this time our event loop stands still, as a stopped supervisor's does
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # noqa: ASYNC251
+    await until(lambda: seen.exits)
+    assert len(seen.lines) == 9_001
 
 
 async def test_an_endless_line_of_output_is_cut_and_the_next_is_whole(nursery: Nursery) -> None:

@@ -26,6 +26,38 @@ HERE = Path(__file__).parent
 FULL = Path("/dev/full")
 
 
+COMMANDS = [
+    ("reload", "failed", 1),
+    *(
+        pytest.param(*one, marks=pytest.mark.wide)
+        for one in (
+            ("status", "succeeded", 0),
+            ("status --json", "succeeded", 0),
+            ("reload", "succeeded", 0),
+            ("reload --json", "succeeded", 0),
+            ("reload --no-wait", "succeeded", 0),
+            ("reload --nonsense", "succeeded", 2),
+            ("rollback", "succeeded", 0),
+            ("stop", "succeeded", 0),
+            ("check", "succeeded", 0),
+            ("check --config gone.toml", "succeeded", 78),
+            ("run --config gone.toml", "succeeded", 78),
+            ("status --config gone.toml", "succeeded", 78),
+            ("healthcheck", "succeeded", 3),
+            ("--version", "succeeded", 0),
+            ("demo --help", "succeeded", 0),
+        )
+    ),
+]
+"""Commands, the result of what they ask for, and their exit codes."""
+REDIRECTIONS = [
+    "<&- >&- 2>&-",
+    ">/dev/full 2>&1",
+    *(pytest.param(one, marks=pytest.mark.wide) for one in (">&-", "2>&-", ">/dev/full")),
+]
+"""What a shell is told of the standard streams of a command."""
+
+
 def unignored() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup, too
@@ -333,12 +365,40 @@ def test_stop_returns_when_the_supervisor_has_gone(shell: Shell) -> None:
 
 
 class TestWhenSomethingIsWrong:
-    @pytest.mark.parametrize("command", [("status",), ("status", "--help"), ("check",), ("reload", "--no-wait")])
+    @pytest.mark.parametrize("command", [("status",), ("status", "--help"), ("reload", "--no-wait")])
     def test_output_that_cannot_be_written_is_said_in_one_line(self, shell: Shell, command: tuple[str, ...]) -> None:
         with shell.supervisor(), FULL.open("w") as full, shell.start(*command, stdout=full.fileno()) as process:
-            assert process.wait(TIMEOUT) == 1
+            assert process.wait(TIMEOUT) == 0
             assert process.stderr is not None
             assert process.stderr.read() == "supervisor: the output cannot be written: No space left on device\n"
+
+    def test_watching_ends_when_nobody_gets_it_any_more(self, shell: Shell) -> None:
+        with shell.supervisor(), shell.start("status", "--watch") as watching:
+            assert watching.stdout is not None
+            watching.stdout.readline()
+            watching.stdout.close()
+            assert watching.wait(TIMEOUT) == 0
+            assert watching.stderr is not None
+            assert watching.stderr.read() == ""
+
+    @pytest.mark.parametrize(("command", "result", "code"), COMMANDS)
+    @pytest.mark.parametrize("redirected", REDIRECTIONS)
+    def test_no_stream_changes_the_result(
+        self, shell: Shell, command: str, result: str, code: int, redirected: str
+    ) -> None:
+        words = [sys.executable, "-m", "bastion.supervisor", *command.split()]
+        told = ["sh", "-c", f'exec "$@" {redirected}', "sh", *words]
+        with shell.supervisor(result):
+            done = subprocess.run(
+                told,
+                cwd=shell.directory,
+                env=shell.environ,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                check=False,
+            )
+        assert (done.returncode, "Traceback" in done.stdout + done.stderr) == (code, False), done
 
     @pytest.mark.parametrize("command", ["status", "reload", "rollback", "stop"])
     def test_no_supervisor_is_exit_3_with_the_path_and_what_to_do(self, shell: Shell, command: str) -> None:
@@ -503,6 +563,10 @@ class TestCheck:
     def test_each_thing_that_is_right_is_a_line(self, shell: Shell, interpreter: Path) -> None:
         done = shell.run("check")
         assert (done.returncode, done.stderr) == (0, "")
+        assert (
+            "token        there is one of 5 characters, Discord's have some 60 or more: the log does not mask it"
+            in (done.stdout)
+        )
         assert [line.split()[:2] for line in done.stdout.splitlines()] == [
             ["OK", name] for name in ("settings", "token", "directory", "interpreter", "app", "socket")
         ]

@@ -42,6 +42,7 @@ from bastion.supervisor.observed import HandoffRecord, Observation
 from bastion.supervisor.reexec import CarryError, Envelope, Reexec, decode, encode, trial_command
 from bastion.supervisor.slot import CarriedMember, CarriedSlot
 from bastion.supervisor.state import Alarm, Phase, State, Timing
+from bastion.supervisor.writer import Writer
 from bastion.wire import Beat, Limits
 
 WIDE = pytest.mark.wide
@@ -607,7 +608,7 @@ async def test_if_the_program_is_gone_at_the_last_moment_everything_goes_on(tmp_
     await anyio.lowlevel.checkpoint()
     before, inherited = open_fds(), inheritable()
     async with anyio.create_task_group() as tasks, control.serve(settings.control.socket, it.engine) as server:
-        successor = _Optimist(server, sandbox=None, command=["/no/such/python"])
+        successor = _Optimist(server, sandbox=None, log=Writer(2), command=["/no/such/python"])
 
         async def run() -> None:
             with it.engine.handling_signals():

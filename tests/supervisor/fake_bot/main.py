@@ -6,8 +6,8 @@ retryable, garbage, hang (deaf to SIGTERM), silent, close (its pipe), deaf (does
 shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, show=NAME (of the environment), reason=TEXT (of fatal
 and fail), listen=1 (at some port), window=refused, stay=1 (after it has drained), busy=1 (never done draining unless
 hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N (left
-behind at once). SIGHUP makes it send garbage, SIGUSR2 close its pipe, SIGUSR1 print its stacks. It beats while it
-listens. Stands on the standard library alone, so that it starts fast.
+behind at once), flood=N (numbered lines of output once it is ready). SIGHUP makes it send garbage, SIGUSR2 close its
+pipe, SIGUSR1 print its stacks. It beats while it listens. Stands on the standard library alone, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -127,6 +127,8 @@ class Fake:
         self.at("connecting")
         self.say("ready", shards=self.shards, guilds=7)
         self.ready = True
+        for number in range(int(self.script.get("flood", "0"))):
+            print(f"{number:06} {'x' * 80}")
         self.at("ready")
         while True:
             self.obey(self.hear())
