@@ -1,0 +1,125 @@
+"""Directories in which nobody else can put, replace or lock anything.
+
+Knows owners, modes and symlinks on the way to a directory. Imports the standard library only: every command needs it.
+"""
+
+from __future__ import annotations
+
+import errno
+import grp
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+_MOST_LINKS = 40
+"""As many symlinks as the kernel follows on the way to a file."""
+
+
+class UnsafeError(OSError):
+    """Another user could tamper with a directory. The text names it, and says what to do."""
+
+
+def danger(path: Path, *, believed: frozenset[int] = frozenset()) -> str | None:
+    """Say who else could put something into the place of ``path``, None if nobody can. Raises OSError.
+
+    Nobody else: root, our own user, and ``believed``, who are not believed in a directory where anybody may make files.
+    """
+    shared, trusted = False, {0, os.getuid()} | _outsiders()
+    for step, found in _steps(path):
+        if found.st_uid not in trusted and (shared or found.st_uid not in believed):
+            return f"{step} belongs to uid {found.st_uid}, who can replace what is there"
+        if stat.S_ISLNK(found.st_mode):
+            continue
+        shared = others_write(found)
+        if shared and not found.st_mode & stat.S_ISVTX:
+            return (
+                f"other users can rename and replace what is in {step} (mode {stat.S_IMODE(found.st_mode):04o}): "
+                f"chmod o-w,g-w {step}"
+            )
+    return None
+
+
+def own_directory(directory: Path) -> Path:
+    """Return where our files in a directory go: there, if nobody else may enter it, else in a subdirectory of ours.
+
+    All supervisors of this user find the same one. It need not be there yet, and is not made. Raises `UnsafeError`,
+    other OSErrors.
+    """
+    if problem := danger(directory):
+        raise UnsafeError(problem)
+    real = directory.resolve(strict=True)
+    found = real.stat()
+    if found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        return real
+    own = real / f"bastion-{os.getuid()}"
+    if problem := _not_ours(own):
+        raise UnsafeError(problem)
+    return own
+
+
+def make(own: Path) -> None:
+    """Make a directory that `own_directory` has returned, if it is not there. Raises OSError."""
+    try:
+        own.mkdir(mode=0o700)
+    except FileExistsError:
+        if problem := _not_ours(own):  # somebody was quicker
+            raise UnsafeError(problem) from None
+
+
+def others_write(found: os.stat_result) -> bool:
+    """Say whether the mode lets another user write. Members of a user's own group, or of root's, are no others."""
+    if found.st_mode & stat.S_IWOTH:
+        return True
+    return bool(found.st_mode & stat.S_IWGRP) and found.st_gid != 0 and not _is_own_group(found.st_gid)
+
+
+def _not_ours(directory: Path) -> str | None:
+    try:
+        found = directory.lstat()
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISDIR(found.st_mode):
+        return f"{directory} is not a directory: remove it"
+    if found.st_uid != os.getuid():
+        return f"{directory} belongs to uid {found.st_uid}: remove it, or choose another place"
+    if found.st_mode & 0o077:
+        return f"{directory} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}): chmod 700 it"
+    return None
+
+
+def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Yield every directory and every symlink on the way to a path, as the kernel goes it."""
+    here, rest, links = Path("/"), list(path.parts), 0
+    while rest:
+        part = rest.pop(0)
+        step = here.parent if part == ".." else here / part  # "/" begins anew
+        found = step.lstat()
+        yield step, found
+        if not stat.S_ISLNK(found.st_mode):
+            here = step
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+        rest = [*step.readlink().parts, *rest]
+
+
+def _is_own_group(gid: int) -> bool:
+    """Say whether a group has one user alone, who is ours: it bears the user's name, and has no other member."""
+    try:
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+    except KeyError:
+        return False
+    return (user.pw_gid, user.pw_name) == (gid, group.gr_name) and {*group.gr_mem} <= {user.pw_name}
+
+
+def _outsiders() -> frozenset[int]:
+    """Return the uid that stands for the machine's root in a user namespace that has none (a rootless container)."""
+    try:
+        mapped = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
+        overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())
+    except (OSError, ValueError):
+        return frozenset()
+    return frozenset() if any(outside == "0" for _, outside, _ in mapped) else frozenset({overflow})
