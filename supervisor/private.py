@@ -1,6 +1,6 @@
-"""Directories in which nobody else can put, replace or lock anything.
+"""Directories in which nobody else can put, replace or lock anything, and who is at the other end of a socket.
 
-Knows owners, modes and symlinks on the way to a directory. Imports the standard library only: every command needs it.
+Knows owners, modes, symlinks and peer credentials. Imports the standard library only: every command needs it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,11 @@ import errno
 import grp
 import os
 import pwd
+import socket
 import stat
+import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _MOST_LINKS = 40
@@ -29,8 +32,8 @@ def danger(path: Path, *, believed: frozenset[int] = frozenset()) -> str | None:
     shared, trusted = False, {0, os.getuid()} | _outsiders()
     for step, found in _steps(path):
         if found.st_uid not in trusted and (shared or found.st_uid not in believed):
-            return f"{step} belongs to uid {found.st_uid}, who can replace what is there"
-        if stat.S_ISLNK(found.st_mode):
+            return f"{step} belongs to uid {found.st_uid}: choose another place"
+        if not stat.S_ISDIR(found.st_mode):
             continue
         shared = others_write(found)
         if shared and not found.st_mode & stat.S_ISVTX:
@@ -39,6 +42,32 @@ def danger(path: Path, *, believed: frozenset[int] = frozenset()) -> str | None:
                 f"chmod o-w,g-w {step}"
             )
     return None
+
+
+def fake(path: Path) -> str | None:
+    """Say why what answers at the socket ``path`` may be another user's fake, None if it is its owner's.
+
+    Its owner is whoever the directory belongs to, or root, or our own user. None also if it cannot be looked at.
+    """
+    with suppress(OSError):
+        return danger(path, believed=frozenset({path.parent.stat().st_uid}))
+    return None
+
+
+def impostor(peer: socket.socket, path: Path) -> str | None:
+    """Say why the process at the other end, which we have found at ``path``, is not the owner's; None if it is."""
+    _, uid, _ = credentials(peer)
+    with suppress(OSError):
+        owner = path.stat().st_uid
+        if uid not in (0, os.getuid(), owner):
+            return f"a process of uid {uid} listens there, and the socket belongs to uid {owner}"
+    return None
+
+
+def credentials(peer: socket.socket) -> tuple[int, int, int]:
+    """Return (pid, uid, gid) of the process at the other end of a Unix socket, as the kernel noted them."""
+    pid, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid, uid, gid
 
 
 def own_directory(directory: Path) -> Path:
