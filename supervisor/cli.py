@@ -131,7 +131,7 @@ def run(
     SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once. SIGUSR2 puts newly
     installed code and settings of the supervisor itself in place, while the bot goes on.
     """
-    from bastion.supervisor.control import ControlError
+    from bastion.supervisor.control import ControlError, PlaceError
     from bastion.supervisor.local_sandbox import SandboxError
     from bastion.supervisor.reexec import CarryError, failed, passed
     from bastion.supervisor.run import run as run_supervisor
@@ -152,6 +152,8 @@ def run(
                 standby_since=standby_since,
                 named=named,
             )
+        except PlaceError as error:
+            raise _BadConfiguration(f"{error} No bot was started.") from None
         except (ControlError, SandboxError) as error:
             raise _Failure(f"{error} No bot was started.") from None
         except CarryError as error:

@@ -52,6 +52,10 @@ class ControlError(Exception):
     """The control socket cannot be opened. The message says why and what to do."""
 
 
+class PlaceError(ControlError):
+    """The socket's directory cannot be used, or another user could tamper with it: a matter of configuration."""
+
+
 class Engine(Protocol):
     """What the server asks of the engine."""
 
@@ -385,7 +389,7 @@ def _prepare_directory(directory: Path) -> None:
     except OSError as error:
         problem = f"cannot be used: {error.strerror or error}"
     if problem:
-        raise ControlError(f"the control socket's directory {directory} {problem}")
+        raise PlaceError(f"the control socket's directory {directory} {problem}")
 
 
 @contextmanager

@@ -67,22 +67,25 @@ def place_problem(configured: Path | None, *, environ: Mapping[str, str]) -> str
     if not around.is_dir():
         return f"there is no directory {around}"
     try:
-        directory = ledger_directory(configured, environ=environ)
-        directory = directory if directory.exists() else directory.parent
+        own = ledger_directory(configured, environ=environ)
     except OSError as error:
         return str(error)
+    directory = own if own.exists() else own.parent
     try:
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         return f"{directory} is not writable ({error.strerror or error})"
-    return _prepared_by_others(directory / configured.name) if configured is not None else None
+    return _prepared_by_others(own / configured.name) if configured is not None else None
 
 
 def _prepared_by_others(ledger: Path) -> str | None:
     """Say what lies in the ledger's place, or beside it, that we cannot have made."""
     for _, file in _beside(ledger, ledger.name):
-        found = file.lstat()
+        try:
+            found = file.lstat()
+        except FileNotFoundError:  # who shares the ledger removes and replaces files of its own
+            continue
         problem = foreign(found)
         if stat.S_ISDIR(found.st_mode):
             problem = f"belongs to uid {found.st_uid}" if found.st_uid != os.getuid() else None
