@@ -103,7 +103,7 @@ class Connection:
         `RefusedError` on an error line and `NoSupervisorError` when the supervisor hangs or goes away.
         """
         try:
-            with suppress(BrokenPipeError):  # who is turned away may be told so before it has asked
+            with suppress(BrokenPipeError):  # the answer may have come already: the supervisor is busy
                 self._socket.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             for line in self._lines(timeout):
                 yield self._read(line)
@@ -190,10 +190,10 @@ def request_stop(path: Path) -> int:
 
 
 def _connected(path: Path) -> socket.socket:
-    """Connect. Raises `NoSupervisorError`; `RefusedError` if somebody listens who does not come to take us in."""
+    """Connect. Raises `NoSupervisorError`; `RefusedError` if a supervisor listens, and its queue stays full."""
     made = socket.socket(socket.AF_UNIX)
     try:
-        # With a timeout of Python's own, connect would not wait for room in the queue.
+        # With a timeout of Python's, connect fails at once if the queue is full.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(CONNECT_TIMEOUT))
         made.connect(os.fsencode(path))
         made.settimeout(CONNECT_TIMEOUT)

@@ -1,6 +1,6 @@
-"""Connections up to a bound: if there are too many, the one that has been silent for the longest time makes room.
+"""Connections up to a bound. Above the bound, the connection that has been silent for the longest time makes room.
 
-So whoever connects and asks for nothing keeps nobody out. Knows no sockets.
+So idle clients keep no other client out. Knows no sockets.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ class Guest(Protocol):
     """A connection."""
 
     def send_away(self) -> None:
-        """Tell the client that there is no room for it, and end the connection."""
+        """Tell the client that the server is full, and end the connection."""
 
 
 class Crowd:
-    """The connections that are there."""
+    """The open connections."""
 
     def __init__(self) -> None:
         self._silent: dict[Guest, None] = {}
-        """Those that have not said yet what they want, longest first."""
+        """Connections without a request, the oldest first."""
         self._asking: set[Guest] = set()
 
     def __len__(self) -> int:
         return len(self._silent) + len(self._asking)
 
     def enter(self, guest: Guest, *, most: int) -> bool:
-        """Take in one more. False: there are ``most``, and all of them wait for answers."""
+        """Admit a connection. False: the bound ``most`` is reached, and all connections wait for answers."""
         if len(self) >= most:
             if not self._silent:
                 return False
@@ -38,7 +38,7 @@ class Crowd:
         return True
 
     def heard(self, guest: Guest) -> bool:
-        """Note that it has said what it wants: from now on it stays. False: it has been sent away."""
+        """Note that the request has come: the connection stays from now on. False: it has been sent away."""
         if guest not in self._silent:
             return False
         del self._silent[guest]
@@ -46,6 +46,6 @@ class Crowd:
         return True
 
     def left(self, guest: Guest) -> None:
-        """Forget it."""
+        """Forget a connection that has ended."""
         self._silent.pop(guest, None)
         self._asking.discard(guest)

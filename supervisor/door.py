@@ -1,6 +1,6 @@
-"""The door of the control socket: connections are let in up to a bound, and who is turned away is told why.
+"""The door of the control socket: lets connections in up to a bound, and tells a client why it is turned away.
 
-Knows sockets and file descriptors; knows nothing of requests and answers but the line that turns a client away.
+Knows sockets and file descriptors. Of requests and answers it knows only the line that turns a client away.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_CLIENTS = 64
 BACKLOG = 128
 """Connections that the kernel keeps until they are let in; further clients wait."""
 ACCEPT_PAUSE = 0.5
-"""Seconds until a failing accept is tried again: descriptors must be freed, and nothing tells when."""
+"""Seconds until a failing accept is tried again: no event tells when a descriptor is free."""
 
 _logger = logging.getLogger("supervisor.control")
 
@@ -51,7 +51,7 @@ class Stream:
         await self._loop.sock_sendall(self.peer, data)
 
     def send_away(self, why: str = "") -> None:
-        """Say that the supervisor is busy, and why; then there is nothing more to receive. It is not closed."""
+        """Say that the supervisor is busy, and why. The socket stays open, and receives nothing more."""
         why = why or f"{MAX_CLIENTS} connections are open"
         line = {"type": "error", "error": f"the supervisor is busy ({why}); ask again in a moment"}
         with suppress(OSError):
@@ -60,7 +60,7 @@ class Stream:
 
 
 class Door:
-    """Lets clients in. ``welcome`` is called with each one, and ``crowd`` must be told when it has left."""
+    """Lets clients in. ``welcome`` is called with each client; ``crowd`` must be told when a client has left."""
 
     def __init__(self, listener: socket.socket, welcome: Callable[[Stream], None]) -> None:
         listener.setblocking(False)
@@ -70,7 +70,7 @@ class Door:
         self._loop = asyncio.get_running_loop()
         self._again: asyncio.TimerHandle | None = None
         self._reserve = _descriptor()
-        """Kept free for a client that must be told that there is no other one."""
+        """A descriptor kept for telling a client that the supervisor has no descriptor left."""
 
     def open(self) -> None:
         """Take connections."""
@@ -90,7 +90,7 @@ class Door:
     def _accept(self) -> None:
         try:
             peer, _ = self._listener.accept()
-        except BlockingIOError:  # it left before we came
+        except BlockingIOError:  # the client has left already
             return
         except OSError as error:
             self._cannot(error)
@@ -103,7 +103,7 @@ class Door:
                 stream.send_away()
 
     def _cannot(self, error: OSError) -> None:
-        """Tell a client that there is no descriptor for it; if that cannot be done either, wait."""
+        """Tell a client that no descriptor is left; without the reserve, pause."""
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         _logger.warning("control socket: a client could not be accepted: %s (limit %d)", error, limit)
         if self._reserve is not None and error.errno in (errno.EMFILE, errno.ENFILE):

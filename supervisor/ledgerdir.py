@@ -46,9 +46,9 @@ class Place:
 
 
 def ledger_directory(configured: Path | None, *, environ: Mapping[str, str]) -> Path:
-    """Return where `ledger_place` puts the ledger, or makes a directory for it. It need not be there yet.
+    """Return the directory in which `ledger_place` puts the ledger, or makes a private directory for the ledger.
 
-    Raises OSError if another user could tamper with it, or if it cannot be looked at.
+    It need not exist yet. Raises OSError if another user could tamper with it.
     """
     if configured is not None:
         return private.own_directory(configured.parent)
@@ -80,11 +80,11 @@ def place_problem(configured: Path | None, *, environ: Mapping[str, str]) -> str
 
 
 def _prepared_by_others(ledger: Path) -> str | None:
-    """Say what lies in the ledger's place, or beside it, that we cannot have made."""
+    """Name a file at the ledger's path, or beside the ledger, which our user cannot have made."""
     for _, file in _beside(ledger, ledger.name):
         try:
             found = file.lstat()
-        except FileNotFoundError:  # who shares the ledger removes and replaces files of its own
+        except FileNotFoundError:  # a supervisor that shares the ledger replaces its own files meanwhile
             continue
         problem = foreign(found)
         if stat.S_ISDIR(found.st_mode):

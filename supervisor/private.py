@@ -21,13 +21,14 @@ _MOST_LINKS = 40
 
 
 class UnsafeError(OSError):
-    """Another user could tamper with a directory. The text names it, and says what to do."""
+    """Another user could tamper with a directory. The text names the directory, and says what to do."""
 
 
 def danger(path: Path, *, believed: frozenset[int] = frozenset()) -> str | None:
-    """Say who else could put something into the place of ``path``, None if nobody can. Raises OSError.
+    """Say how a stranger could replace ``path``, None if no stranger can. Raises OSError.
 
-    Nobody else: root, our own user, and ``believed``, who are not believed in a directory where anybody may make files.
+    Strangers are all users but root, our own user and ``believed``. In a directory where every user may make files, the
+    ``believed`` are strangers too.
     """
     shared, trusted = False, {0, os.getuid()} | _outsiders()
     for step, found in _steps(path):
@@ -45,9 +46,9 @@ def danger(path: Path, *, believed: frozenset[int] = frozenset()) -> str | None:
 
 
 def fake(path: Path) -> str | None:
-    """Say why what answers at the socket ``path`` may be another user's fake, None if it is its owner's.
+    """Say why a stranger may answer at the socket ``path``, None if only the directory's owner, root or we can.
 
-    Its owner is whoever the directory belongs to, or root, or our own user. None also if it cannot be looked at.
+    None also if the path cannot be looked at: connecting then fails with the reason.
     """
     with suppress(OSError):
         return danger(path, believed=frozenset({path.parent.stat().st_uid}))
@@ -55,7 +56,7 @@ def fake(path: Path) -> str | None:
 
 
 def impostor(peer: socket.socket, path: Path) -> str | None:
-    """Say why the process at the other end, which we have found at ``path``, is not the owner's; None if it is."""
+    """Say why the process that listens at the socket ``path`` is a stranger's, None if it is the socket owner's."""
     _, uid, _ = credentials(peer)
     with suppress(OSError):
         owner = path.stat().st_uid
@@ -71,10 +72,9 @@ def credentials(peer: socket.socket) -> tuple[int, int, int]:
 
 
 def own_directory(directory: Path) -> Path:
-    """Return where our files in a directory go: there, if nobody else may enter it, else in a subdirectory of ours.
+    """Return ``directory`` if no other user may enter it, else the path of our subdirectory, which may not exist yet.
 
-    All supervisors of this user find the same one. It need not be there yet, and is not made. Raises `UnsafeError`,
-    other OSErrors.
+    All supervisors of this user find the same path. Makes nothing. Raises `UnsafeError`, other OSErrors.
     """
     if problem := danger(directory):
         raise UnsafeError(problem)
@@ -89,19 +89,19 @@ def own_directory(directory: Path) -> Path:
 
 
 def make(own: Path) -> None:
-    """Make a directory that `own_directory` has returned, if it is not there. Raises OSError."""
+    """Make the directory that `own_directory` has returned, unless it exists. Raises OSError."""
     try:
         own.mkdir(mode=0o700)
     except FileExistsError:
-        if problem := _not_ours(own):  # somebody was quicker
+        if problem := _not_ours(own):
             raise UnsafeError(problem) from None
 
 
 def others_write(found: os.stat_result) -> bool:
-    """Say whether the mode lets another user write. Members of a user's own group, or of root's, are no others."""
+    """Say whether the mode lets others write than the owner. Root's group, and the owner's own one, are no others."""
     if found.st_mode & stat.S_IWOTH:
         return True
-    return bool(found.st_mode & stat.S_IWGRP) and found.st_gid != 0 and not _is_own_group(found.st_gid)
+    return bool(found.st_mode & stat.S_IWGRP) and found.st_gid != 0 and not _is_own_group(found.st_gid, found.st_uid)
 
 
 def _not_ours(directory: Path) -> str | None:
@@ -135,17 +135,17 @@ def _steps(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
         rest = [*step.readlink().parts, *rest]
 
 
-def _is_own_group(gid: int) -> bool:
-    """Say whether a group has one user alone, who is ours: it bears the user's name, and has no other member."""
+def _is_own_group(gid: int, uid: int) -> bool:
+    """Say whether a user is alone in a group: the group bears the user's name, and has no other member."""
     try:
-        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(gid)
+        user, group = pwd.getpwuid(uid), grp.getgrgid(gid)
     except KeyError:
         return False
     return (user.pw_gid, user.pw_name) == (gid, group.gr_name) and {*group.gr_mem} <= {user.pw_name}
 
 
 def _outsiders() -> frozenset[int]:
-    """Return the uid that stands for the machine's root in a user namespace that has none (a rootless container)."""
+    """Return the uid that stands for the machine's root in a user namespace without root (a rootless container)."""
     try:
         mapped = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
         overflow = int(Path("/proc/sys/kernel/overflowuid").read_text())

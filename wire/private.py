@@ -1,6 +1,6 @@
-"""Files of ours: opened only if nobody else can have prepared them.
+"""Private files: opened only if no other user can have prepared them.
 
-Knows what the kernel tells of a file. Where a file belongs is decided elsewhere.
+Knows a file's kind, owner and number of names. Knows nothing of the directories in which files are.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 
 class ForeignFileError(OSError):
-    """What is at a path is no file of ours. The text says what it is."""
+    """The file at a path is not ours, or no regular file. The text says why."""
 
 
 def foreign(found: os.stat_result) -> str | None:
-    """Say why this cannot be a file of ours, None if it can. It was looked at without following a symlink."""
+    """Say why ``found``, the result of lstat or fstat, cannot be a file of ours. None if it can."""
     if not stat.S_ISREG(found.st_mode):
         return "is a symlink" if stat.S_ISLNK(found.st_mode) else "is no regular file"
     if found.st_uid != os.getuid():
@@ -24,7 +24,7 @@ def foreign(found: os.stat_result) -> str | None:
 
 
 def open_private(path: str | Path, flags: int) -> int:
-    """Open a file of ours, for nobody else if it is made; return the descriptor. It never waits, not at a FIFO either.
+    """Open a file of ours, made with mode 0600, and return the descriptor. Never waits, not for a FIFO either.
 
     Raises `ForeignFileError`, other OSErrors.
     """

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +74,20 @@ def test_a_group_of_others_may_not_write_but_a_group_of_roots_may(place: Path) -
     assert danger(place) is None
     os.chown(place, -1, STRANGER)
     assert "mode 0775" in (danger(place) or "")
+
+
+@as_root
+def test_a_group_that_bears_its_owners_name_and_has_no_other_member_is_no_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.chmod(0o775)
+    os.chown(place, -1, STRANGER)
+    user = pwd.struct_passwd(("me", "x", os.getuid(), STRANGER, "", "/", "/bin/sh"))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
+    for name, members, refused in (("me", [], False), ("me", ["me"], False), ("me", ["you"], True), ("all", [], True)):
+        group = grp.struct_group((name, "x", STRANGER, members))
+        monkeypatch.setattr(grp, "getgrgid", lambda _, group=group: group)
+        assert (danger(place) is not None) == refused
 
 
 def prepared_link(own: Path) -> None:
