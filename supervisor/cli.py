@@ -360,12 +360,22 @@ def status(config: Path | None, as_json: bool, watch: bool) -> None:
 
         try:
             while True:
-                text = _status_text(path, as_json=as_json)
-                # Home, text, clear what is left over: redrawing without flicker.
-                click.echo(f"\033[H{_cleared(text)}\033[J" if sys.stdout.isatty() and not as_json else text)
+                _redraw(path, as_json=as_json)
                 time.sleep(1.0)
         except KeyboardInterrupt:
             return
+
+
+def _redraw(path: Path, *, as_json: bool) -> None:
+    from bastion.supervisor.control_client import BusyError
+
+    try:
+        text = _status_text(path, as_json=as_json)
+    except BusyError as error:
+        click.echo(f"supervisor: {error}", err=True)
+        return
+    # Home, text, clear what is left over: redrawing without flicker.
+    click.echo(f"\033[H{_cleared(text)}\033[J" if sys.stdout.isatty() and not as_json else text)
 
 
 def _status_text(path: Path, *, as_json: bool) -> str:

@@ -376,7 +376,7 @@ def directory_problem(directory: Path) -> str | None:
         mode = stat.S_IMODE(found.st_mode)
         return f"is open to other users (mode {mode:04o}): chmod 700 it or choose another control.socket."
     problem = private.danger(directory)
-    return f"is not safe: {problem}, or choose another control.socket." if problem else None
+    return f"is not safe: {problem}. Choose another control.socket." if problem else None
 
 
 def _prepare_directory(directory: Path) -> None:

@@ -34,6 +34,10 @@ class RefusedError(Exception):
     """A supervisor is there, and does not do what was asked."""
 
 
+class BusyError(RefusedError):
+    """A supervisor is there, and has no time or no room just now."""
+
+
 class _Signals:
     """A socket that is readable once a signal came.
 
@@ -147,7 +151,7 @@ class Connection:
         if not isinstance(answer, dict) or not line.endswith(b"\n"):
             raise self.lost("the last line is broken")
         if answer.get("type") == "error":
-            raise RefusedError(str(answer.get("error")))
+            raise (BusyError if answer.get("busy") else RefusedError)(str(answer.get("error")))
         return answer
 
 
@@ -190,7 +194,7 @@ def request_stop(path: Path) -> int:
 
 
 def _connected(path: Path) -> socket.socket:
-    """Connect. Raises `NoSupervisorError`; `RefusedError` if a supervisor listens, and its queue stays full."""
+    """Connect. Raises `NoSupervisorError`; `BusyError` if a supervisor listens, and its queue stays full."""
     made = socket.socket(socket.AF_UNIX)
     try:
         # With a timeout of Python's, connect fails at once if the queue is full.
@@ -199,7 +203,7 @@ def _connected(path: Path) -> socket.socket:
         made.settimeout(CONNECT_TIMEOUT)
     except BlockingIOError:
         made.close()
-        raise RefusedError(
+        raise BusyError(
             f"the supervisor at {path} is busy, hangs or is stopped: its queue has been full for {CONNECT_TIMEOUT:g} s"
         ) from None
     except OSError as error:

@@ -53,7 +53,7 @@ class Stream:
     def send_away(self, why: str = "") -> None:
         """Say that the supervisor is busy, and why. The socket stays open, and receives nothing more."""
         why = why or f"{MAX_CLIENTS} connections are open"
-        line = {"type": "error", "error": f"the supervisor is busy ({why}); ask again in a moment"}
+        line = {"type": "error", "error": f"the supervisor is busy ({why}); ask again in a moment", "busy": True}
         with suppress(OSError):
             self.peer.send(json.dumps(line).encode() + b"\n")
             self.peer.shutdown(socket.SHUT_RDWR)

@@ -144,7 +144,7 @@ def _socket_problem(path: Path) -> str | None:
     if not path.parent.is_dir():
         return f"cannot be made: there is no directory {path.parent}"
     if problem := private.danger(path.parent):
-        return f"is not safe: {problem}"
+        return f"is not safe: {problem}; choose another health.listen"
     try:
         found = path.lstat()
     except FileNotFoundError:

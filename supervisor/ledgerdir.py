@@ -54,7 +54,7 @@ def ledger_directory(configured: Path | None, *, environ: Mapping[str, str]) -> 
         return private.own_directory(configured.parent)
     base = base_directory(environ)
     if problem := private.danger(base):
-        raise UnsafeError(problem)
+        raise UnsafeError(f"{problem}: name another with $RUNTIME_DIRECTORY or ledger.path")
     return base
 
 

@@ -33,15 +33,12 @@ def danger(path: Path, *, believed: frozenset[int] = frozenset()) -> str | None:
     shared, trusted = False, {0, os.getuid()} | _outsiders()
     for step, found in _steps(path):
         if found.st_uid not in trusted and (shared or found.st_uid not in believed):
-            return f"{step} belongs to uid {found.st_uid}: choose another place"
+            return f"{step} belongs to uid {found.st_uid}"
         if not stat.S_ISDIR(found.st_mode):
             continue
         shared = others_write(found)
         if shared and not found.st_mode & stat.S_ISVTX:
-            return (
-                f"other users can rename and replace what is in {step} (mode {stat.S_IMODE(found.st_mode):04o}): "
-                f"chmod o-w,g-w {step}"
-            )
+            return f"other users can replace what is in {step} (mode {stat.S_IMODE(found.st_mode):04o})"
     return None
 
 
@@ -77,7 +74,7 @@ def own_directory(directory: Path) -> Path:
     All supervisors of this user find the same path. Makes nothing. Raises `UnsafeError`, other OSErrors.
     """
     if problem := danger(directory):
-        raise UnsafeError(problem)
+        raise UnsafeError(f"{problem}: choose a directory in which only you and root can replace files")
     real = directory.resolve(strict=True)
     found = real.stat()
     if found.st_uid == os.getuid() and not found.st_mode & 0o077:

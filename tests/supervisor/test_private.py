@@ -56,7 +56,7 @@ def test_one_that_others_may_enter_gets_a_subdirectory_that_they_may_not(place: 
 def test_one_that_others_may_write_to_is_refused_wherever_it_is_on_the_way(place: Path, which: str, mode: int) -> None:
     wide = place if which == "place" else place.parent
     wide.chmod(mode)
-    with pytest.raises(UnsafeError, match=rf"replace what is in {wide} \(mode {mode:04o}\): chmod"):
+    with pytest.raises(UnsafeError, match=rf"replace what is in {wide} \(mode {mode:04o}\): choose"):
         own_directory(place)
 
 
