@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -101,6 +102,7 @@ async def test_so_is_one_in_a_directory_of_another_users(mode: int) -> None:
         await refused(here.rig, f"ledger.path: {theirs} belongs to uid {OTHER}")
 
 
+@pytest.mark.wide
 async def test_another_users_socket_at_the_default_path_is_neither_asked_nor_replaced() -> None:
     async with machine(control__socket="") as here:
         here.rig.environ["TMPDIR"] = str(here.shared)
@@ -137,6 +139,29 @@ async def test_the_same_deeds_work_for_the_products_own_user() -> None:
         await here.rig.start()
         worked = await attacked(here, generation=1)
         assert worked >= {"enter", "lock", "connect", "read environ", "read fd", "signal", f"link {LEDGER}"}
+
+
+@pytest.mark.wide
+def test_in_a_user_namespace_without_root_the_machines_own_directories_are_no_strangers() -> None:
+    found = python_for_all()
+    if found is None or shutil.which("unshare") is None:
+        pytest.skip("no interpreter here that other users may run finds the product, or there is no unshare")
+    python, environ = found
+    look = "from pathlib import Path; from bastion.supervisor.private import danger; print(danger(Path('/dev/shm')))"
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", python, "-c", look],
+        env=environ,
+        cwd="/",
+        user=PRODUCT,
+        group=PRODUCT,
+        extra_groups=[],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in done.stderr:
+        pytest.skip(f"no user namespace can be made here: {done.stderr.strip()}")
+    assert done.stdout == "None\n", done.stderr
 
 
 async def attacked(here: Machine, *, generation: int) -> set[str]:

@@ -87,6 +87,14 @@ def test_a_directory_in_which_others_may_replace_what_is_there_is_refused(tmp_pa
     assert place_problem(path, environ={"RUNTIME_DIRECTORY": str(shared)}), "and `check` says so too"
 
 
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+
+
+def anothers(path: Path) -> None:
+    path.touch()
+    os.chown(path, 65534, 65534)
+
+
 def a_link(path: Path) -> None:
     path.symlink_to("/etc/hostname")
 
@@ -101,7 +109,7 @@ def a_second_name(path: Path) -> None:
 
 
 @pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal", "-supervisors", "-sessions-1", ".commands"])
-@pytest.mark.parametrize("prepare", [a_link, a_pipe, a_second_name])
+@pytest.mark.parametrize("prepare", [a_link, a_pipe, a_second_name, pytest.param(anothers, marks=as_root)])
 def test_what_lies_in_the_ledgers_place_and_is_none_is_refused(
     tmp_path: Path, beside: str, prepare: Callable[[Path], None]
 ) -> None:
