@@ -23,6 +23,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from bastion import wire
+from bastion.wire.private import open_private
 
 _log = logging.getLogger("bastion.state")
 
@@ -162,7 +163,7 @@ class Carry:
         aside = path.with_name(f"{path.name}.taken")
         try:
             path.rename(aside)
-            data = await asyncio.to_thread(aside.read_bytes)
+            data = await asyncio.to_thread(_contents, aside)
             await _limited(self._import, _decode(data), limit=self._limits.timeout, name="import_state")
         except (OSError, StateError) as error:
             aside.unlink(missing_ok=True)
@@ -219,6 +220,11 @@ def _decode(data: bytes) -> object:
         return msgspec.json.decode(data.removeprefix(_JSON))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise StateError("the file is damaged") from None
+
+
+def _contents(path: Path) -> bytes:
+    with os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
+        return file.read()
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -17,6 +17,8 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from bastion.wire.private import foreign, open_private
+
 _Identity = tuple[int, int] | None
 
 _BESIDE = ("-wal", "-shm")
@@ -33,8 +35,7 @@ class LedgerFile:
 
     def __init__(self, path: str, schema: str) -> None:
         self._in_memory = path == ":memory:"
-        # SQLite too keeps what lies beside a file where the file is, not where a symlink to it is.
-        self.path = Path(path) if self._in_memory else Path(path).resolve()
+        self.path = Path(path) if self._in_memory else Path(path).absolute()
         self._schema = schema
         self._opened: _Identity = None
         self._beside: list[_Identity] = [None for _ in _BESIDE]
@@ -59,7 +60,7 @@ class LedgerFile:
         if self._in_memory:
             return True
         try:
-            found = self.path.stat()
+            found = self.path.lstat()
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == self._opened  # which stays its own for as long as it is open
@@ -88,12 +89,14 @@ class LedgerFile:
             self.path.replace(self.aside)
             found = None
         self._spoilt = None
+        if found is not None and (problem := foreign(self.path.lstat())):
+            raise sqlite3.OperationalError(f"it {problem}")
         if found is None:
             # A new database must not find the old one's: it would take them for its own.
             for suffix in _BESIDE:
                 self._with(suffix).unlink(missing_ok=True)
             # Never an existing file: to close one would drop the locks that this process has on it through SQLite.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644))
+            os.close(open_private(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
             found = _identity(self.path)
         used = any(self._found_beside())
         try:
@@ -135,7 +138,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 def _identity(path: Path) -> _Identity:
     try:
-        found = path.stat()
+        found = path.lstat()
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino

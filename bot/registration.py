@@ -24,6 +24,7 @@ import discord
 from bastion.bot import internals
 from bastion.bot.lifecycle import Lifecycle
 from bastion.bot.presence import Notes
+from bastion.wire.private import open_private
 
 _log = logging.getLogger("bastion.commands")
 
@@ -108,7 +109,7 @@ class Registration:
     async def _alone(self) -> AsyncIterator[None]:
         """Keep all other processes from changing commands. The kernel lets go of the lock of one that dies."""
         try:
-            lock = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock = open_private(self._lock, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             _log.warning("commands are changed without a lock: %s", error)
             yield

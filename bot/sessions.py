@@ -29,6 +29,8 @@ from pathlib import Path
 from string import digits
 from typing import Any
 
+from bastion.wire.private import open_private
+
 MAX_SHARDS = 1024
 """Sessions that one file has room for: far more than one process can serve."""
 MAX_RUNNING = 256
@@ -132,7 +134,7 @@ class SessionFile:
         All of its half megabyte is taken at once: to store where there is no room for it any more would be a SIGBUS.
         """
         path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        descriptor = open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             os.posix_fallocate(descriptor, 0, _SIZE)
             made = cls(path, descriptor)
@@ -145,9 +147,9 @@ class SessionFile:
     def open(cls, path: Path, *, token: str, supervisor: int) -> SessionFile:
         """Open what another generation left. Raises `SessionFileError`."""
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = open_private(path, os.O_RDWR)
         except OSError as error:
-            raise SessionFileError(f"its file cannot be read ({error.strerror})") from None
+            raise SessionFileError(f"its file cannot be read ({error.strerror or error})") from None
         try:
             if os.fstat(descriptor).st_size != _SIZE:
                 raise SessionFileError("its file has another version's size, or is damaged")
@@ -334,7 +336,7 @@ def keys_in_hand(own: Path) -> set[str]:
     with contextlib.suppress(OSError):
         for path in own.parent.iterdir():
             if path.name.startswith(own.name.rstrip(digits)) and path != own:
-                with contextlib.suppress(OSError), path.open("rb", buffering=0) as file:
+                with contextlib.suppress(OSError), os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
                     noted = os.pread(file.fileno(), _NAME, _IN_HAND_AT)
                     found.add(noted[1 : 1 + noted[0]].decode(errors="replace") if noted else "")
     return found - {""}

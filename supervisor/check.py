@@ -59,7 +59,7 @@ def checks(
         yield entry
         yield from uses
     yield _socket(settings.control.socket.parent)
-    yield from _surroundings(settings, deploy=deploy)
+    yield from _surroundings(settings, deploy=deploy, environ=environ)
     if deploy:
         yield from _deployment(secret, intents=intents, environ=environ)
 
@@ -90,13 +90,14 @@ def _token(found: str) -> Check:
     return Check(name="token", ok=True, detail="there is one; whether Discord takes it is seen at the start")
 
 
-def _surroundings(settings: Settings, *, deploy: bool) -> Iterator[Check]:
+def _surroundings(settings: Settings, *, deploy: bool, environ: Mapping[str, str]) -> Iterator[Check]:
     """Look at the places that the settings name; ``deploy`` looks at the ledger's anyway."""
     from bastion.supervisor.health import listen_problem
-    from bastion.supervisor.ledgerdir import directory_problem as ledger_problem
+    from bastion.supervisor.ledgerdir import place_problem
 
-    if settings.ledger.path is not None and not deploy and (problem := ledger_problem(settings.ledger.path.parent)):
-        yield Check(name="ledger", ok=False, detail=f"ledger.path: {problem}")
+    if not deploy and (problem := place_problem(settings.ledger.path, environ=environ)):
+        source = "ledger.path: " if settings.ledger.path else ""
+        yield Check(name="ledger", ok=False, detail=f"{source}{problem}")
     address = parse_listen(settings.health.listen)
     if address is None:
         return

@@ -141,7 +141,7 @@ def run(
     If the terminal goes away, as at the end of an ssh session, that is a SIGHUP too: the supervisor reloads, goes on
     without a terminal and its log, and ends on `supervisor stop`.
     """
-    from bastion.supervisor.control import ControlError
+    from bastion.supervisor.control import ControlError, PlaceError
     from bastion.supervisor.local_sandbox import SandboxError
     from bastion.supervisor.reexec import CarryError, failed, passed
     from bastion.supervisor.run import run as run_supervisor
@@ -163,6 +163,8 @@ def run(
                 standby_since=standby_since,
                 named=named,
             )
+        except PlaceError as error:
+            raise _BadConfiguration(f"{error} No bot was started.") from None
         except (ControlError, SandboxError) as error:
             raise _Failure(f"{error} No bot was started.") from None
         except CarryError as error:
@@ -368,12 +370,22 @@ def status(config: Path | None, as_json: bool, watch: bool) -> None:
         streams = _streams()
         try:
             while not streams.lost:
-                text = _status_text(path, as_json=as_json)
-                # Home, text, clear what is left over: redrawing without flicker.
-                click.echo(f"\033[H{_cleared(text)}\033[J" if sys.stdout.isatty() and not as_json else text)
+                _redraw(path, as_json=as_json)
                 time.sleep(1.0)
         except KeyboardInterrupt:
             return
+
+
+def _redraw(path: Path, *, as_json: bool) -> None:
+    from bastion.supervisor.control_client import BusyError
+
+    try:
+        text = _status_text(path, as_json=as_json)
+    except BusyError as error:
+        click.echo(f"supervisor: {error}", err=True)
+        return
+    # Home, text, clear what is left over: redrawing without flicker.
+    click.echo(f"\033[H{_cleared(text)}\033[J" if sys.stdout.isatty() and not as_json else text)
 
 
 def _streams() -> Streams:

@@ -7,13 +7,11 @@ it leaves, ends that client's connection and nothing else: a reload goes on with
 
 from __future__ import annotations
 
-import asyncio
 import fcntl
 import logging
 import os
 import socket
 import stat
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,7 +24,10 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
+from bastion.supervisor import private
+from bastion.supervisor.door import BACKLOG, Door, Stream
 from bastion.supervisor.status import Status
+from bastion.wire.private import open_private
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
@@ -39,9 +40,6 @@ REQUEST_TIMEOUT = 5.0
 """Seconds in which a client must have sent its request."""
 SEND_TIMEOUT = 5.0
 """Seconds in which a client must take a line; one that does not read is let go."""
-MAX_CLIENTS = 64
-ACCEPT_PAUSE = 0.5
-"""Seconds until a failing accept is tried again: descriptors must be freed, and nothing tells when."""
 QUIET_TIMEOUT = 2.0
 """Seconds in which clients must have their answers before the supervisor re-executes itself."""
 PROGRESS_KEPT = 256
@@ -52,6 +50,10 @@ _logger = logging.getLogger("supervisor.control")
 
 class ControlError(Exception):
     """The control socket cannot be opened. The message says why and what to do."""
+
+
+class PlaceError(ControlError):
+    """The socket's directory cannot be used, or another user could tamper with it: a matter of configuration."""
 
 
 class Engine(Protocol):
@@ -164,7 +166,7 @@ def _opened(path: Path) -> Iterator[Held]:
             try:
                 listener.bind(str(path))
                 path.chmod(0o600)  # nobody can connect before it listens
-                listener.listen(MAX_CLIENTS)
+                listener.listen(BACKLOG)
             except OSError as error:
                 raise ControlError(f"the control socket {path} cannot be opened: {error.strerror or error}") from None
             undo.pop_all()
@@ -182,43 +184,18 @@ def _closed_after(held: Held) -> Iterator[None]:
         os.close(held.lock)
 
 
-class _Stream:
-    """A client's connection: an accepted socket, read and written by the event loop."""
-
-    def __init__(self, peer: socket.socket) -> None:
-        peer.setblocking(False)
-        self.peer = peer
-        self._loop = asyncio.get_running_loop()
-
-    async def receive(self, size: int) -> bytes:
-        """Return what is there, at most ``size`` bytes. Raises `anyio.EndOfStream` at the end, OSError."""
-        data = await self._loop.sock_recv(self.peer, size)
-        if not data:
-            raise anyio.EndOfStream
-        return data
-
-    async def send(self, data: bytes) -> None:
-        """Write all of it, after what was begun before has had its turn. Raises OSError."""
-        await anyio.lowlevel.checkpoint()
-        await self._loop.sock_sendall(self.peer, data)
-
-
 class Server:
     """Connections and what they asked for."""
 
     def __init__(self, engine: Engine, held: Held, listener: socket.socket, tasks: anyio.abc.TaskGroup) -> None:
         self.held = held
         self._engine = engine
-        self._listener = listener
         self._tasks = tasks
-        self._loop = asyncio.get_running_loop()
-        self._resuming: asyncio.TimerHandle | None = None
-        self._clients = 0
+        self._door = Door(listener, self._welcome)
         self._gone = anyio.Event()
         """Set, and renewed, when a client has left."""
         self._waiting: set[anyio.Event] = set()
         """One event for each client that waits for an outcome, set when it has been sent or the client has left."""
-        listener.setblocking(False)
 
     async def farewell(self) -> None:
         """Let the outcomes of an engine that has ended reach those who wait for them."""
@@ -228,36 +205,20 @@ class Server:
 
     def resume(self) -> None:
         """Take connections."""
-        self._resuming = None
-        self._loop.add_reader(self._listener.fileno(), self._accept)
+        self._door.open()
 
     async def pause(self, *, timeout: float = QUIET_TIMEOUT) -> None:
         """Leave new clients in the socket's queue; wait until those who are here have left, ``timeout`` seconds."""
-        self._loop.remove_reader(self._listener.fileno())
-        if self._resuming is not None:
-            self._resuming.cancel()
+        self._door.close()
         with anyio.move_on_after(timeout):
-            while self._clients and timeout:
+            while len(self._door.crowd) and timeout:
                 self._gone = anyio.Event()
                 await self._gone.wait()
 
-    def _accept(self) -> None:
-        try:
-            peer, _ = self._listener.accept()
-        except BlockingIOError:  # it left before we came
-            return
-        except OSError as error:
-            _logger.warning("control socket: a client could not be accepted: %s", error)
-            self._loop.remove_reader(self._listener.fileno())
-            self._resuming = self._loop.call_later(ACCEPT_PAUSE, self.resume)
-            return
-        if self._clients >= MAX_CLIENTS:
-            peer.close()
-            return
-        self._clients += 1
-        self._tasks.start_soon(self._connection, _Stream(peer), self._tasks)
+    def _welcome(self, stream: Stream) -> None:
+        self._tasks.start_soon(self._connection, stream, self._tasks)
 
-    async def _connection(self, stream: _Stream, tasks: anyio.abc.TaskGroup) -> None:
+    async def _connection(self, stream: Stream, tasks: anyio.abc.TaskGroup) -> None:
         try:
             with stream.peer:
                 await self._talk(stream, tasks)
@@ -266,14 +227,19 @@ class Server:
         except Exception:
             _logger.exception("control socket: a request failed; the bot is not affected")
         finally:
-            self._clients -= 1
+            self._door.crowd.left(stream)
             self._gone.set()
 
-    async def _talk(self, stream: _Stream, tasks: anyio.abc.TaskGroup) -> None:
+    async def _talk(self, stream: Stream, tasks: anyio.abc.TaskGroup) -> None:
         if problem := _stranger(stream.peer):
             return await _send(stream, {"type": "error", "error": problem})
-        with anyio.fail_after(REQUEST_TIMEOUT):
-            line = await _read_line(stream)
+        try:
+            with anyio.fail_after(REQUEST_TIMEOUT):
+                line = await _read_line(stream)
+        except TimeoutError:
+            return await _send(stream, {"type": "error", "error": f"no request came within {REQUEST_TIMEOUT:g} s"})
+        if not self._door.crowd.heard(stream):  # it has made room
+            return None
         try:
             request = _requests.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -283,7 +249,7 @@ class Server:
         except _EngineFailedError as failure:
             await _send(stream, {"type": "error", "error": str(failure)})
 
-    async def _answer(self, stream: _Stream, request: Request, tasks: anyio.abc.TaskGroup) -> None:
+    async def _answer(self, stream: Stream, request: Request, tasks: anyio.abc.TaskGroup) -> None:
         match request:
             case GetStatus():
                 await _send(stream, {"type": "status", "status": await _asked(self._engine.status)})
@@ -301,7 +267,7 @@ class Server:
                 await _until_closed(stream)
 
     async def _handoff(
-        self, stream: _Stream, tasks: anyio.abc.TaskGroup, begin: Callable[..., Awaitable[Outcome]]
+        self, stream: Stream, tasks: anyio.abc.TaskGroup, begin: Callable[..., Awaitable[Outcome]]
     ) -> None:
         """Stream progress and the outcome, for as long as the client is there."""
         send, receive = anyio.create_memory_object_stream[dict[str, object]](PROGRESS_KEPT)
@@ -336,7 +302,7 @@ class Server:
 
 async def _forward(
     lines: MemoryObjectReceiveStream[dict[str, object]],
-    stream: _Stream,
+    stream: Stream,
     done: anyio.CancelScope,
 ) -> None:
     with suppress(OSError):  # it left, or does not read: TimeoutError is one
@@ -363,12 +329,12 @@ async def _unheard(call: Callable[[], Awaitable[Any]]) -> None:
         await _asked(call)
 
 
-async def _send(stream: _Stream, line: dict[str, object]) -> None:
+async def _send(stream: Stream, line: dict[str, object]) -> None:
     with anyio.fail_after(SEND_TIMEOUT):
         await stream.send(msgspec.json.encode(line) + b"\n")
 
 
-async def _read_line(stream: _Stream) -> bytes:
+async def _read_line(stream: Stream) -> bytes:
     buffer = b""
     while b"\n" not in buffer:
         if len(buffer) > MAX_REQUEST:
@@ -377,7 +343,7 @@ async def _read_line(stream: _Stream) -> bytes:
     return buffer.split(b"\n", 1)[0]
 
 
-async def _until_closed(stream: _Stream) -> None:
+async def _until_closed(stream: Stream) -> None:
     """Return when the client has closed its end; what else it says is not listened to."""
     with suppress(anyio.EndOfStream, OSError):
         while True:
@@ -386,17 +352,10 @@ async def _until_closed(stream: _Stream) -> None:
 
 def _stranger(peer: socket.socket) -> str | None:
     """Say why this peer may not ask, or None: the same user and root may."""
-    _, uid, _ = peer_credentials(peer)
+    _, uid, _ = private.credentials(peer)
     if uid in (os.getuid(), 0):
         return None
     return f"this supervisor belongs to uid {os.getuid()}; uid {uid} may not ask it anything"
-
-
-def peer_credentials(peer: socket.socket) -> tuple[int, int, int]:
-    """Return (pid, uid, gid) of the process at the other end of a Unix socket, as the kernel noted them."""
-    size = struct.calcsize("3i")
-    pid, uid, gid = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return pid, uid, gid
 
 
 def directory_problem(directory: Path) -> str | None:
@@ -416,7 +375,8 @@ def directory_problem(directory: Path) -> str | None:
     if found.st_mode & (0o077 if around.st_mode & stat.S_IWOTH else 0o022):
         mode = stat.S_IMODE(found.st_mode)
         return f"is open to other users (mode {mode:04o}): chmod 700 it or choose another control.socket."
-    return None
+    problem = private.danger(directory)
+    return f"is not safe: {problem}. Choose another control.socket." if problem else None
 
 
 def _prepare_directory(directory: Path) -> None:
@@ -429,7 +389,7 @@ def _prepare_directory(directory: Path) -> None:
     except OSError as error:
         problem = f"cannot be used: {error.strerror or error}"
     if problem:
-        raise ControlError(f"the control socket's directory {directory} {problem}")
+        raise PlaceError(f"the control socket's directory {directory} {problem}")
 
 
 @contextmanager
@@ -438,7 +398,7 @@ def _only_one(path: Path) -> Iterator[int]:
     lock_path = _lock_path(path)
     while True:
         try:
-            lock = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            lock = open_private(lock_path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise ControlError(f"{lock_path} cannot be opened: {error.strerror or error}") from None
         try:
@@ -500,4 +460,4 @@ def _listener_pid(path: Path) -> int | None:
             return 0  # its queue is full, so there is one
         except OSError:
             return None
-        return peer_credentials(peer)[0]
+        return private.credentials(peer)[0]

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from bastion.supervisor import private
+
 CONNECT_TIMEOUT = 5.0
 """Seconds for a supervisor to take a connection and to answer `status`; a healthy one takes milliseconds."""
 
@@ -29,7 +31,11 @@ class NoSupervisorError(Exception):
 
 
 class RefusedError(Exception):
-    """A supervisor answered that it cannot do what was asked."""
+    """A supervisor is there, and does not do what was asked."""
+
+
+class BusyError(RefusedError):
+    """A supervisor is there, and has no time or no room just now."""
 
 
 class _Signals:
@@ -77,18 +83,13 @@ class Connection:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(CONNECT_TIMEOUT)
-        try:
-            self._socket.connect(os.fsencode(path))
-        except OSError as error:
+        if problem := private.fake(path):
+            raise _not_believed(path, problem)
+        self._socket = _connected(path)
+        if problem := private.impostor(self._socket, path):
             self._socket.close()
-            absent = NoSupervisorError(_absence(path, error))
-            if isinstance(error, PermissionError):
-                absent.advice = "One may be running: ask it as the user that it runs as, or as root"
-            raise absent from None
-        credentials = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        self.pid: int = struct.unpack("3i", credentials)[0]
+            raise _not_believed(path, problem)
+        self.pid: int = private.credentials(self._socket)[0]
         """The supervisor's pid; 0 when it lives in another pid namespace."""
         self._signals = _Signals()
 
@@ -106,14 +107,17 @@ class Connection:
         `RefusedError` on an error line and `NoSupervisorError` when the supervisor hangs or goes away.
         """
         try:
-            self._socket.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
+            with suppress(BrokenPipeError):  # the answer may have come already: the supervisor is busy
+                self._socket.sendall(json.dumps({"command": command, **arguments}).encode() + b"\n")
             for line in self._lines(timeout):
                 yield self._read(line)
         except TimeoutError:
-            raise NoSupervisorError(
+            silent = NoSupervisorError(
                 f"the supervisor (pid {self.pid}) at {self._path} took the question and said nothing for "
                 f"{timeout or CONNECT_TIMEOUT:g} s: it hangs or is stopped"
-            ) from None
+            )
+            silent.advice = f"See whether process {self.pid} is stopped, or what keeps it busy"
+            raise silent from None
         except OSError as error:
             raise self.lost(error.strerror or str(error)) from None
 
@@ -147,7 +151,7 @@ class Connection:
         if not isinstance(answer, dict) or not line.endswith(b"\n"):
             raise self.lost("the last line is broken")
         if answer.get("type") == "error":
-            raise RefusedError(str(answer.get("error")))
+            raise (BusyError if answer.get("busy") else RefusedError)(str(answer.get("error")))
         return answer
 
 
@@ -189,14 +193,44 @@ def request_stop(path: Path) -> int:
         return connection.pid
 
 
+def _connected(path: Path) -> socket.socket:
+    """Connect. Raises `NoSupervisorError`; `BusyError` if a supervisor listens, and its queue stays full."""
+    made = socket.socket(socket.AF_UNIX)
+    try:
+        # With a timeout of Python's, connect fails at once if the queue is full.
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(CONNECT_TIMEOUT))
+        made.connect(os.fsencode(path))
+        made.settimeout(CONNECT_TIMEOUT)
+    except BlockingIOError:
+        made.close()
+        raise BusyError(
+            f"the supervisor at {path} is busy, hangs or is stopped: its queue has been full for {CONNECT_TIMEOUT:g} s"
+        ) from None
+    except OSError as error:
+        made.close()
+        absent = NoSupervisorError(_absence(path, error))
+        if isinstance(error, PermissionError):
+            absent.advice = "One may be running: ask it as the user that it runs as, or as root"
+        raise absent from None
+    return made
+
+
+def _timeval(seconds: float) -> bytes:
+    return struct.pack("@ll", int(seconds), int(seconds % 1 * 1_000_000))
+
+
+def _not_believed(path: Path, problem: str) -> NoSupervisorError:
+    error = NoSupervisorError(f"nobody is asked at {path}, for another user could answer there: {problem}")
+    error.advice = "Remove what is not yours, or name another control.socket; a bot that runs is not affected"
+    return error
+
+
 def _absence(path: Path, error: OSError) -> str:
     match error:
         case FileNotFoundError():
             seen = "there is no such socket"
         case ConnectionRefusedError():
             seen = "the socket is left over from one that has ended"
-        case TimeoutError() | BlockingIOError():
-            seen = "it takes no connections: it hangs or is stopped"
         case _:
             seen = error.strerror or str(error)
     return f"no supervisor answers at {path}: {seen}"

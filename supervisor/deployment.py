@@ -19,7 +19,7 @@ from typing import Any
 
 from bastion.supervisor import __version__, headroom, limits
 from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
-from bastion.supervisor.ledgerdir import base_directory, directory_problem
+from bastion.supervisor.ledgerdir import ledger_directory, place_problem
 from bastion.supervisor.settings import Settings
 from bastion.supervisor.systemd import MARGIN
 
@@ -156,9 +156,10 @@ def _memory(settings: Settings, *, root: Path) -> Finding:
 
 
 def _ledger(settings: Settings, *, environ: Mapping[str, str], root: Path) -> Finding:
-    directory = settings.ledger.path.parent if settings.ledger.path else base_directory(environ)
-    if problem := directory_problem(directory):
+    if problem := place_problem(settings.ledger.path, environ=environ):
         return Finding(name="ledger", ok=False, detail=problem)
+    home = ledger_directory(settings.ledger.path, environ=environ)
+    directory = home if home.exists() else home.parent
     kind = _file_system(directory, root=root)[0]
     where = {"": "", **dict.fromkeys(_ON_MEMORY, ", on memory")}.get(kind, f", on {kind}: claims are quicker on memory")
     found = os.statvfs(directory)
@@ -166,7 +167,8 @@ def _ledger(settings: Settings, *, environ: Mapping[str, str], root: Path) -> Fi
     if found.f_blocks and free < SMALLEST_LEDGER:
         text = f"{directory}{where}; only {headroom.human(free)} are free, give it {headroom.human(SMALLEST_LEDGER)}"
         return Finding(name="ledger", ok=False, detail=text)
-    return Finding(name="ledger", ok=True, detail=f"{directory} is writable{where}")
+    made = "" if home == directory else f"; the claims go to {home}, which nobody else may enter"
+    return Finding(name="ledger", ok=True, detail=f"{directory} is writable{where}{made}")
 
 
 def _file_system(path: Path, *, root: Path) -> tuple[str, bool]:

@@ -190,6 +190,8 @@ class Engine:
         except (ReleaseError, OSError) as error:
             self._fail(str(error))
             return
+        if ledger.path is not None and place.path.parent != ledger.path.parent.resolve():
+            self.log(f"other users may enter {ledger.path.parent}, so the ledger is {place.path}")
         if place.membership is not None:
             self._register = Register(place.membership)
             if not await self._others_claim(self._register):

@@ -23,7 +23,8 @@ import anyio.abc
 import h11
 import msgspec
 
-from bastion.supervisor import metrics
+from bastion.supervisor import metrics, private
+from bastion.supervisor.crowd import Crowd
 from bastion.supervisor.location import HealthAddress, SettingsError, TcpAddress
 from bastion.supervisor.observed import ActiveReadiness, Totals
 from bastion.supervisor.ports import holder
@@ -38,9 +39,13 @@ SEND_TIMEOUT = 5.0
 LINGER = 1.0
 """Seconds in which a client may go on sending after its answer; to reset it at once could lose the answer."""
 MAX_CLIENTS = 32
-"""Connections at a time; further ones are closed at once."""
+"""Connections at a time. One that has not asked for anything makes room for the next."""
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 21\r\n"
+    b"Connection: close\r\n\r\ntoo many connections\n"
+)
 
 _logger = logging.getLogger("supervisor.health")
 
@@ -136,10 +141,14 @@ def _why(error: OSError, address: HealthAddress) -> str:
 
 def _socket_problem(path: Path) -> str | None:
     """Say why no socket may be made there; one that a dead supervisor has left is none. Raises `OSError`."""
+    if not path.parent.is_dir():
+        return f"cannot be made: there is no directory {path.parent}"
+    if problem := private.danger(path.parent):
+        return f"is not safe: {problem}; choose another health.listen"
     try:
         found = path.lstat()
     except FileNotFoundError:
-        return None if path.parent.is_dir() else f"cannot be made: there is no directory {path.parent}"
+        return None
     if not stat.S_ISSOCK(found.st_mode):
         return "exists and is not a socket: remove it or choose another health.listen"
     with socket.socket(socket.AF_UNIX) as probe:
@@ -162,12 +171,24 @@ def _unix_socket(path: Path) -> socket.socket:
     return made
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Guest:
+    """A connection."""
+
+    writer: asyncio.StreamWriter
+
+    def send_away(self) -> None:
+        """Say that there are too many connections, and end this one."""
+        self.writer.write(_BUSY)
+        self.writer.close()
+
+
 class _Server:
     """Connections and their answers."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._clients = 0
+        self._crowd = Crowd()
         self._tasks: anyio.abc.TaskGroup | None = None
 
     def begin(self, tasks: anyio.abc.TaskGroup) -> None:
@@ -176,30 +197,33 @@ class _Server:
 
     def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take a connection."""
-        if self._tasks is None or self._clients >= MAX_CLIENTS:
-            writer.transport.abort()
+        guest = _Guest(writer)
+        if self._tasks is None or not self._crowd.enter(guest, most=MAX_CLIENTS):
+            guest.send_away()
             return
-        self._clients += 1
         writer.transport.set_write_buffer_limits(0)  # so that what has been drained has reached the kernel
-        self._tasks.start_soon(self._connection, reader, writer)
+        self._tasks.start_soon(self._connection, reader, guest)
 
-    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _connection(self, reader: asyncio.StreamReader, guest: _Guest) -> None:
         try:
-            await self._talk(reader, writer)
+            await self._talk(reader, guest)
         except (EOFError, TimeoutError, OSError):
             _logger.debug("health: a client left early or was too slow")
         except Exception:
             _logger.exception("health: a request failed; the bot is not affected")
         finally:
-            self._clients -= 1
-            writer.transport.abort()
+            self._crowd.left(guest)
+            guest.writer.transport.abort()
 
-    async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _talk(self, reader: asyncio.StreamReader, guest: _Guest) -> None:
+        writer = guest.writer
         connection = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEADER)
         request: h11.Request | None = None
         try:
             with anyio.fail_after(REQUEST_TIMEOUT):
                 request = await _request(reader, connection)
+            if not self._crowd.heard(guest):  # it has made room
+                return
             answer = await self._answer(request)
         except h11.RemoteProtocolError as error:
             answer = _refusal(error)

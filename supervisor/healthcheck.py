@@ -12,6 +12,7 @@ import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from bastion.supervisor import private
 from bastion.supervisor.location import HealthAddress
 
 TIMEOUT = 5.0
@@ -37,7 +38,11 @@ def ask(address: HealthAddress, *, timeout: float = TIMEOUT) -> Health:
     """Ask whether the bot is ready; ``timeout`` is in seconds. Raises `NoAnswerError`."""
     where = f"unix:{address}" if isinstance(address, Path) else str(address)
     try:
+        if isinstance(address, Path) and (problem := private.fake(address)):
+            raise NoAnswerError(f"{where} is not asked, for another user could answer there: {problem}")
         with _connected(address, timeout=timeout) as peer:
+            if isinstance(address, Path) and (problem := private.impostor(peer, address)):
+                raise NoAnswerError(f"{where} is not asked: {problem}")
             peer.sendall(b"GET /readyz HTTP/1.1\r\nHost: supervisor\r\nConnection: close\r\n\r\n")
             answer = _read(peer)
     except TimeoutError:

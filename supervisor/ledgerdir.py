@@ -1,7 +1,8 @@
 """A private directory for the ledger and the session files beside it, on memory where there is some.
 
-Knows the file system and file locks. A directory belongs to the process that holds the lock on the file ``lock`` in
-it; one whose lock is free was left behind by a supervisor that was killed, and is removed by the next one.
+Knows the file system and file locks. Without ``ledger.path`` a directory belongs to the process that holds the lock on
+the file ``lock`` in it; one whose lock is free was left behind by a supervisor that was killed, and is removed by the
+next one. With it the files go into the configured directory, or into a subdirectory if other users may enter that.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import contextlib
 import fcntl
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bastion.supervisor import neighbours, relay
+from bastion.supervisor import neighbours, private, relay
 from bastion.supervisor.neighbours import Membership
+from bastion.supervisor.private import UnsafeError
 from bastion.wire import claimer, sessions_path, supervisor_of
+from bastion.wire.private import foreign, open_private
 
 _PREFIX = "bastion-ledger-"
 _UNFINISHED = "bastion-new-"
@@ -41,15 +45,53 @@ class Place:
         return self.membership.number if self.membership else 0
 
 
-def directory_problem(directory: Path) -> str | None:
-    """Say why no ledger can be in this directory, None if one can. Makes a file there, for modes do not tell all."""
-    if not directory.is_dir():
-        return f"there is no directory {directory}"
+def ledger_directory(configured: Path | None, *, environ: Mapping[str, str]) -> Path:
+    """Return the directory in which `ledger_place` puts the ledger, or makes a private directory for the ledger.
+
+    It need not exist yet. Raises OSError if another user could tamper with it.
+    """
+    if configured is not None:
+        return private.own_directory(configured.parent)
+    base = base_directory(environ)
+    if problem := private.danger(base):
+        raise UnsafeError(f"{problem}: name another with $RUNTIME_DIRECTORY or ledger.path")
+    return base
+
+
+def place_problem(configured: Path | None, *, environ: Mapping[str, str]) -> str | None:
+    """Say why `ledger_place` would refuse, None if it would not.
+
+    Makes an unnamed file, for modes do not tell all. Changes nothing else.
+    """
+    around = configured.parent if configured is not None else base_directory(environ)
+    if not around.is_dir():
+        return f"there is no directory {around}"
+    try:
+        own = ledger_directory(configured, environ=environ)
+    except OSError as error:
+        return str(error)
+    directory = own if own.exists() else own.parent
     try:
         with tempfile.TemporaryFile(dir=directory):
-            return None
+            pass
     except OSError as error:
         return f"{directory} is not writable ({error.strerror or error})"
+    return _prepared_by_others(own / configured.name) if configured is not None else None
+
+
+def _prepared_by_others(ledger: Path) -> str | None:
+    """Name a file at the ledger's path, or beside the ledger, which our user cannot have made."""
+    for _, file in _beside(ledger, ledger.name):
+        try:
+            found = file.lstat()
+        except FileNotFoundError:  # a supervisor that shares the ledger replaces its own files meanwhile
+            continue
+        problem = foreign(found)
+        if stat.S_ISDIR(found.st_mode):
+            problem = f"belongs to uid {found.st_uid}" if found.st_uid != os.getuid() else None
+        if problem:
+            return f"{file} {problem}: remove it, or choose another ledger.path"
+    return None
 
 
 @contextlib.contextmanager
@@ -59,21 +101,23 @@ def ledger_place(configured: Path | None, *, environ: Mapping[str, str], shared:
     ``shared``: other supervisors may have the configured file too.
     Raises OSError if there is no place for it.
     """
+    if problem := place_problem(configured, environ=environ):
+        raise UnsafeError(f"{'ledger.path' if configured else 'the ledger'}: {problem}")
+    directory = ledger_directory(configured, environ=environ)
     if configured is not None:
-        if not configured.parent.is_dir():
-            raise FileNotFoundError(f"ledger.path: {configured.parent}: no such directory")
-        place = Place(path=configured)
+        private.make(directory)
+        path = directory / configured.name
+        place = Place(path=path)
         if shared:
-            place = Place(path=configured, membership=_joined(configured))
+            place = Place(path=path, membership=_joined(path))
             _forget_the_dead(place)
         else:
             keep_sessions(place, ())
         with held(place):
             yield place
         return
-    base = base_directory(environ)
-    _sweep(base)
-    directory, lock = _create(base)
+    _sweep(directory)
+    directory, lock = _create(directory)
     with held(Place(path=directory / "ledger.sqlite3", lock=lock)) as place:
         yield place
 
@@ -157,7 +201,7 @@ def base_directory(environ: Mapping[str, str]) -> Path:
 def _create(base: Path) -> tuple[Path, int]:
     """Make the directory and lock it before it has a name by which others would find it unlocked."""
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=base))  # mode 0700
-    lock = os.open(unfinished / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_private(unfinished / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     directory = base / unfinished.name.replace(_UNFINISHED, _PREFIX)
     unfinished.rename(directory)
@@ -168,9 +212,10 @@ def _sweep(base: Path) -> None:
     """Remove our own directories that nobody holds any more."""
     for directory in base.glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
-            if directory.is_symlink() or directory.stat().st_uid != os.getuid():
+            found = directory.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 continue
-            lock = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            lock = open_private(directory / "lock", os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(directory, ignore_errors=True)

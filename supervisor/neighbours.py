@@ -34,6 +34,7 @@ from pathlib import Path
 
 from bastion.supervisor.events import Neighbours
 from bastion.supervisor.state import Phase, Relief, State
+from bastion.wire.private import open_private
 
 LOOK_SECONDS = 0.25
 """How often the others are looked at; a look at one other takes some 25 us."""
@@ -162,7 +163,7 @@ def join(ledger: Path) -> Membership:
             if not other.alive:
                 (directory / str(other.number)).unlink(missing_ok=True)
         unfinished = directory / f"{number}{_UNFINISHED}"
-        lock = os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        lock = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             # Locked and written before it has the name under which it is looked for.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -242,7 +243,7 @@ def living(membership: Membership) -> set[int]:
 @contextlib.contextmanager
 def _counted(path: Path) -> Iterator[int]:
     """Give the next number; nobody else can join meanwhile. A number is used up though what follows fails."""
-    counter = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    counter = open_private(path, os.O_RDWR | os.O_CREAT)
     try:
         fcntl.flock(counter, fcntl.LOCK_EX)
         said = os.pread(counter, 32, 0)
@@ -268,7 +269,7 @@ def _look(directory: Path, *, own: int) -> list[Neighbour]:
         if number == own:
             continue
         try:
-            fd = os.open(directory / str(number), os.O_RDONLY | os.O_CLOEXEC)
+            fd = open_private(directory / str(number), os.O_RDONLY)
         except FileNotFoundError:
             continue  # gone since it was listed
         except OSError:

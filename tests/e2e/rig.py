@@ -90,6 +90,9 @@ class Rig:
     """When a test has killed or stopped a generation, in monotonic seconds."""
     cwd: Path | None = None
     """Where the supervisor is started; None: where the tests are."""
+    python: str = sys.executable
+    user: int | None = None
+    """As whom supervisor and commands run; None: as the tests do. One number for user and group."""
     untold: set[str] = field(default_factory=set)
     """Keys of updates that a successor could not tell, and has counted as missed."""
     _reading: asyncio.Task[None] | None = None
@@ -121,17 +124,21 @@ class Rig:
     async def start(self, *words: str, serving: bool = True, output: int = asyncio.subprocess.PIPE) -> None:
         """Start the supervisor. ``output`` is where both its streams go, for a reader other than this one."""
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
+            *(self.python, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
             cwd=self.cwd,
             env=self.environ,
             stdout=output,
             stderr=asyncio.subprocess.STDOUT,
             limit=2**20,
+            **self._identity(),
         )
         if output == asyncio.subprocess.PIPE:
             self._reading = asyncio.ensure_future(self._read(self.process))
         if serving:
             await self.until(lambda status: status["supervisor"]["state"] == "serving" and active(status) is not None)
+
+    def _identity(self) -> dict[str, Any]:
+        return {} if self.user is None else {"user": self.user, "group": self.user, "extra_groups": []}
 
     async def _read(self, process: asyncio.subprocess.Process) -> None:
         assert process.stdout is not None
@@ -155,10 +162,11 @@ class Rig:
 
     async def command(self, *words: str) -> Ended:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bastion.supervisor", words[0], "--config", str(self.config), *words[1:]),
+            *(self.python, "-m", "bastion.supervisor", words[0], "--config", str(self.config), *words[1:]),
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
+            **self._identity(),
         )
         try:
             out, err = await process.communicate()

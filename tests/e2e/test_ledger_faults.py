@@ -108,7 +108,7 @@ async def test_a_ledger_that_is_removed_or_overwritten_costs_no_event_and_no_rel
 def removed(directory: Path) -> Iterator[None]:
     shutil.rmtree(directory)
     yield
-    directory.mkdir()
+    directory.mkdir(mode=0o700)
 
 
 @pytest.mark.parametrize("fault", [removed, not_writable, full])
@@ -116,7 +116,7 @@ async def test_a_ledger_that_cannot_be_written_costs_no_event_and_no_reload_and_
     tmp_path: Path, fault: Callable[[Path], Any]
 ) -> None:
     directory = tmp_path / "ledger"
-    directory.mkdir()
+    directory.mkdir(mode=0o700)
     path = str(directory / "ledger.sqlite3")
     with small(directory, "20m") if fault is full else nullcontext():
         async with under_traffic(tmp_path, rate=RATE, ledger__path=path, handoff__probation=3) as installation:

@@ -19,6 +19,7 @@ from test_handoff import WINDOW, settings, verdict
 
 from bastion.supervisor import neighbours
 from bastion.supervisor.neighbours import register_of
+from bastion.supervisor.private import own_directory
 
 pytestmark = pytest.mark.anyio
 
@@ -36,7 +37,7 @@ class Street:
 
     @property
     def register(self) -> Path:
-        return register_of(self.directory / "ledger" / "claims.sqlite3")
+        return register_of(own_directory(self.directory / "ledger") / "claims.sqlite3")
 
     def build(self) -> Rig:
         """Prepare one more supervisor."""
@@ -60,7 +61,7 @@ class Street:
 
 @asynccontextmanager
 async def street(tmp_path: Path, *, app: str = "sharded_bot", **options: object) -> AsyncIterator[Street]:
-    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger").mkdir(mode=0o700)
     shared = {
         "ledger__path": str(tmp_path / "ledger" / "claims.sqlite3"),
         "ledger__shared": True,
@@ -87,6 +88,7 @@ async def assert_clean(found: Street, *, at_least: int) -> None:
 
 async def test_the_older_one_that_is_told_to_stop_hands_over_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     async with street(tmp_path) as here:
+        (tmp_path / "ledger").chmod(0o1777)  # as the root of a volume may be
         old = here.build()
         await old.start()
         old.sandbox.traffic.start(rate=100, mix=ALL_KINDS)

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -163,6 +163,24 @@ class TestStatus:
             assert watching.stderr is not None
             assert watching.stderr.read() == ""
         assert [json.loads(line)["restarts"] for line in lines] == [0, 0]
+
+    @pytest.mark.wide
+    def test_watching_outlasts_a_time_in_which_the_supervisor_is_busy(self, shell: Shell) -> None:
+        with ExitStack() as stack:
+            process = stack.enter_context(shell.supervisor())
+            before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+            open_now = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+            watching = stack.enter_context(shell.start("status", "--watch", "--json"))
+            assert watching.stdout is not None
+            assert watching.stderr is not None
+            assert watching.stdout.readline()
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_now, before[1]))
+            assert "the supervisor is busy (it has no file descriptor left" in watching.stderr.readline()
+            assert shell.run("status").returncode == 1
+            resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+            assert watching.stdout.readline()
+            watching.send_signal(signal.SIGINT)
+            assert watching.wait(TIMEOUT) == 0
 
     def test_watching_a_supervisor_that_ends_ends_too(self, shell: Shell) -> None:
         with shell.supervisor() as process, shell.start("status", "--watch") as watching:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Thread, Timer
 from typing import Any
 
 import anyio
@@ -23,10 +25,12 @@ from fake_engine import FakeEngine
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bastion.supervisor import control, control_client
+from bastion.supervisor import control, control_client, door
 from bastion.supervisor.control_client import Connection, NoSupervisorError, RefusedError, fetch_status, request_stop
 
 TIMEOUT = 10.0
+STRANGER = 65534
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 
 
 class Server:
@@ -264,22 +268,170 @@ def test_no_bytes_whatever_hurt_the_server(server: Server) -> None:
 def test_a_client_that_says_nothing_is_let_go(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "REQUEST_TIMEOUT", 0.05)
     with server.connect() as silent:
-        assert silent.recv(1) == b""
+        silent.sendall(b'{"command": ')
+        assert "no request came within 0.05 s" in json.loads(until_closed(silent))["error"]
 
 
-def test_idle_clients_cannot_shut_others_out_for_good(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(control, "MAX_CLIENTS", 3)
-    idle = [server.connect() for _ in range(3)]
-    with pytest.raises(NoSupervisorError):
-        fetch_status(server.path)
-    for peer in idle:
-        peer.shutdown(socket.SHUT_WR)
-        assert peer.recv(1) == b""  # the server has noticed
-        peer.close()
+def until_closed(peer: socket.socket) -> bytes:
+    return b"".join(iter(lambda: peer.recv(4096), b""))
+
+
+def test_whoever_asks_for_nothing_makes_room_for_others_and_is_told_so(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_CLIENTS", 3)
+    with ExitStack() as stack:
+        idle = [stack.enter_context(server.connect()) for _ in range(3)]
+        idle[0].sendall(b'{"command": ')  # nor does half a request keep a place
+        assert fetch_status(server.path)["restarts"] == 0
+        assert "busy (3 connections are open)" in json.loads(until_closed(idle[0]))["error"]
+        idle[2].sendall(b'{"command": "status"}\n')
+        assert json.loads(until_closed(idle[2]))["type"] == "status", "only the idlest makes room"
+
+
+def test_clients_that_wait_for_a_reload_are_not_cut_and_whoever_finds_no_room_is_told_so(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(door, "MAX_CLIENTS", 2)
+    server.do(server.engine.hold)
+    with Connection(server.path) as first, Connection(server.path) as second:
+        answers = [first.ask("reload"), second.ask("reload")]
+        for answer in answers:
+            next(answer)
+        with pytest.raises(RefusedError, match="the supervisor is busy"):
+            fetch_status(server.path)
+        server.do(server.engine.may_finish.set)
+        assert [last(list(answer))["outcome"]["result"] for answer in answers] == ["succeeded", "succeeded"]
     assert fetch_status(server.path)["restarts"] == 0
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
+def test_two_hundred_idle_connections_do_not_hold_up_an_answer(server: Server) -> None:
+    with ExitStack() as stack:
+        for _ in range(200):
+            idle = stack.enter_context(socket.socket(socket.AF_UNIX))
+            idle.connect(str(server.path))
+        began = time.monotonic()
+        assert fetch_status(server.path)["restarts"] == 0
+        assert time.monotonic() - began < 1
+
+
+def test_whoever_finds_no_descriptor_left_is_told_so_and_the_next_one_is_answered(path: Path) -> None:
+    arguments = [sys.executable, str(Path(__file__).with_name("fake_engine.py")), str(path), "succeeded"]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        before = resource.prlimit(process.pid, resource.RLIMIT_NOFILE)
+        open_now = len(list(Path(f"/proc/{process.pid}/fd").iterdir()))
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, (open_now, before[1]))
+        for _ in range(3):
+            with pytest.raises(RefusedError, match=f"busy .it has no file descriptor left, of {open_now}"):
+                fetch_status(path)
+        resource.prlimit(process.pid, resource.RLIMIT_NOFILE, before)
+        assert fetch_status(path)["restarts"] == 0
+        request_stop(path)
+
+
+def test_a_full_queue_is_not_taken_for_a_supervisor_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control_client, "CONNECT_TIMEOUT", 0.1)
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "s"))
+        with pytest.raises(RefusedError, match="is busy, hangs or is stopped: its queue has been full"):
+            fetch_status(tmp_path / "s")
+
+
+def test_whoever_finds_the_queue_full_waits_for_room(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+        listener.bind(str(tmp_path / "s"))
+        listener.listen(0)
+        stack.enter_context(socket.socket(socket.AF_UNIX)).connect(str(tmp_path / "s"))
+
+        def make_room() -> None:
+            for _ in range(2):
+                peer, _ = listener.accept()
+                stack.enter_context(peer)
+            peer.recv(4096)
+            peer.sendall(b'{"type": "status", "status": {"restarts": 0}}\n')
+
+        takes = Timer(0.2, make_room)
+        takes.start()
+        stack.callback(takes.join)
+        assert fetch_status(tmp_path / "s")["restarts"] == 0
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o1777, 0o777])
+def test_a_socket_in_another_users_directory_is_not_asked(tmp_path: Path, mode: int) -> None:
+    around = tmp_path / "around"
+    around.mkdir()
+    around.chmod(mode)
+    with fake(around / "bastion-0" / "s", owner=STRANGER) as (path, asked):
+        with pytest.raises(NoSupervisorError, match="another user could answer there"):
+            fetch_status(path)
+        assert not asked.is_set()
+
+
+@as_root
+def test_a_listener_that_is_not_the_sockets_owner_is_not_asked(tmp_path: Path) -> None:
+    with fake(tmp_path / "run" / "s", listener=STRANGER) as (path, asked):
+        with pytest.raises(NoSupervisorError, match=f"a process of uid {STRANGER} listens there"):
+            fetch_status(path)
+        assert not asked.is_set()
+
+
+@as_root
+def test_root_may_ask_another_users_supervisor_where_nobody_else_can_answer(tmp_path: Path) -> None:
+    with fake(tmp_path / "run" / "s", owner=STRANGER, listener=STRANGER) as (path, asked):
+        assert fetch_status(path) == {"restarts": 0}
+        assert asked.is_set()
+
+
+@contextmanager
+def fake(path: Path, *, owner: int = 0, listener: int = 0) -> Iterator[tuple[Path, Event]]:
+    """Listen at a socket, in a directory of ``owner``'s, as a process of ``listener``'s, and answer one question."""
+    asked = Event()
+    path.parent.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        for made in (path, path.parent):
+            os.chown(made, owner, owner)
+        os.seteuid(listener)
+        server.listen()
+        os.seteuid(0)
+
+        def answer() -> None:
+            with suppress(OSError):
+                peer, _ = server.accept()
+                with peer:
+                    if peer.recv(4096):
+                        asked.set()
+                        peer.sendall(b'{"type": "status", "status": {"restarts": 0}}\n')
+
+        answerer = Thread(target=answer)
+        answerer.start()
+        try:
+            yield path, asked
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            answerer.join()
+
+
+@pytest.mark.parametrize("wide", ["around", "run"])
+def test_a_directory_around_which_others_may_replace_things_is_refused(tmp_path: Path, wide: str) -> None:
+    directory = tmp_path / "around" / "run"
+    directory.mkdir(parents=True, mode=0o700)
+    (tmp_path / "around").chmod(0o777 if wide == "around" else 0o755)
+    directory.chmod(0o700 if wide == "around" else 0o777)
+    with pytest.raises(control.ControlError, match=rf"{directory} is (not safe|open)"):
+        serve_briefly(directory / "s")
+
+
+@as_root
 def test_another_user_is_refused_even_where_the_modes_let_them_in(server: Server, tmp_path: Path) -> None:
     temporary = next(parent for parent in tmp_path.parents if parent.name.startswith("pytest-of-"))
     for directory in server.path.parents:

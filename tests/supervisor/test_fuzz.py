@@ -34,7 +34,7 @@ from test_wire import FROM_CHILD
 from bastion import wire
 from bastion.supervisor import control, slot
 from bastion.supervisor.child import Launch, Listener
-from bastion.supervisor.control_client import Connection, fetch_status
+from bastion.supervisor.control_client import Connection, NoSupervisorError, fetch_status
 from bastion.supervisor.engine import Engine
 from bastion.supervisor.location import SettingsError, locate_socket
 from bastion.supervisor.reexec import CarryError, Envelope, decode, encode
@@ -287,6 +287,9 @@ def test_nobody_else_is_let_in() -> None:
             }
             assert engine.forced == []
             assert not engine.stopped.is_set()
+            with pytest.raises(NoSupervisorError, match="another user could answer there"):
+                fetch_status(path)
+            path.parent.chmod(0o755)
             assert fetch_status(path)["restarts"] == 0
 
 

@@ -196,17 +196,33 @@ class TestBounds:
             assert (await stays.receive()).startswith(b"HTTP/1.1 200")
             with pytest.raises(anyio.EndOfStream):
                 await stays.receive()
-            while not await raw(address, b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"):  # noqa: ASYNC110
+            request = b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n"
+            while not (await raw(address, request)).startswith(b"HTTP/1.1 200"):  # noqa: ASYNC110
                 await anyio.sleep(0.01)
 
-    async def test_more_clients_than_the_limit_are_closed_at_once(
+    async def test_who_asks_for_nothing_keeps_nobody_out_and_is_told_so(
         self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(health, "MAX_CLIENTS", 2)
         async with serving(engine) as address, AsyncExitStack() as stack:
-            for _ in range(2):
-                await stack.enter_async_context(await anyio.connect_tcp(address.host, address.port))
-            assert await raw(address, b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n") == b""
+            idle = [
+                await stack.enter_async_context(await anyio.connect_tcp(address.host, address.port)) for _ in range(3)
+            ]
+            assert (await idle[0].receive()).startswith(b"HTTP/1.1 503")
+            assert (await raw(address, b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")).startswith(b"HTTP/1.1 200")
+            assert (await idle[1].receive()).startswith(b"HTTP/1.1 503")
+            await idle[2].send(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert (await idle[2].receive()).startswith(b"HTTP/1.1 200"), "the last one was not sent away"
+
+    async def test_who_finds_every_place_taken_is_told_so(
+        self, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(health, "MAX_CLIENTS", 1)
+        async with serving(engine) as address, await anyio.connect_tcp(address.host, address.port) as stays:
+            await stays.send(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+            await stays.receive()
+            answer = await raw(address, b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n")
+            assert answer.endswith(b"\r\n\r\ntoo many connections\n")
 
     async def test_an_engine_that_fails_ends_one_connection_and_is_logged(
         self, engine: FakeEngine, caplog: pytest.LogCaptureFixture
@@ -228,6 +244,23 @@ class TestListening:
             assert stat.S_IMODE(path.stat().st_mode) == 0o660
             assert (await get(path, "/livez"))[0] == 200
         assert not path.exists()
+
+    @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a directory away")
+    async def test_a_socket_in_another_users_directory_is_neither_made_nor_asked(
+        self, engine: FakeEngine, tmp_path: Path
+    ) -> None:
+        shared, theirs = tmp_path / "shared", tmp_path / "shared" / "run"
+        theirs.mkdir(parents=True)
+        shared.chmod(0o1777)
+        os.chown(theirs, 65534, 65534)
+        with pytest.raises(HealthError, match=f"{theirs} belongs to uid 65534"):
+            async with health.serve(theirs / "s", engine):
+                pass
+        with socket.socket(socket.AF_UNIX) as fake:
+            fake.bind(str(theirs / "s"))
+            fake.listen()
+            with pytest.raises(NoAnswerError, match=f"is not asked.*{theirs} belongs to uid 65534"):
+                ask(theirs / "s", timeout=1)
 
     async def test_it_answers_on_ipv6(self, engine: FakeEngine) -> None:
         try:

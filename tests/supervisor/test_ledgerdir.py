@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bastion.supervisor.ledgerdir import Place, keep_sessions, ledger_place
+from bastion.supervisor.ledgerdir import Place, keep_sessions, ledger_place, place_problem
 from bastion.wire import sessions_path
 
 
@@ -56,8 +58,65 @@ def test_what_is_not_ours_to_judge_is_left_alone(environ: dict[str, str], tmp_pa
 def test_a_path_of_the_operators_is_used_as_it_is(tmp_path: Path) -> None:
     with ledger_place(tmp_path / "ledger", environ={}) as place:
         assert (place.path, place.lock) == (tmp_path / "ledger", None)
-    with pytest.raises(FileNotFoundError, match=r"ledger\.path"), ledger_place(tmp_path / "gone" / "x", environ={}):
+    refused = pytest.raises(OSError, match=r"ledger\.path: there is no directory")
+    with refused, ledger_place(tmp_path / "gone" / "x", environ={}):
         pass
+
+
+def test_a_path_in_a_directory_that_others_may_enter_leads_into_one_that_they_may_not(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    own = shared / f"bastion-{os.getuid()}"
+    with ledger_place(shared / "ledger", environ={}) as place:
+        assert (place.path, own.stat().st_mode & 0o777) == (own / "ledger", 0o700)
+    with ledger_place(shared / "ledger", environ={}) as again:
+        assert again.path == place.path
+
+
+@pytest.mark.parametrize("configured", [True, False])
+def test_a_directory_in_which_others_may_replace_what_is_there_is_refused(tmp_path: Path, configured: bool) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    path = shared / "ledger" if configured else None
+    refused = pytest.raises(OSError, match=f"the ledger: .*{shared}|ledger.path: .*{shared}")
+    with refused, ledger_place(path, environ={"RUNTIME_DIRECTORY": str(shared)}):
+        pass
+    assert list(shared.iterdir()) == []
+    assert place_problem(path, environ={"RUNTIME_DIRECTORY": str(shared)}), "and `check` says so too"
+
+
+as_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+
+
+def anothers(path: Path) -> None:
+    path.touch()
+    os.chown(path, 65534, 65534)
+
+
+def a_link(path: Path) -> None:
+    path.symlink_to("/etc/hostname")
+
+
+def a_pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def a_second_name(path: Path) -> None:
+    path.touch()
+    path.with_name("other").hardlink_to(path)
+
+
+@pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal", "-supervisors", "-sessions-1", ".commands"])
+@pytest.mark.parametrize("prepare", [a_link, a_pipe, a_second_name, pytest.param(anothers, marks=as_root)])
+def test_what_lies_in_the_ledgers_place_and_is_none_is_refused(
+    tmp_path: Path, beside: str, prepare: Callable[[Path], None]
+) -> None:
+    prepare(file := tmp_path / f"ledger{beside}")
+    with pytest.raises(OSError, match=f"{file} "), ledger_place(tmp_path / "ledger", environ={}):
+        pass
+    assert file.is_symlink() or file.exists()
 
 
 def test_session_files_are_kept_for_those_who_are_named_and_nobody_elses_file_is_touched(tmp_path: Path) -> None:
