@@ -401,7 +401,8 @@ class Runtime:
         try:
             file = SessionFile.create(path, token=self._token, supervisor=_supervisor())
         except (OSError, ValueError) as error:
-            _log.error("%s: %s; should this process be killed, nothing that it misses can be recovered", path, error)
+            what = error.strerror if isinstance(error, OSError) and error.strerror else error
+            self.remark(f"{path}: {what}; should this process be killed, nothing that it misses can be recovered")
             return
         self.trail = Trail(file, self.gate)
         self.trail.install(self.inflight)

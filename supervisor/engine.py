@@ -28,7 +28,7 @@ import anyio.lowlevel
 import anyio.to_thread
 import msgspec
 
-from bastion.supervisor import __version__, headroom, neighbours, orphans
+from bastion.supervisor import __version__, diskroom, headroom, neighbours, orphans
 from bastion.supervisor.aside import aside
 from bastion.supervisor.child import CommandFactory, Launch, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
@@ -554,6 +554,7 @@ class Engine:
                 return None, Refused(f"{reason}; --force does it now")
             # With force too: what lingers gives way sooner than the kernel has to choose.
             reason, crowded = await self._too_little_memory(settings)
+            reason = reason or await self._too_little_disk()
             if reason and not force:
                 return None, Refused(f"{reason}; --force tries all the same")
             return settings, Prepared(found, timing_of(settings), crowded)
@@ -569,6 +570,7 @@ class Engine:
     async def _weigh(self, release: Release) -> None:
         try:
             reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
+            reason = reason or await self._too_little_disk()
         except Exception as error:  # of a machine that does not tell; it must not cost the bot that serves
             reason = f"it is not known whether there is room for it: {type(error).__name__}: {error}"
         if self._slot is not None:
@@ -593,6 +595,13 @@ class Engine:
         if reason is None or lingerer is None:
             return reason, False
         return await anyio.to_thread.run_sync(partial(look, leaving=lingerer), abandon_on_cancel=True), True
+
+    async def _too_little_disk(self) -> str | None:
+        """Say why a second child could not claim, nor leave its sessions; a child that is alone need not claim."""
+        slot = self._slot
+        if slot is None or slot.state.active is None:
+            return None
+        return await aside(partial(diskroom.shortage, self._place.path))
 
     def _too_few_identifies(self, release: Release) -> str | None:
         """The active child must be able to connect anew after the handoff has failed: that is the reserve."""
@@ -651,7 +660,11 @@ class Engine:
 
     def _answer(self, commands: Sequence[int], outcome: Outcome, record: HandoffRecord | None) -> None:
         if record is not None:
-            outcome = msgspec.structs.replace(outcome, handoff=record.status(now=asyncio.get_running_loop().time()))
+            outcome = msgspec.structs.replace(
+                outcome,
+                handoff=record.status(now=asyncio.get_running_loop().time()),
+                remarks=[*outcome.remarks, *self._unclaimed(record)],
+            )
         for command in commands:
             what = self._what.pop(command, "command")
             level = logging.INFO if outcome.result == "succeeded" else logging.WARNING
@@ -659,6 +672,15 @@ class Engine:
             answer = self._answers.get(command)
             if answer is not None and not answer.done():
                 answer.set_result(outcome)
+
+    def _unclaimed(self, record: HandoffRecord) -> list[str]:
+        if not record.unclaimed:
+            return []
+        text = (
+            f"the ledger {self._place.path} failed {record.unclaimed} times during this {record.kind}: at most so many "
+            "events were handled by both bots. The log of the bots says why it failed"
+        )
+        return [text]
 
     def progressed(self) -> None:
         """Tell those who wait how far the handoff is; those whose reload has not begun, that it waits."""

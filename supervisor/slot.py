@@ -493,6 +493,8 @@ class Slot:
     def _count(self, message: FromChild, *, since: Beat | None) -> None:
         if isinstance(message, Beat):
             self.totals.add(message, since=since)
+            if self.handoff is not None:
+                self.handoff.failed_to_claim(message, since=since)
         elif isinstance(message, Drained):
             self.totals.cut += len(message.cut)
 
