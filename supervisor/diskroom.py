@@ -31,6 +31,8 @@ def shortage(ledger: Path) -> str | None:
 
 def named(error: OSError, path: Path) -> str:
     """Say what keeps a file from being written: the path, and the limit if it is one of room."""
+    if error.errno is None:
+        return str(error)  # it has words of its own
     text = f"{error.filename or path}: {error.strerror or error}"
     if error.errno not in _FULL:
         return text

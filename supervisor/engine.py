@@ -33,7 +33,7 @@ from bastion.supervisor.aside import aside
 from bastion.supervisor.child import CommandFactory, Launch, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
-from bastion.supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
+from bastion.supervisor.ledgerdir import Place, base_directory, held, keep_sessions, ledger_place
 from bastion.supervisor.location import SettingsError
 from bastion.supervisor.logs import LogLine as LogLine
 from bastion.supervisor.logs import to_logging
@@ -179,14 +179,17 @@ class Engine:
         return self._code
 
     async def _begin(self, stack: contextlib.ExitStack) -> None:
+        ledger = self._settings.ledger
         try:
             release = resolve(self._settings.bot)
-            ledger = self._settings.ledger
             place = self._place = stack.enter_context(
                 ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
             )
-        except (ReleaseError, OSError) as error:
+        except ReleaseError as error:
             self._fail(str(error))
+            return
+        except OSError as error:
+            self._fail(diskroom.named(error, ledger.path or base_directory(os.environ)))
             return
         if place.membership is not None:
             self._register = Register(place.membership)

@@ -157,7 +157,11 @@ def base_directory(environ: Mapping[str, str]) -> Path:
 def _create(base: Path) -> tuple[Path, int]:
     """Make the directory and lock it before it has a name by which others would find it unlocked."""
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=base))  # mode 0700
-    lock = os.open(unfinished / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        lock = os.open(unfinished / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        unfinished.rmdir()
+        raise
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     directory = base / unfinished.name.replace(_UNFINISHED, _PREFIX)
     unfinished.rename(directory)
