@@ -18,8 +18,9 @@ import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -35,6 +36,7 @@ MARGIN = 0.5
 
 _BYTES, _JSON = b"bytes\n", b"json\n"
 
+_T = TypeVar("_T")
 Hook: TypeAlias = Callable[..., Any]
 Source: TypeAlias = Literal["handoff", "checkpoint"]
 
@@ -151,7 +153,7 @@ class Carry:
             value = await _limited(self._export, limit=self._limits.timeout, name="export_state")
             data = _encode(value)
             try:
-                await asyncio.to_thread(_replace, path, data)
+                await _aside(partial(_replace, path, data))
             except OSError as error:
                 raise StateError(f"{path} cannot be written: {error.strerror or error}") from None
         return len(data)
@@ -163,7 +165,7 @@ class Carry:
         aside = path.with_name(f"{path.name}.taken")
         try:
             path.rename(aside)
-            data = await asyncio.to_thread(aside.read_bytes)
+            data = await _aside(aside.read_bytes)
             await _limited(self._import, _decode(data), limit=self._limits.timeout, name="import_state")
         except (OSError, StateError) as error:
             _remove(aside)
@@ -233,6 +235,14 @@ def _replace(path: Path, data: bytes) -> None:
     except OSError:
         _remove(Path(name))
         raise
+
+
+async def _aside(function: Callable[[], _T]) -> _T:
+    """Read or write in a thread; in this one where the system has none left."""
+    try:
+        return await asyncio.to_thread(function)
+    except RuntimeError:
+        return function()
 
 
 def _remove(path: Path) -> None:

@@ -26,6 +26,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
+from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.status import Status
 
 if TYPE_CHECKING:
@@ -246,7 +247,8 @@ class Server:
         except BlockingIOError:  # it left before we came
             return
         except OSError as error:
-            _logger.warning("control socket: a client could not be accepted: %s", error)
+            what = with_ceiling(str(error.strerror or error))
+            _logger.warning("control socket: a client could not be accepted: %s", what)
             self._loop.remove_reader(self._listener.fileno())
             self._resuming = self._loop.call_later(ACCEPT_PAUSE, self.resume)
             return
@@ -457,7 +459,7 @@ def _only_one(path: Path) -> Iterator[int]:
 
 
 def _remove(*paths: Path) -> None:
-    """Remove what is ours. On a disk that has become read-only it stays, as that of a dead one; the next start removes it."""
+    """Remove what is ours. On a disk that has become read-only it stays, and is removed by the next start."""
     for path in paths:
         with suppress(OSError):
             path.unlink()

@@ -30,6 +30,7 @@ import msgspec
 
 from bastion.supervisor import __version__, diskroom, headroom, neighbours, orphans
 from bastion.supervisor.aside import aside
+from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.child import CommandFactory, Launch, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
@@ -562,9 +563,9 @@ class Engine:
                 return None, Refused(f"{reason}; --force tries all the same")
             return settings, Prepared(found, timing_of(settings), crowded)
         except (SettingsError, ReleaseError) as error:
-            return None, Refused(str(error))
+            return None, Refused(with_ceiling(str(error)))
         except Exception as error:
-            return None, Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
+            return None, Refused(with_ceiling(f"the settings cannot be read: {type(error).__name__}: {error}"))
 
     def weigh(self, release: Release) -> None:
         """Look whether there is room for a spare; the answer goes to `Slot.happen`."""

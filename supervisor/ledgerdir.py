@@ -139,7 +139,7 @@ def _beside(ledger: Path, prefix: str) -> list[tuple[str, Path]]:
     """Return the files there whose name begins so, with the rest of that name."""
     try:
         found = list(ledger.parent.iterdir())
-    except FileNotFoundError:
+    except OSError:  # it is gone, or there is no descriptor left to look at it
         return []
     return [(file.name.removeprefix(prefix), file) for file in found if file.name.startswith(prefix)]
 

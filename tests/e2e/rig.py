@@ -90,6 +90,8 @@ class Rig:
     """When a test has killed or stopped a generation, in monotonic seconds."""
     cwd: Path | None = None
     """Where the supervisor is started; None: where the tests are."""
+    prefix: tuple[str, ...] = ()
+    """What the supervisor's command line begins with."""
     untold: set[str] = field(default_factory=set)
     """Keys of updates that a successor could not tell, and has counted as missed."""
     _reading: asyncio.Task[None] | None = None
@@ -120,7 +122,7 @@ class Rig:
 
     async def start(self, *words: str, serving: bool = True) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
+            *(*self.prefix, sys.executable, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
             cwd=self.cwd,
             env=self.environ,
             stdout=asyncio.subprocess.PIPE,

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from mounts import full, not_writable, small
-from ordeal import Following, reload
 from rig import Rig, active, rig
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide]
