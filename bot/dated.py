@@ -43,7 +43,8 @@ class DiscordClock:
         self._clock = clock
         self._newer = self._older = float("inf")
         self._since = clock()
-        self._noted = float("inf")
+        self._note: tuple[float, float] | None = None
+        """What is written down, as far as this child has read or written it: the difference, and when it was known."""
 
     def came(self, ident: int, at: float) -> None:
         """Note that something with this id has come. Takes half a microsecond."""
@@ -56,18 +57,31 @@ class DiscordClock:
         return max(0.0, now - _made(ident) - min(self._newer, self._older, self._predecessors(now)))
 
     def write_down(self) -> None:
-        """Tell later children, if there is news. Call it about once a second."""
-        known = min(self._newer, self._older)
-        if known != float("inf") and abs(known - self._noted) > _CHANGED:
-            self._noted = known
-            self._notes.note(_NOTE, f"{known} {self._clock()}")
+        """Tell later children what is known better than it is written down. Call it about once a second."""
+        known, now = min(self._newer, self._older), self._clock()
+        if known == float("inf"):
+            return
+        if self._note is None:
+            self._read()
+        if known < self._noted(now) - _CHANGED:
+            self._note = known, now
+            self._notes.note(_NOTE, f"{known} {now}")
 
     def _predecessors(self, now: float) -> float:
-        """Return what the children before knew, and by how much it may have grown."""
+        self._read()
+        return self._noted(now)
+
+    def _read(self) -> None:
         with contextlib.suppress(ValueError):
             known, at = map(float, (self._notes.noted(_NOTE) or "").split())
-            return known + max(0.0, now - at) * _DRIFT
-        return float("inf")
+            self._note = known, at
+
+    def _noted(self, now: float) -> float:
+        """Return what is written down, and by how much it may have grown since."""
+        if self._note is None:
+            return float("inf")
+        known, at = self._note
+        return known + max(0.0, now - at) * _DRIFT
 
 
 def _made(ident: int) -> float:

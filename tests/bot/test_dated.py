@@ -75,6 +75,15 @@ def test_nothing_is_written_down_without_news(machine: Machine) -> None:
     assert machine.notes == noted
 
 
+def test_what_came_late_to_one_child_takes_nothing_from_what_another_knows(machine: Machine) -> None:
+    first, second = machine.child(), machine.child()
+    first.came(machine.made(), machine.at)
+    first.write_down()
+    second.came(machine.made(ago=40), machine.at)  # it stood still
+    second.write_down()
+    assert machine.child().age(machine.made(ago=5), machine.at) == pytest.approx(5, abs=0.01)
+
+
 def test_a_machine_that_has_slept_makes_nothing_older_than_it_is(machine: Machine) -> None:
     """The monotonic clock stands still meanwhile, Discord's does not."""
     clock = machine.child()
