@@ -8,25 +8,31 @@ from __future__ import annotations
 
 import errno
 import os
+import tempfile
 from pathlib import Path
 
 from bastion.supervisor.headroom import human
-from bastion.supervisor.ledgerdir import directory_problem
 
+PATIENCE = 10.0
+"""Seconds that a file system has for its answer."""
 SESSION_FILE = 1024 * 1024
 """Bytes that are enough for the session file of one bot (`bot/sessions.py`), which takes all of its room at once."""
 LEDGER = 7 * 1024 * 1024
 """Bytes that the claims of a reload take: 4 MiB of write-ahead log, then 100 bytes a claim, so 30,000 events."""
+_UNCLAIMED = "a second bot could not claim events, so both would handle them"
 _FILES = ("", "-wal", "-shm")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def shortage(ledger: Path) -> str | None:
     """Say why a second bot could not claim events in this ledger, or None. Makes a file there, which has no name."""
-    problem = directory_problem(ledger.parent) or _too_small(ledger)
-    if problem is None:
-        return None
-    return f"a second bot could not claim events, so both would handle them: {problem}"
+    problem = _not_writable(ledger.parent) or _too_small(ledger)
+    return problem and f"{_UNCLAIMED}: {problem}"
+
+
+def unanswered(ledger: Path) -> str:
+    """Say what it means that `shortage` has not returned within `PATIENCE`."""
+    return f"{_UNCLAIMED}: the file system of {ledger.parent} has not answered for {PATIENCE:g} s"
 
 
 def named(error: OSError, path: Path) -> str:
@@ -41,6 +47,17 @@ def named(error: OSError, path: Path) -> str:
     except OSError:
         return text
     return f"{text} ({_figures(found)})"
+
+
+def _not_writable(directory: Path) -> str | None:
+    """Try it, for modes do not tell all."""
+    if not directory.is_dir():
+        return f"there is no directory {directory}"
+    try:
+        with tempfile.TemporaryFile(dir=directory):
+            return None
+    except OSError as error:
+        return f"{directory} is not writable ({error.strerror or error})"
 
 
 def _too_small(ledger: Path) -> str | None:

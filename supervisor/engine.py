@@ -605,7 +605,11 @@ class Engine:
         slot = self._slot
         if slot is None or slot.state.active is None:
             return None
-        return await aside(partial(diskroom.shortage, self._place.path))
+        try:
+            async with asyncio.timeout(diskroom.PATIENCE):
+                return await aside(partial(diskroom.shortage, self._place.path))
+        except TimeoutError:
+            return diskroom.unanswered(self._place.path)
 
     def _too_few_identifies(self, release: Release) -> str | None:
         """The active child must be able to connect anew after the handoff has failed: that is the reserve."""
