@@ -2,12 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test wide bench lint format types check clean
+.PHONY: help demo test wide soak bench lint format types check clean
 
 help:
 	@echo "make demo    watch a bot being redeployed under load (about a minute)"
 	@echo "make test    the fast tests"
 	@echo "make wide    the wide tests"
+	@echo "make soak    reloads with random faults and pauses (about three quarters of an hour)"
 	@echo "make bench   the benchmarks (about an hour; benchmarks/README.md)"
 	@echo "make lint    ruff check, ruff format --check"
 	@echo "make format  let ruff format and fix"
@@ -28,6 +29,9 @@ test: $(BIN)/.installed
 
 wide: $(BIN)/.installed
 	$(BIN)/python -m pytest -m "wide and not deploy"
+
+soak: $(BIN)/.installed
+	BASTION_SOAK=1 $(BIN)/python -m pytest -m soak -s
 
 bench: $(BIN)/.installed
 	$(BIN)/python -m benchmarks

@@ -11,14 +11,16 @@ Knows hooks, files and limits; knows nothing of roles, events or pipes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import os
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import msgspec
 
@@ -35,6 +37,7 @@ MARGIN = 0.5
 
 _BYTES, _JSON = b"bytes\n", b"json\n"
 
+_T = TypeVar("_T")
 Hook: TypeAlias = Callable[..., Any]
 Source: TypeAlias = Literal["handoff", "checkpoint"]
 
@@ -98,7 +101,7 @@ class Carry:
     def arrived(self, message: wire.Import) -> None:
         """Take the supervisor's word that the old child's state is there, or that there is none."""
         if self._over and message.file is not None:
-            Path(message.file).unlink(missing_ok=True)  # too late: events have been handled without it
+            _remove(Path(message.file))  # too late: events have been handled without it
         else:
             self._message = message
             self._came.set()
@@ -131,7 +134,7 @@ class Carry:
     async def keep_checkpoints(self) -> None:
         """Export every so often, at once for the first time. Runs until it is cancelled."""
         if self._export is None or not self._limits.checkpoint:
-            self._checkpoint.unlink(missing_ok=True)  # a predecessor's: by now it is out of date
+            _remove(self._checkpoint)  # a predecessor's: by now it is out of date
             return
         failed = False
         while True:
@@ -151,7 +154,7 @@ class Carry:
             value = await _limited(self._export, limit=self._limits.timeout, name="export_state")
             data = _encode(value)
             try:
-                await asyncio.to_thread(_replace, path, data)
+                await _aside(partial(_replace, path, data))
             except OSError as error:
                 raise StateError(f"{path} cannot be written: {error.strerror or error}") from None
         return len(data)
@@ -163,15 +166,16 @@ class Carry:
         aside = path.with_name(f"{path.name}.taken")
         try:
             path.rename(aside)
-            data = await asyncio.to_thread(_contents, aside)
+            data = await _aside(partial(_contents, aside))
             await _limited(self._import, _decode(data), limit=self._limits.timeout, name="import_state")
         except (OSError, StateError) as error:
-            aside.unlink(missing_ok=True)
+            _remove(aside)
             return self._failed(source, str(error), error.__cause__)
         if source == "checkpoint":
-            aside.rename(path)  # until this child writes its own: it may fail before it is active
+            with contextlib.suppress(OSError):
+                aside.rename(path)  # until this child writes its own: it may fail before it is active
         else:
-            aside.unlink(missing_ok=True)
+            _remove(aside)
         _log.info("the state is carried over (%s, %d bytes)", source, len(data))
         return wire.Imported(source=source, seconds=_since(began))
 
@@ -235,8 +239,22 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
         Path(name).replace(path)
     except OSError:
-        Path(name).unlink(missing_ok=True)
+        _remove(Path(name))
         raise
+
+
+async def _aside(function: Callable[[], _T]) -> _T:
+    """Read or write in a thread; in this one where the system has none left."""
+    try:
+        return await asyncio.to_thread(function)
+    except RuntimeError:
+        return function()
+
+
+def _remove(path: Path) -> None:
+    """Remove a file of ours, if it is there and its disk lets us."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 def _since(began: float) -> float:

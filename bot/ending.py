@@ -13,6 +13,7 @@ Knows threads, exit codes and the main thread; knows nothing of discord.py, of r
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -20,6 +21,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
@@ -65,7 +67,7 @@ class Ending:
             return _code(error)
         self._returned.set()
         if error is None and not self._over.is_set() and _others_live():
-            threading.Thread(target=self._wait_for_threads, args=(ended,), name="bastion-end", daemon=True).start()
+            _begin(partial(self._wait_for_threads, ended))
             return 0
         if (shown := ended(error)) is not None:
             shown = shown.with_traceback(in_program(shown.__traceback__, self._directory))
@@ -91,7 +93,7 @@ class Ending:
             if not self._returned.wait(CLEAN_UP_SECONDS):
                 self.now(0, f"the program has not ended, though it was interrupted {CLEAN_UP_SECONDS:g} s ago")
 
-        threading.Thread(target=wait, name="bastion-end", daemon=True).start()
+        _begin(wait)
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give a busy executor no more time than threads have: the end of a loop waits for it, behind ``main()``."""
@@ -143,7 +145,7 @@ class Ending:
             if not done.wait(seconds):
                 self.now(code, reason())
 
-        threading.Thread(target=wait, name="bastion-end", daemon=True).start()
+        _begin(wait)
 
     def _kept(self) -> str:
         return f"the program ended {THREADS_SECONDS:g} s ago and is kept by {self._keepers()}"
@@ -154,6 +156,12 @@ class Ending:
             f"thread {thread.name} ({where(frames.get(thread.ident or 0), self._directory)})" for thread in _others()
         ]
         return ", ".join(named) or f"what it does at its exit ({where_is_main(self._directory)})"
+
+
+def _begin(wait: Callable[[], None]) -> None:
+    """Run this in a thread. Where the system has none left, an end goes without its limit; the supervisor's holds."""
+    with contextlib.suppress(RuntimeError):
+        threading.Thread(target=wait, name="bastion-end", daemon=True).start()
 
 
 def _others() -> list[threading.Thread]:

@@ -138,6 +138,8 @@ class Gate:
     """Begins a handler, if it can: see `InFlight.begin`."""
     handed: Callable[[Place], None] = lambda place: None
     """Told of each event that was held back, when it is held back no longer."""
+    dated: Callable[[int, float], None] = lambda ident, at: None
+    """Told of each interaction's id, and when it came."""
     claiming: Callable[[str], None] = lambda key: None
     """Told of each key before it is claimed; it is in hand until `begun` or `handed` is called.
 
@@ -677,6 +679,7 @@ class Gate:
     def _take_interaction(self, data: Any) -> None:
         event = current.get()
         assert isinstance(event, Event)
+        self.dated(int(data["id"]), event.at)
         mine = components.ownership(self.client, data)
         if event.decision:
             self._run_interaction(event, mine)

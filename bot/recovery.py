@@ -29,6 +29,7 @@ from typing import Any
 import discord
 
 from bastion.bot import internals
+from bastion.bot.dated import DiscordClock
 from bastion.bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
 from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify, shard_of
 from bastion.bot.ledger import Ledger, number_key
@@ -48,9 +49,9 @@ _AGAIN_SECONDS = 2.5
 after it, it must be less than the supervisor waits for a child to become active."""
 _CLOSE_SECONDS = 0.5
 _MESSAGES = 1000
+_DATED = ("MESSAGE_CREATE", "INTERACTION_CREATE")
+"""Events that come as soon as what they have the id of is made."""
 _SLICE_SECONDS = 0.005
-_EPOCH_MS = 1_420_070_400_000
-"""Unix milliseconds at which Discord's ids begin."""
 
 _TOLD = frozenset(
     {
@@ -141,6 +142,7 @@ class Recovery:
         file: SessionFile,
         generation: int,
         covered: Callable[[DeadSession], bool],
+        discord_clock: DiscordClock,
         changed: Callable[[], None],
         begun: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
@@ -148,8 +150,9 @@ class Recovery:
         """Read what the dead child left.
 
         ``ledger`` claims under the dead child's generation. ``covered`` tells of which dead sessions this child's own
-        have missed nothing. ``changed`` is called when there is news to report, ``begun`` when handlers may have begun,
-        before their event counts as handed over: who dies in between leaves names rather than gaps.
+        have missed nothing; ``discord_clock`` how old at least what came late is. ``changed`` is called when there is
+        news to report, ``begun`` when handlers may have begun, before their event counts as handed over: who dies in
+        between leaves names rather than gaps.
         """
         self.generation = generation
         self.missed = 0
@@ -160,6 +163,7 @@ class Recovery:
         self._ledger = ledger
         self._file = file
         self._clock = clock
+        self._discord_clock = discord_clock
         self._changed = changed
         self._begun = begun
         self._numbering = Numbering(joined=False, clock=clock, continues=self._past)
@@ -380,6 +384,8 @@ class Recovery:
             self._settle()
             return
         event = Event(name, data, self._clock(), recovered=True)
+        if name in _DATED:
+            self._discord_clock.came(int(data["id"]), event.at)
         event.identity = identify(name, data)
         if event.identity is None:
             return
@@ -483,7 +489,7 @@ class Recovery:
             return
         age = self._clock() - event.at
         if not missed.live:
-            age = max(age, time.time() - ((int(event.data["id"]) >> 22) + _EPOCH_MS) / 1000)
+            age = max(age, self._discord_clock.age(int(event.data["id"]), self._clock()))
         event.at = self._clock() - age
         if age <= INTERACTION_LIFE:
             self._gate.counters.replayed += self._gate.recover(event)

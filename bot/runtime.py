@@ -28,12 +28,14 @@ from bastion.bot import internals, lifecycle, stacks
 from bastion.bot.apps import one_line
 from bastion.bot.carry import Carry, Limits
 from bastion.bot.controls import Controls
+from bastion.bot.dated import DiscordClock
 from bastion.bot.drain import Drain
 from bastion.bot.ending import Ending
 from bastion.bot.expired import ExpiredControls
 from bastion.bot.gate import Gate
 from bastion.bot.inflight import InFlight
 from bastion.bot.keys import SURE_AFTER
+from bastion.bot.late import TooLate
 from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
 from bastion.bot.loops import Loops
@@ -134,6 +136,7 @@ class Runtime:
     ledger: SQLiteLedger = field(init=False)
     loops: Loops = field(init=False)
     carry: Carry = field(init=False)
+    discord_clock: DiscordClock = field(init=False)
     presence: Presence = field(init=False)
     registration: Registration = field(init=False)
     client: discord.Client | None = None
@@ -244,6 +247,7 @@ class Runtime:
         """Make and install what concerns the whole process, before the program is imported."""
         options = self.options
         self.ledger = SQLiteLedger(options.ledger, options.claimer(options.generation))
+        self.discord_clock = DiscordClock(self.ledger)
         self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, window_open=self._window_open)
         self.loops.install()
         self.carry = Carry(
@@ -380,9 +384,11 @@ class Runtime:
             observer=self._observe,
             role=lifecycle.role(),
             came=self.stalls.came,
+            dated=self.discord_clock.came,
             stranger_taken=ExpiredControls(self.options.expired_text, self.inflight).take,
         )
         self.gate.install()
+        TooLate(self._came_too_late).install()
         internals.ready_with_the_last_guild(client)
         self.shards = Shards(client=client, requested=self.options.shards, send=self.link.send)
         self.shards.install()
@@ -394,6 +400,10 @@ class Runtime:
             self._spawn(self.stalls.watch(self._window_open))
         self.starting.connected(partial(_in_loop, loop, self._obey))
 
+    def _came_too_late(self) -> None:
+        assert self.gate is not None
+        self.gate.counters.expired += 1
+
     def _leave_trail(self) -> None:
         assert self.gate is not None
         path = self._sessions_path(self.options.generation)
@@ -401,7 +411,8 @@ class Runtime:
         try:
             file = SessionFile.create(path, token=self._token, supervisor=_supervisor())
         except (OSError, ValueError) as error:
-            _log.error("%s: %s; should this process be killed, nothing that it misses can be recovered", path, error)
+            what = error.strerror if isinstance(error, OSError) and error.strerror else error
+            self.remark(f"{path}: {what}; should this process be killed, nothing that it misses can be recovered")
             return
         self.trail = Trail(file, self.gate)
         self.trail.install(self.inflight)
@@ -653,6 +664,7 @@ class Runtime:
             file=file,
             generation=generation,
             covered=covered,
+            discord_clock=self.discord_clock,
             changed=self._recovery_changed,
             begun=self.trail.name_handlers if self.trail is not None else lambda: None,
         )
@@ -922,6 +934,7 @@ class Runtime:
                 self.trail.name_handlers()  # those that began beside any event
                 self.trail.catch_up()
             self.inflight.look()
+            self.discord_clock.write_down()
             self._send_beat()
             beat_at = loop.time()
             await turns(PARSED)  # the loop may have stood still

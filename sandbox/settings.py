@@ -17,7 +17,10 @@ MAX_SECONDS = 86_400.0
 """Longest traffic run and longest process life, in seconds."""
 
 _READ_AT_START = frozenset(
-    {"host", "port", "seed", "token", "guilds", "channels_per_guild", "members_per_guild", "network_delay"}
+    {
+        *("host", "port", "seed", "token", "guilds", "channels_per_guild", "members_per_guild"),
+        *("clock_offset", "network_delay"),
+    }
 )
 
 _BOUNDS: dict[str, tuple[float, float]] = {
@@ -44,6 +47,7 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "global_limit": (0, 1_000_000),
     "first_answer_seconds": (0.01, 3_600),
     "interaction_token_seconds": (0.01, 86_400),
+    "clock_offset": (-3_600, 3_600),
     "messages_per_channel": (10, 1_000_000),
 }
 
@@ -76,6 +80,8 @@ class SandboxSettings:
     """Text channels of each guild. Read at the start."""
     members_per_guild: int = 10
     """Human members of each guild; the bot comes on top. Read at the start."""
+    clock_offset: float = 0.0
+    """By how much the clock that ids are made by is ahead of the machine's; negative: behind it. Read at the start."""
 
     max_concurrency: int = 1
     """IDENTIFYs allowed per window. A shard's bucket is ``shard % max_concurrency``."""

@@ -17,18 +17,22 @@ _COUNTER_BITS = 22
 
 
 class Snowflakes:
-    """Makes ids that only grow: ``next`` from the clock, ``seeded`` from a fixed past moment."""
+    """Makes ids that only grow: ``next`` from the clock, ``seeded`` from a fixed past moment.
 
-    __slots__ = ("_guild_ms", "_last", "_seeded_ms")
+    ``ahead``: by how many seconds the clock is ahead of the machine's.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_ahead_ms", "_guild_ms", "_last", "_seeded_ms")
+
+    def __init__(self, ahead: float = 0.0) -> None:
+        self._ahead_ms = round(ahead * 1000)
         self._last = 0
         self._seeded_ms = WORLD_MS - EPOCH_MS
         self._guild_ms = self._seeded_ms - 10_000_000
 
     def next(self) -> int:
         """A new id of this moment. More than 4 million in one millisecond run into the next one."""
-        self._last = max(self._last + 1, (time.time_ns() // 1_000_000 - EPOCH_MS) << _COUNTER_BITS)
+        self._last = max(self._last + 1, (time.time_ns() // 1_000_000 + self._ahead_ms - EPOCH_MS) << _COUNTER_BITS)
         return self._last
 
     def seeded(self) -> int:

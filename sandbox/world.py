@@ -224,7 +224,7 @@ class World:
 
     def __init__(self, settings: SandboxSettings) -> None:
         self.settings = settings
-        self.ids = Snowflakes()
+        self.ids = Snowflakes(settings.clock_offset)
         self.times = UniqueTimes()
         self.random = random.Random(settings.seed)
         self.users: dict[int, User] = {}

@@ -27,8 +27,9 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import psutil
 
-from bastion.supervisor import descent, leftovers
+from bastion.supervisor import descent, headroom, leftovers
 from bastion.supervisor.adopted import Adopted, Process
+from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.descent import Origin
 from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.printable import escaped
@@ -216,6 +217,9 @@ class Child:
         self._gone = False
         self._sampled = False
         self._expendable = carried.expendable
+        self._killed = False
+        """Whether SIGKILL was sent from here."""
+        self._oom_kills = headroom.oom_kills()
         self._timers: list[asyncio.TimerHandle] = []
         self._stalled: asyncio.TimerHandle | None = None
         self._process, self._read, self._write = process, carried.read, carried.write
@@ -282,6 +286,7 @@ class Child:
         """Signal the process if it lives. Until it has been waited for here, its pid cannot be another's."""
         if self._gone:
             return
+        self._killed = self._killed or name == "SIGKILL"
         if self._pidfd < 0:
             self._process.send_signal(signal.Signals[name])
             return
@@ -354,7 +359,7 @@ class Child:
                 return
             self._greeted = True
         if isinstance(message, Fatal):
-            message = msgspec.structs.replace(message, reason=escaped(self._masked(message.reason)))
+            message = msgspec.structs.replace(message, reason=with_ceiling(escaped(self._masked(message.reason))))
         self._listener.heard(self, message)
 
     def _take_answer(self, message: FromChild) -> None:
@@ -482,12 +487,14 @@ class Child:
                 self._loop.remove_reader(fd)
                 os.close(fd)
         reason, retryable = _explain(status, list(self._last))
+        if status == -signal.SIGKILL and not self._killed:
+            reason += headroom.suspicion(self._oom_kills)
         if remains:
             self._listener.outlived(self, remains)
         copies = [left for left in remains.ended if left.copies(self.release.entry, self.release.directory)]
         if copies:
             reason += f", after it had started a copy of itself ({copies[0].name}), which was ended"
-        self._listener.left(self, reason, retryable=retryable)
+        self._listener.left(self, with_ceiling(reason), retryable=retryable)
 
     def _read_the_rest(self) -> None:
         for _ in range(_LAST_READS):
@@ -577,7 +584,7 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
         what = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror or error)
         if not release.directory.is_dir():
             what = f"the release {release.directory} is no longer there; put it back, or reload to one that is"
-        raise SpawnError(f"cannot be started: {what}", retryable=error.errno in _RETRYABLE) from None
+        raise SpawnError(with_ceiling(f"cannot be started: {what}"), retryable=error.errno in _RETRYABLE) from None
     finally:
         for fd in theirs:
             os.close(fd)

@@ -179,8 +179,7 @@ def _closed_after(held: Held) -> Iterator[None]:
     try:
         yield
     finally:
-        held.path.unlink(missing_ok=True)
-        _lock_path(held.path).unlink(missing_ok=True)
+        _remove(held.path, _lock_path(held.path))
         os.close(held.lock)
 
 
@@ -413,8 +412,15 @@ def _only_one(path: Path) -> Iterator[int]:
     try:
         yield lock
     finally:
-        lock_path.unlink(missing_ok=True)
+        _remove(lock_path)
         os.close(lock)
+
+
+def _remove(*paths: Path) -> None:
+    """Remove what is ours. On a disk that has become read-only it stays, and is removed by the next start."""
+    for path in paths:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _lock_path(path: Path) -> Path:
@@ -433,11 +439,14 @@ def _left_behind_removed(path: Path) -> Iterator[None]:
             raise ControlError(f"{path} exists and is not a socket: remove it or choose another control.socket.")
         if _listener_pid(path) is not None:
             raise ControlError(_taken(path))
-        path.unlink(missing_ok=True)
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ControlError(f"{path}, which a dead supervisor left, cannot be removed: {error.strerror}") from None
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        _remove(path)
 
 
 def _taken(path: Path) -> str:

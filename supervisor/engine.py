@@ -27,12 +27,13 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from bastion.supervisor import __version__, headroom, neighbours, orphans
+from bastion.supervisor import __version__, diskroom, headroom, neighbours, orphans
 from bastion.supervisor.aside import aside
+from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
-from bastion.supervisor.ledgerdir import Place, held, keep_sessions, ledger_place
+from bastion.supervisor.ledgerdir import Place, base_directory, held, keep_sessions, ledger_place
 from bastion.supervisor.location import SettingsError
 from bastion.supervisor.logs import LogLine as LogLine
 from bastion.supervisor.logs import to_logging
@@ -176,19 +177,22 @@ class Engine:
         return self._code
 
     async def _begin(self, stack: contextlib.ExitStack) -> None:
+        ledger = self._settings.ledger
         try:
             release = await self._first_release()
             if release is None:
                 return
-            ledger = self._settings.ledger
             place = self._place = stack.enter_context(
                 ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
             )
         except UnansweredError as error:
             self._fail(str(error), code=EXIT_FAILURE)
             return
-        except (ReleaseError, OSError) as error:
+        except ReleaseError as error:
             self._fail(str(error))
+            return
+        except OSError as error:
+            self._fail(diskroom.named(error, ledger.path or base_directory(os.environ)))
             return
         if ledger.path is not None and place.path.parent != ledger.path.parent.resolve():
             self.log(f"other users may enter {ledger.path.parent}, so the ledger is {place.path}")
@@ -589,15 +593,16 @@ class Engine:
                 return None, Refused(f"{reason}; --force does it now")
             # With force too: what lingers gives way sooner than the kernel has to choose.
             reason, crowded = await self._too_little_memory(settings)
+            reason = reason or await self._too_little_disk()
             if reason and not force:
                 return None, Refused(f"{reason}; --force tries all the same")
             return settings, Prepared(found, timing_of(settings), crowded)
         except UnansweredError as error:
             return None, Refused(str(error), "failed")
         except (SettingsError, ReleaseError) as error:
-            return None, Refused(str(error))
+            return None, Refused(with_ceiling(str(error)))
         except Exception as error:
-            return None, Refused(f"the settings cannot be read: {type(error).__name__}: {error}")
+            return None, Refused(with_ceiling(f"the settings cannot be read: {type(error).__name__}: {error}"))
 
     def weigh(self, release: Release) -> None:
         """Look whether there is room for a spare; the answer goes to `Slot.happen`."""
@@ -606,6 +611,7 @@ class Engine:
     async def _weigh(self, release: Release) -> None:
         try:
             reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
+            reason = reason or await self._too_little_disk()
         except Exception as error:  # of a machine that does not tell; it must not cost the bot that serves
             reason = f"it is not known whether there is room for it: {type(error).__name__}: {error}"
         if self._slot is not None:
@@ -630,6 +636,17 @@ class Engine:
         if reason is None or lingerer is None:
             return reason, False
         return await aside(partial(look, leaving=lingerer)), True
+
+    async def _too_little_disk(self) -> str | None:
+        """Say why a second child could not claim, nor leave its sessions; a child that is alone need not claim."""
+        slot = self._slot
+        if slot is None or slot.state.active is None:
+            return None
+        try:
+            async with asyncio.timeout(diskroom.PATIENCE):
+                return await aside(partial(diskroom.shortage, self._place.path))
+        except TimeoutError:
+            return diskroom.unanswered(self._place.path)
 
     def _too_few_identifies(self, release: Release) -> str | None:
         """The active child must be able to connect anew after the handoff has failed: that is the reserve."""
@@ -688,7 +705,11 @@ class Engine:
 
     def _answer(self, commands: Sequence[int], outcome: Outcome, record: HandoffRecord | None) -> None:
         if record is not None:
-            outcome = msgspec.structs.replace(outcome, handoff=record.status(now=asyncio.get_running_loop().time()))
+            outcome = msgspec.structs.replace(
+                outcome,
+                handoff=record.status(now=asyncio.get_running_loop().time()),
+                remarks=[*outcome.remarks, *self._unclaimed(record)],
+            )
         for command in commands:
             what = self._what.pop(command, "command")
             level = logging.INFO if outcome.result == "succeeded" else logging.WARNING
@@ -696,6 +717,15 @@ class Engine:
             answer = self._answers.get(command)
             if answer is not None and not answer.done():
                 answer.set_result(outcome)
+
+    def _unclaimed(self, record: HandoffRecord) -> list[str]:
+        if not record.unclaimed:
+            return []
+        text = (
+            f"the ledger {self._place.path} failed {record.unclaimed} times during this {record.kind}: at most so many "
+            "events were handled by both bots. The log of the bots says why it failed"
+        )
+        return [text]
 
     def progressed(self) -> None:
         """Tell those who wait how far the handoff is; those whose reload has not begun, that it waits."""

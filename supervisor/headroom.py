@@ -66,6 +66,28 @@ def resident(pid: int, *, root: Path = Path("/")) -> int | None:
         return None
 
 
+def oom_kills(*, root: Path = Path("/")) -> int:
+    """Return how many processes of our cgroup the kernel has killed for want of memory; 0 if that cannot be read."""
+    return max((_table(file).get("oom_kill", 0) for file in _oom_files(root)), default=0)
+
+
+def suspicion(before: int, *, root: Path = Path("/")) -> str:
+    """Say what may be behind a SIGKILL that nobody here has sent; ``before`` is what `oom_kills` said earlier."""
+    room = tightest(root=root)
+    figures = f": {human(room.used)} of {human(room.limit)} are used ({room.source})" if room else ""
+    if oom_kills(root=root) > before:
+        return f", by the kernel for want of memory{figures}"
+    return f", which nobody here has sent: perhaps the kernel, for want of memory{figures}"
+
+
+def _oom_files(root: Path) -> Iterator[Path]:
+    for kind, mount, top in _mounts(root):
+        path = _our_cgroup(root, kind)
+        if path is not None:
+            here = _below(root / mount.lstrip("/"), path, top)
+            yield here / ("memory.events" if kind == "cgroup2" else "memory.oom_control")
+
+
 def human(size: int) -> str:
     """Return a number of bytes as people say it."""
     value, unit = float(size), _UNITS[0]

@@ -87,7 +87,7 @@ async def serve(address: HealthAddress, engine: Engine) -> AsyncIterator[str]:
         listener = await _listen(address, server)
         stack.callback(listener.close)
         if isinstance(address, Path):
-            stack.callback(address.unlink, missing_ok=True)
+            stack.callback(_remove, address)
             shown = f"unix:{address}"
         else:
             shown = str(TcpAddress(address.host, listener.sockets[0].getsockname()[1]))
@@ -98,6 +98,12 @@ async def serve(address: HealthAddress, engine: Engine) -> AsyncIterator[str]:
             finally:
                 listener.close()
                 tasks.cancel_scope.cancel()
+
+
+def _remove(path: Path) -> None:
+    """Remove our socket. On a disk that has become read-only it stays, and the next start takes its place."""
+    with contextlib.suppress(OSError):
+        path.unlink()
 
 
 async def _listen(address: HealthAddress, server: _Server) -> asyncio.Server:

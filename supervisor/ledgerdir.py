@@ -183,7 +183,7 @@ def _beside(ledger: Path, prefix: str) -> list[tuple[str, Path]]:
     """Return the files there whose name begins so, with the rest of that name."""
     try:
         found = list(ledger.parent.iterdir())
-    except FileNotFoundError:
+    except OSError:  # it is gone, or there is no descriptor left to look at it
         return []
     return [(file.name.removeprefix(prefix), file) for file in found if file.name.startswith(prefix)]
 
@@ -201,7 +201,11 @@ def base_directory(environ: Mapping[str, str]) -> Path:
 def _create(base: Path) -> tuple[Path, int]:
     """Make the directory and lock it before it has a name by which others would find it unlocked."""
     unfinished = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=base))  # mode 0700
-    lock = open_private(unfinished / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    try:
+        lock = open_private(unfinished / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+    except OSError:
+        unfinished.rmdir()
+        raise
     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     directory = base / unfinished.name.replace(_UNFINISHED, _PREFIX)
     unfinished.rename(directory)

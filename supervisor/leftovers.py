@@ -59,11 +59,18 @@ class Remains:
 
 
 async def end_aside(origin: Origin) -> Remains:
-    """Do as `end` does, in a thread: a look at 1,000 processes takes 43 ms."""
+    """Do as `end` does, in a thread: a look at 1,000 processes takes 43 ms.
+
+    Without a descriptor nobody can look; what is in the child's own group is killed all the same.
+    """
     try:
-        return await aside(partial(end, origin))
-    except RuntimeError:  # no thread can be had: a fork bomb may have used them up
-        return end(origin)
+        try:
+            return await aside(partial(end, origin))
+        except RuntimeError:  # no thread can be had: a fork bomb may have used them up
+            return end(origin)
+    except OSError:
+        _kill_group(origin.pid)
+        return Remains()
 
 
 def end(origin: Origin, *, patience: float = PATIENCE) -> Remains:

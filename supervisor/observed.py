@@ -257,6 +257,7 @@ class HandoffRecord:
     replayed: int = 0
     expired: int = 0
     overflowed: int = 0
+    unclaimed: int = 0
     cut: dict[int, list[str]] = field(default_factory=dict)
     """Names of what was ended before it was done, by the generation in which it ran."""
     recovered: Recovered | None = None
@@ -279,6 +280,11 @@ class HandoffRecord:
         self._finish_phase(now)
         self._phase = None
         self.result, self.reason, self.ended = result, reason, now
+
+    def failed_to_claim(self, beat: Beat, *, since: Beat | None) -> None:
+        """Note how often the ledger failed a child between two of its beats; ``since`` is None for its first one."""
+        if self.result is None:
+            self.unclaimed += max(0, beat.claims.errors - (since or _NO_BEAT).claims.errors)
 
     def heard(self, generation: int, message: FromChild) -> None:
         """Note what a message tells about this handoff: what the new child replayed, what the old one had cut."""
@@ -332,6 +338,7 @@ class HandoffRecord:
             expired=self.expired,
             cut=[name for _, names in sorted(self.cut.items()) for name in names],
             overflowed=self.overflowed,
+            unclaimed=self.unclaimed,
             recovered=_recovery(self.recovered),
             state=self.state,
         )

@@ -32,7 +32,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The answer to a command. ``generation`` is the one that is active now; ``reason`` is None on success.
 
     ``lingering`` counts what people are in the middle of in the old child (views, modals, conversations): it answers
-    them still. ``remarks``: what the operator should know about the new release, though it is no fault.
+    them still. ``remarks``: what the operator should know about the new release, though it is no fault, and of this
+    handoff what could not be claimed.
     """
 
     result: HandoffResult

@@ -6,6 +6,7 @@ waits for it, is the children's affair: whatever goes wrong here costs the state
 
 from __future__ import annotations
 
+import contextlib
 import glob
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -65,7 +66,8 @@ class Relay:
             if generation == self.passing.giver:
                 self._pass(Import(file=message.file, reason=message.reason))
             elif message.file is not None:
-                Path(message.file).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    Path(message.file).unlink()
 
     def left(self, generation: int) -> None:
         """Forget a child. Who waits for its state waits no longer."""
@@ -87,4 +89,5 @@ def forget(ledger: Path, *, supervisor: int = 0) -> None:
     """Remove the state that earlier children left beside this ledger under a number: a new start begins without."""
     base = glob.escape(Path(state_base(str(ledger), supervisor)).name)
     for left in (*ledger.parent.glob(f"{base}.state-*"), *ledger.parent.glob(f"{base}.checkpoint*")):
-        left.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # of a disk that has become read-only
+            left.unlink()

@@ -57,6 +57,7 @@ from bastion.supervisor.outcome import Progress
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import SWITCHED, Alarm, Phase, State, Timing
 from bastion.supervisor.status import ChildStatus, HandoffResult
+from bastion.supervisor.timers import Timers
 from bastion.wire import (
     Activate,
     Beat,
@@ -183,7 +184,7 @@ class Slot:
         self._loop = asyncio.get_running_loop()
         self._members: dict[int, _Member] = {}
         self._coming: dict[int, _Coming] = {}
-        self._timers: dict[tuple[Alarm, int], asyncio.TimerHandle] = {}
+        self._timers = Timers(self._ring, self._stood_still)
         self._events: deque[Event] = deque()
         self._busy = False
         self._closed = False
@@ -224,14 +225,13 @@ class Slot:
             self._members[member.child.generation] = _Member(adopt(member.child, self), member.seen)
         for alarm, generation, left in carried.timers:
             # Nobody listened for a moment: that is no silence of the child's.
-            self._start_timer(alarm, generation, max(left, MIN_SILENCE) if alarm is Alarm.HANG else left)
+            self._timers.start(alarm, generation, max(left, MIN_SILENCE) if alarm is Alarm.HANG else left)
 
     def carry(self) -> CarriedSlot:
         """Return what `adopt` needs; this slot must not be used any more if that happens."""
-        now = self._loop.time()
         return CarriedSlot(
             state=self.state,
-            timers=tuple((*key, max(0.0, timer.when() - now)) for key, timer in self._timers.items()),
+            timers=tuple(self._timers.running()),
             members=tuple(
                 CarriedMember(child=member.child.carry(), seen=member.seen) for member in self._members.values()
             ),
@@ -264,8 +264,7 @@ class Slot:
         """End every child at once, whatever the machine thinks, and let nothing happen any more."""
         self._closed = True
         self._tell()
-        for timer in self._timers.values():
-            timer.cancel()
+        self._timers.stop()
         for coming in self._coming.values():
             coming.task.cancel()
         for member in self._members.values():
@@ -396,10 +395,9 @@ class Slot:
             case Signal(generation=generation, name=name):
                 self._signal(generation, name)
             case StartTimer(alarm=alarm, generation=generation, seconds=seconds):
-                self._start_timer(alarm, generation, seconds)
+                self._timers.start(alarm, generation, seconds)
             case CancelTimer(alarm=alarm, generation=generation):
-                if timer := self._timers.pop((alarm, generation), None):
-                    timer.cancel()
+                self._timers.cancel(alarm, generation)
             case Prepare(release=release, force=force):
                 self._host.prepare(release, force=force)
             case Weigh(release=release):
@@ -486,16 +484,12 @@ class Slot:
         )
         self._inquest.spawned(generation)
 
-    def _start_timer(self, alarm: Alarm, generation: int, seconds: float) -> None:
-        key = (alarm, generation)
-        if old := self._timers.pop(key, None):
-            old.cancel()
-        self._timers[key] = self._loop.call_later(seconds, self._ring, key)
+    def _ring(self, alarm: Alarm, generation: int) -> None:
+        member = self._members.get(generation)
+        self.happen(Rang(alarm, generation, doing=member.seen.doing if member else None))
 
-    def _ring(self, key: tuple[Alarm, int]) -> None:
-        del self._timers[key]
-        member = self._members.get(key[1])
-        self.happen(Rang(*key, doing=member.seen.doing if member else None))
+    def _stood_still(self, seconds: float) -> None:
+        self._host.log(f"the supervisor stood still for {seconds:.1f} s: its children have as much more time")
 
     # What children do (`child.Listener`).
 
@@ -531,6 +525,8 @@ class Slot:
     def _count(self, message: FromChild, *, since: Beat | None) -> None:
         if isinstance(message, Beat):
             self.totals.add(message, since=since)
+            if self.handoff is not None:
+                self.handoff.failed_to_claim(message, since=since)
         elif isinstance(message, Drained):
             self.totals.cut += len(message.cut)
 
@@ -699,8 +695,7 @@ class Slot:
 
     def _seconds_left(self, alarm: Alarm, generation: int) -> int:
         """Return in how many seconds, rounded up, a timer rings; 0 if it does not run."""
-        timer = self._timers.get((alarm, generation))
-        return max(0, math.ceil(timer.when() - self._loop.time())) if timer else 0
+        return math.ceil(self._timers.left(alarm, generation))
 
     def _connecting(self, new: _Member) -> str:
         seen, state = new.seen, self.state

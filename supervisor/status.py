@@ -90,6 +90,8 @@ class HandoffStatus(msgspec.Struct, kw_only=True):
     cut: list[str]
     overflowed: int = 0
     """Events that the new bot had to drop from what it held back: too many, or held for too long."""
+    unclaimed: int = 0
+    """How often the ledger failed meanwhile: at most so many events were handled by both bots."""
     recovered: RecoveryStatus | None = None
     state: str = "none"
     """What came of the app's state: none, carrying, carried, checkpoint (of a child that died), or failed: and why."""

@@ -20,6 +20,7 @@ from discord.gateway import DiscordWebSocket
 from discord.http import Route
 
 from bastion.bot import internals, recovery
+from bastion.bot.dated import DiscordClock
 from bastion.bot.gate import Gate
 from bastion.bot.keys import PAIR_WITHIN, Identity, identify
 from bastion.bot.ledger import SQLiteLedger, number_key
@@ -129,6 +130,7 @@ class Scene:
             file=self.file,
             generation=1,
             covered=lambda dead: False,
+            discord_clock=DiscordClock(SQLiteLedger(path, 2)),
             changed=lambda: self.news.append(None),
         )
 
@@ -412,15 +414,29 @@ def interaction(number: int) -> Event:
     return Event("INTERACTION_CREATE", fixed | more | {"id": str(number)}, guild_id=None)
 
 
-async def test_an_interaction_is_answered_while_it_lives_and_counted_when_it_does_not(scene: Scene) -> None:
+@pytest.mark.parametrize("ahead", [0, 60, -60])
+async def test_an_interaction_is_answered_while_it_lives_and_counted_when_it_does_not_whatever_the_clocks_say(
+    scene: Scene, ahead: int
+) -> None:
     await scene.die()
-    now = round(time.time() * 1000) - EPOCH_MS
+    now = round((time.time() + ahead) * 1000) - EPOCH_MS
+    known = DiscordClock(SQLiteLedger(str(scene.directory / "ledger"), 1))
+    known.came(now << 22, time.monotonic())
+    known.write_down()
     young, old = (now << 22), (now - 4000) << 22
     scene.sandbox.gateway.publish(interaction(old))
     scene.sandbox.gateway.publish(interaction(young))
     async with scene.successor() as successor:
         assert await successor.live() == [f"interaction {young}"]
         assert (successor.gate.counters.expired, successor.gate.counters.replayed) == (1, 1)
+
+
+async def test_an_interaction_of_an_age_that_is_not_known_is_tried(scene: Scene) -> None:
+    await scene.die()
+    old = (round(time.time() * 1000) - EPOCH_MS - 40_000) << 22
+    scene.sandbox.gateway.publish(interaction(old))
+    async with scene.successor() as successor:
+        assert await successor.live() == [f"interaction {old}"]
 
 
 async def test_an_event_that_cannot_be_read_stops_nothing(scene: Scene) -> None:

@@ -30,6 +30,11 @@ def small(where: Path, size: str) -> AbstractContextManager[None]:
     return mounted(where, "-t", "tmpfs", "-o", f"size={size}", "none")
 
 
+def grow(where: Path, size: str) -> None:
+    """Give a small file system another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(where)], check=True)
+
+
 @contextmanager
 def full(directory: Path) -> Iterator[None]:
     """Leave no room in a directory, which should be a small file system's."""

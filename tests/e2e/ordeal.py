@@ -64,16 +64,16 @@ def settings(**changes: Any) -> SandboxSettings:
 class Following:
     """A reload, followed through the control socket as `supervisor reload` does."""
 
-    def __init__(self, installation: Rig, command: str = "reload") -> None:
+    def __init__(self, installation: Rig, command: str = "reload", **options: bool) -> None:
         self.phases: list[str] = []
         self._installation = installation
         self._grew = asyncio.Event()
-        self._reading = asyncio.ensure_future(self._follow(command))
+        self._reading = asyncio.ensure_future(self._follow({"command": command, **options}))
 
-    async def _follow(self, command: str) -> dict[str, Any]:
+    async def _follow(self, command: dict[str, Any]) -> dict[str, Any]:
         reader, writer = await asyncio.open_unix_connection(self._installation.directory / "s.sock")
         try:
-            writer.write(json.dumps({"command": command}).encode() + b"\n")
+            writer.write(json.dumps(command).encode() + b"\n")
             async for line in reader:
                 answer = json.loads(line)
                 if answer["type"] == "progress":

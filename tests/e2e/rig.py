@@ -93,6 +93,8 @@ class Rig:
     python: str = sys.executable
     user: int | None = None
     """As whom supervisor and commands run; None: as the tests do. One number for user and group."""
+    prefix: tuple[str, ...] = ()
+    """What the supervisor's command line begins with."""
     untold: set[str] = field(default_factory=set)
     """Keys of updates that a successor could not tell, and has counted as missed."""
     _reading: asyncio.Task[None] | None = None
@@ -124,7 +126,7 @@ class Rig:
     async def start(self, *words: str, serving: bool = True, output: int = asyncio.subprocess.PIPE) -> None:
         """Start the supervisor. ``output`` is where both its streams go, for a reader other than this one."""
         self.process = await asyncio.create_subprocess_exec(
-            *(self.python, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
+            *(*self.prefix, self.python, "-m", "bastion.supervisor", "run", "--config", str(self.config), *words),
             cwd=self.cwd,
             env=self.environ,
             stdout=output,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mounts import full, not_writable, small
+from mounts import full, grow, not_writable, small
 from ordeal import Following, Judgement, judge, reload, seen, under_traffic
 from rig import ALL_KINDS, Rig
 
@@ -104,6 +104,42 @@ async def test_a_ledger_that_is_removed_or_overwritten_costs_no_event_and_no_rel
         assert all(-HELD_SECONDS - 1 < at < 2 for at in times), times
 
 
+async def test_a_reload_that_would_run_without_claims_is_refused_with_the_figures_before_anything_is_spawned(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "ledger"
+    directory.mkdir()
+    with small(directory, "1m"):
+        async with under_traffic(tmp_path, rate=RATE, ledger__path=f"{directory}/ledger.sqlite3") as installation:
+            outcome = await reload(installation)
+            assert outcome["result"] == "refused", outcome
+            needed = (
+                rf"{directory} for the ledger and the session files: they need [78]\.. MiB, and .* of 1\.0 MiB are free"
+            )
+            assert re.search(needed, outcome["reason"]), outcome
+            assert not any("generation 2 spawned" in line for line in installation.log), installation.tail()
+            grow(directory, "16m")
+            again = await reload(installation)
+            assert (again["result"], again["remarks"]) == ("succeeded", []), f"{again}\n{installation.tail()}"
+            await judge(installation)
+
+
+async def test_a_ledger_whose_disk_is_filled_in_the_middle_of_a_reload_is_told_of_in_its_outcome(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "ledger"
+    directory.mkdir()
+    with small(directory, "16m"):
+        async with under_traffic(tmp_path, rate=RATE, ledger__path=f"{directory}/ledger.sqlite3") as installation:
+            reloading = Following(installation)
+            await reloading.until("spawning")
+            with full(directory):
+                ended = await reloading.result()
+            assert ended["result"] == "succeeded", f"{ended}\n{installation.tail()}"
+            assert any("events were handled by both bots" in remark for remark in ended["remarks"]), ended
+            await judge(installation, doubled=ended["handoff"]["unclaimed"])
+
+
 @contextmanager
 def removed(directory: Path) -> Iterator[None]:
     shutil.rmtree(directory)
@@ -111,9 +147,16 @@ def removed(directory: Path) -> Iterator[None]:
     directory.mkdir(mode=0o700)
 
 
-@pytest.mark.parametrize("fault", [removed, not_writable, full])
-async def test_a_ledger_that_cannot_be_written_costs_no_event_and_no_reload_and_is_used_again_when_it_can(
-    tmp_path: Path, fault: Callable[[Path], Any]
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [
+        (removed, "there is no directory {}"),
+        (not_writable, "{} is not writable ("),
+        (full, "too little room in {} for the ledger and the session files"),
+    ],
+)
+async def test_a_ledger_that_cannot_be_written_has_a_reload_refused_and_costs_a_forced_one_no_event(
+    tmp_path: Path, fault: Callable[[Path], Any], why: str
 ) -> None:
     directory = tmp_path / "ledger"
     directory.mkdir(mode=0o700)
@@ -122,9 +165,17 @@ async def test_a_ledger_that_cannot_be_written_costs_no_event_and_no_reload_and_
         async with under_traffic(tmp_path, rate=RATE, ledger__path=path, handoff__probation=3) as installation:
             sandbox = installation.sandbox
             with fault(directory):
-                reloading = Following(installation)
+                refused = await reload(installation)
+                assert refused["result"] == "refused"
+                assert "a second bot could not claim events" in refused["reason"]
+                assert why.format(directory) in refused["reason"]
+                assert not told(installation), f"nothing was begun\n{installation.tail()}"
+                reloading = Following(installation, force=True)
                 await seen(installation, lambda status: errors(status) > 0)
-                assert (await reloading.result())["result"] == "succeeded", installation.tail()
+                outcome = await reloading.result()
+                assert outcome["result"] == "succeeded", installation.tail()
+                assert outcome["handoff"]["unclaimed"] > RATE
+                assert any(f"the ledger {path} failed " in remark for remark in outcome["remarks"]), outcome
                 assert max(told(installation).values()) == 1, installation.tail()
                 first = told(installation)
                 await sandbox.traffic.stop()

@@ -52,7 +52,7 @@ SHARD = {"id", "state", "latency_ms"}
 CLAIMS = {"won", "lost", "errors"}
 HANDOFF = {
     *("kind", "from", "to", "result", "reason", "started_at", "duration", "phases", "replayed", "expired", "cut"),
-    *("overflowed", "recovered", "state"),
+    *("overflowed", "unclaimed", "recovered", "state"),
 }
 LIMIT = {"total", "remaining", "reset_after", "max_concurrency"}
 

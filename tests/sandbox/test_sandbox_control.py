@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -16,6 +17,7 @@ from sandbox_client import Gateway
 
 from bastion.sandbox import Sandbox, SandboxSettings
 from bastion.sandbox.__main__ import main
+from bastion.sandbox.snowflake import created_at
 
 pytestmark = pytest.mark.anyio
 
@@ -180,3 +182,10 @@ async def test_a_port_that_is_taken_is_one_clear_line(sandbox: Sandbox) -> None:
     assert process.returncode == 1
     assert errors.decode().startswith(f"sandbox: cannot listen on 127.0.0.1:{sandbox.port}")
     assert errors.count(b"\n") == 1
+
+
+@pytest.mark.parametrize("ahead", [60.0, 0.0, -60.0])
+async def test_ids_are_made_by_a_clock_that_may_be_ahead_or_behind(ahead: float) -> None:
+    async with Sandbox(SandboxSettings(clock_offset=ahead)) as sandbox:
+        made = created_at(int(sandbox.emit_message().key))
+        assert made - time.time() == pytest.approx(ahead, abs=5)

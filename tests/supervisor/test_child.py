@@ -265,7 +265,6 @@ async def test_everything_a_child_said_is_heard_before_its_exit(nursery: Nursery
         ("raise SystemExit(3)", "exited with status 3", True),
         ("raise SystemExit(78)", "exited with status 78", True),
         ("raise ValueError('bad card')", "exited with status 1: ValueError: bad card", True),
-        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL", True),
         ("import os; os.abort()", "killed by SIGABRT", True),
     ],
 )
@@ -275,6 +274,18 @@ async def test_the_reason_of_an_exit_is_told_in_words(
     _, seen = nursery.script(source)
     await until(lambda: seen.exits)
     assert seen.exits == [(reason, retryable)]
+
+
+async def test_a_sigkill_is_told_to_be_the_kernels_perhaps_if_it_was_not_sent_from_here(nursery: Nursery) -> None:
+    _, seen = nursery.script("import os; os.kill(os.getpid(), 9)")
+    await until(lambda: seen.exits)
+    (reason, retryable) = seen.exits[0]
+    assert reason.startswith("killed by SIGKILL, which nobody here has sent: perhaps the kernel, for want of memory: ")
+    assert retryable
+    child, seen = nursery.script("import time; time.sleep(60)")
+    child.signal("SIGKILL")
+    await until(lambda: seen.exits)
+    assert seen.exits == [("killed by SIGKILL", True)]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from supervising import (
     with_window,
 )
 
-from bastion.supervisor import headroom, limits, machine
+from bastion.supervisor import diskroom, headroom, limits, machine
 from bastion.supervisor.child import LAUNCHER
 from bastion.supervisor.engine import Engine
 from bastion.supervisor.outcome import Outcome, Progress
@@ -396,6 +396,38 @@ async def test_a_second_bot_that_does_not_fit_into_memory_is_refused_unless_it_i
         assert (await it.engine.reload(force=True)).result == "succeeded"
         await it.serving(2)
         small_machine(root, it.pids[2], available_mib=121)
+        assert (await it.engine.reload()).result == "succeeded"
+
+
+async def test_a_second_bot_that_could_not_claim_is_refused_unless_it_is_forced_and_the_spare_waits(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diskroom, "shortage", lambda ledger: f"too little room in {ledger.parent}")
+    async with supervised(with_restart(settings, spare=True)) as it:
+        await until(lambda: "no spare for now: too little room in" in it.text)
+        outcome = await it.engine.reload()
+        assert (outcome.result, outcome.generation) == ("refused", 1)
+        assert "too little room in" in (outcome.reason or "")
+        assert "--force tries all the same" in (outcome.reason or "")
+        assert await it.roles() == {1: "active"}
+        assert (await it.engine.reload(force=True)).result == "succeeded"
+
+
+async def test_a_ledger_on_a_disk_that_hangs_has_a_reload_refused_and_the_next_one_works(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = threading.Event()
+
+    def shortage(_: Path) -> None:
+        answers.wait(20)
+
+    monkeypatch.setattr(diskroom, "PATIENCE", 0.2)
+    monkeypatch.setattr(diskroom, "shortage", shortage)
+    async with supervised(settings) as it:
+        outcome = await it.engine.reload()
+        assert outcome.result == "refused"
+        assert "has not answered for 0.2 s" in (outcome.reason or "")
+        answers.set()
         assert (await it.engine.reload()).result == "succeeded"
 
 

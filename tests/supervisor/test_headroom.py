@@ -171,3 +171,23 @@ def test_the_machine_that_runs_this_is_read() -> None:
 )
 def test_sizes_are_shown_as_people_say_them(size: int, text: str) -> None:
     assert headroom.human(size) == text
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_sigkill_is_the_kernels_if_it_counts_one_more_of_its_own(tree: Tree, version: int) -> None:
+    if version == 2:
+        tree.v2("/bot")
+        tree.v2_group("/bot", limit=GIB, used=GIB)
+        events = "sys/fs/cgroup/bot/memory.events"
+    else:
+        tree.v1("/bot")
+        tree.v1_group("/bot", limit=GIB, used=GIB)
+        events = "sys/fs/cgroup/memory/bot/memory.oom_control"
+    assert headroom.oom_kills(root=tree.root) == 0, "it cannot be read"
+    tree.write(events, "low 0\noom 4\noom_kill 2")
+    before = headroom.oom_kills(root=tree.root)
+    assert before == 2
+    assert headroom.suspicion(before, root=tree.root).startswith(", which nobody here has sent: perhaps the kernel")
+    tree.write(events, "low 0\noom 5\noom_kill 3")
+    found = headroom.suspicion(before, root=tree.root)
+    assert found.startswith(", by the kernel for want of memory: 1.0 GiB of 1.0 GiB are used (/sys/fs/cgroup")

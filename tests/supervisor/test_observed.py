@@ -6,7 +6,7 @@ import pytest
 
 from bastion.supervisor.observed import HandoffRecord
 from bastion.supervisor.status import HandoffResult
-from bastion.wire import Cut, Imported, Recovered
+from bastion.wire import Beat, Claims, Cut, Imported, Recovered
 
 
 @pytest.fixture
@@ -57,3 +57,17 @@ def test_state_that_has_arrived_has_arrived_also_if_its_child_leaves(record: Han
 def test_who_has_no_part_in_it_is_not_named(record: HandoffRecord) -> None:
     record.died(Cut(generation=3, names=["on_message 1"]))
     assert record.cut == {}
+
+
+def beat(errors: int) -> Beat:
+    return Beat(n=1, loop_lag_ms=0, in_flight=0, handled=0, claims=Claims(errors=errors))
+
+
+def test_what_the_ledger_fails_at_counts_while_the_handoff_goes_on_and_from_where_each_child_was(
+    record: HandoffRecord,
+) -> None:
+    record.failed_to_claim(beat(7), since=beat(4))
+    record.failed_to_claim(beat(2), since=None)
+    record.close("succeeded", None, now=1.0)
+    record.failed_to_claim(beat(9), since=beat(7))
+    assert record.status(now=2.0).unclaimed == 5
