@@ -180,18 +180,18 @@ class Engine:
 
     async def _begin(self, stack: contextlib.ExitStack) -> None:
         try:
-            release = resolve(self._settings.bot)
             ledger = self._settings.ledger
             place = self._place = stack.enter_context(
                 ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
             )
+            if place.membership is not None:
+                self._register = Register(place.membership)
+            release = resolve(self._settings.bot)
         except (ReleaseError, OSError) as error:
             self._fail(str(error))
             return
-        if place.membership is not None:
-            self._register = Register(place.membership)
-            if not await self._others_claim(self._register):
-                return
+        if self._register is not None and not await self._others_claim(self._register):
+            return
         await self._serve(release)
 
     async def _serve(self, start: Release | CarriedEngine) -> None:
@@ -266,6 +266,8 @@ class Engine:
         if before != (now := _others_text(self._others)):
             still = any(other.still for other in self._others)
             self.log(f"beside us: {now}", level=logging.WARNING if still else logging.INFO)
+        for number, why in register.words.news():
+            self.log(f"supervisor {number} has no bot that could take over: {why}", level=logging.WARNING)
         found = neighbours.verdict(register.number, self._others)
         if found != self._found:
             self._found = found
@@ -278,6 +280,7 @@ class Engine:
         claiming = slot.state.company and neighbours.claims(slot.state)
         with contextlib.suppress(OSError):
             self._register.tell(neighbours.stage_of(slot.state), claims_for=self._newest() if claiming else 0)
+            self._register.words.leave(slot.state.fault)
 
     def _newest(self) -> int:
         return max((other.number for other in self._others), default=0)
@@ -352,6 +355,9 @@ class Engine:
 
     def _fail(self, reason: str) -> None:
         self.failure, self._code = reason, EXIT_CONFIG
+        if self._register is not None:
+            with contextlib.suppress(OSError):
+                self._register.words.leave(reason)
 
     # Commands.
 

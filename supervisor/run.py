@@ -11,18 +11,18 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import anyio
 
-from bastion.supervisor import __version__, control, logs, machine, orphans, reexec
+from bastion.supervisor import __version__, control, logs, machine, neighbours, orphans, reexec
 from bastion.supervisor.engine import Engine, timing_of
 from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
-from bastion.supervisor.location import parse_listen
+from bastion.supervisor.location import locate_shared_ledger, parse_listen
 from bastion.supervisor.release import remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
 from bastion.supervisor.systemd import Service
@@ -49,6 +49,29 @@ def run(
     then no bot was started. Raises `reexec.CarryError` if an earlier program
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
+    try:
+        return _run(config, sandbox=sandbox, environ=environ, tell=tell, standby_since=standby_since, named=named)
+    except (SettingsError, control.ControlError) as error:
+        _tell_others(locate_shared_ledger(config, environ=environ), str(error))
+        raise
+
+
+def _tell_others(ledger: Path | None, why: str) -> None:
+    """Leave word with the supervisors who share the ledger: our own log may be gone with its container."""
+    if ledger is not None:
+        with suppress(OSError):
+            neighbours.report(ledger, why)
+
+
+def _run(
+    config: Path | None,
+    *,
+    sandbox: bool,
+    environ: Mapping[str, str],
+    tell: Callable[[str], object],
+    standby_since: float | None,
+    named: Named | None,
+) -> tuple[int, str | None]:
     envelope = reexec.received()
     if envelope is None:
         # Until the engine handles it: a reload asked for now would start what is about to start anyway.
@@ -154,6 +177,7 @@ async def _serve(
                     greet(health)
                 code = await engine.run(carried=envelope.engine if envelope else None, successor=successor)
         except SettingsError as error:
+            _tell_others(settings.ledger.path if settings.ledger.shared else None, str(error))
             return EXIT_CONFIG, str(error)
     return code, engine.failure
 
