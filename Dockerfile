@@ -1,5 +1,6 @@
 # A bot under its supervisor, which is PID 1. The bot's code comes by a volume at /srv/bastion: new code needs no new
-# image, only `docker exec bastion supervisor reload`. docs/operating.md, "In a container", says more.
+# image, only `docker exec bastion supervisor reload`. Or an image of your own begins with `FROM bastion`: examples/image
+# has one. docs/operating.md, "In a container", says more.
 ARG BASE=python:3.12-slim-bookworm
 
 FROM ${BASE} AS build
@@ -10,25 +11,27 @@ ARG PIP_NO_INDEX
 COPY . /src
 RUN python3 -m venv /opt/bastion \
     && /opt/bastion/bin/python -m pip install --no-cache-dir --disable-pip-version-check /src \
-    && /opt/bastion/bin/python -m pip uninstall -y -q pip \
-    && mkdir -p /skeleton/etc/bastion /skeleton/run/bastion /skeleton/srv/bastion/releases/shipped /skeleton/opt \
-    && ln -s releases/shipped /skeleton/srv/bastion/current \
+    && mkdir -p /skeleton/etc/bastion /skeleton/run/bastion /skeleton/srv/bastion \
+    && ln -s . /skeleton/srv/bastion/current \
     && cp /src/docker/bastion.toml /skeleton/etc/bastion/ \
-    && chmod 0700 /skeleton/run/bastion && chown 10001:10001 /skeleton/run/bastion \
-    && mv /opt/bastion /skeleton/opt/
+    && chmod 0700 /skeleton/run/bastion && chown 10001:10001 /skeleton/run/bastion
 
 FROM ${BASE}
 COPY --from=build /skeleton/ /
+# With its pip and the image's user as its owner, so that `RUN pip install` of an image FROM this one adds to it.
+COPY --from=build --chown=10001:10001 /opt/bastion /opt/bastion
 ENV PATH=/opt/bastion/bin:$PATH \
     BASTION_CONFIG=/etc/bastion/bastion.toml \
     RUNTIME_DIRECTORY=/run/bastion \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/bastion
 USER 10001:10001
 EXPOSE 9194
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=6s --start-period=5m --retries=3 CMD ["supervisor", "healthcheck"]
+HEALTHCHECK --interval=10s --timeout=6s --start-period=6m --retries=3 CMD ["supervisor", "healthcheck"]
 ENTRYPOINT ["supervisor"]
 CMD ["run"]

@@ -10,6 +10,7 @@ that comes back: a database, a network, Discord. So it is tried again, whatever 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import traceback
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from bastion.bot.apps import AppError, one_line
 from bastion.bot.ending import place_of
 from bastion.bot.program import ProgramError
 from bastion.bot.shards import ShardsError
+from bastion.wire import proxies
 
 _CLOSE_CODES = {
     4004: "Discord refused the token (close code 4004): it was reset or is not this bot's",
@@ -119,10 +121,15 @@ def explain(error: BaseException | None, api_url: str, directory: Path) -> tuple
         reason = _CLOSE_CODES.get(error.code, f"Discord closed the gateway (close code {error.code})")
         return reason, error.code not in _CLOSE_CODES
     if isinstance(error, (aiohttp.ClientConnectionError, discord.GatewayNotFound)):
-        return f"Discord cannot be reached at {api_url}: {one_line(error)}", True
+        return f"Discord cannot be reached at {api_url}: {one_line(error)}{_proxy_hint()}", True
     if isinstance(error, discord.HTTPException):
         return f"Discord refused a request while the app started: {one_line(error)}", error.status >= 429
     return f"the program ended with {told(error, directory)}", not hopeless(error)
+
+
+def _proxy_hint() -> str:
+    names = " and ".join(proxies(os.environ))
+    return f" ({names}: discord.py does not look at it, and takes a proxy as `proxy=` alone)" if names else ""
 
 
 def told(error: BaseException, directory: Path) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -86,6 +86,34 @@ class _OfAProgram(click.Command):
         return [*super().collect_usage_pieces(ctx), "[-- ARGS...]"]
 
 
+class _RunCommand(_OfAProgram):
+    """The command that a container's engine runs, and runs again when it has failed."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        """Read the command line; one that is wrong is wrong at the next start as well."""
+        with _unhurried():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        with _unhurried():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _unhurried() -> Iterator[None]:
+    """Say at once why a start has failed; as PID 1 put the exit off."""
+    try:
+        yield
+    except click.ClickException as failure:
+        from bastion.supervisor import pause
+
+        with suppress(OSError):
+            failure.show()
+        pause.before_exit(failure.exit_code, tell=lambda line: click.echo(f"supervisor: {line}", err=True))
+        sys.exit(failure.exit_code)
+
+
 _ARGS = "bastion.args"
 
 
@@ -110,7 +138,7 @@ def cli() -> None:
     """Redeploy a discord.py bot without anyone noticing."""
 
 
-@cli.command(cls=_OfAProgram, epilog=_EPILOG, short_help="Run the bot under a supervisor, in the foreground.")
+@cli.command(cls=_RunCommand, epilog=_EPILOG, short_help="Run the bot under a supervisor, in the foreground.")
 @_with_program
 @_with_config
 @click.option("--sandbox", is_flag=True, help="Run against a local Discord with light traffic; needs no token.")

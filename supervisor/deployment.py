@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bastion.supervisor import __version__, headroom, limits
+from bastion.supervisor import __version__, durations, headroom
+from bastion.supervisor import unit as systemd_unit
 from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
+from bastion.supervisor.durations import Shards
 from bastion.supervisor.ledgerdir import ledger_directory, place_problem
 from bastion.supervisor.settings import Settings
-from bastion.supervisor.systemd import MARGIN
+from bastion.wire import proxies
 
 REST_TIMEOUT = 10.0
 """Seconds for Discord to answer."""
@@ -37,27 +37,6 @@ _PRIVILEGED = {
 _AGENT = f"DiscordBot (https://pypi.org/project/bastion-supervisor, {__version__})"
 SMALLEST_LEDGER = 32 * 1024 * 1024
 """Bytes for the claims: 10 MB take those of 15 minutes with 100 events a second, which is as long as they are kept."""
-FIRST_WORD = 10.0
-"""Seconds within which a supervisor, also on a busy machine, asks systemd for as much time as its settings need."""
-STOP_MARGIN = 12.0
-"""Seconds that a stop may take beyond the supervisor's own limits, on a busy machine."""
-_UNIT_WANTS = {"Type": "notify", "KillMode": "mixed", "OOMPolicy": "continue"}
-_UNIT_SHOWN = (
-    *("LoadState", "NotifyAccess", "ExecReload", "TimeoutStopUSec", "TimeoutStartUSec"),
-    *("RestartPreventExitStatus", "RestartForceExitStatus"),
-)
-_SECONDS = {
-    "us": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "min": 60.0,
-    "h": 3600.0,
-    "d": 86400.0,
-    "w": 604800.0,
-    "month": 2629800.0,
-    "y": 31557600.0,
-}
-"""How systemd writes durations."""
 _INITS = ("docker-init", "tini", "dumb-init", "catatonit", "s6-svscan", "runsvdir", "systemd", "init")
 _SHELLS = ("sh", "bash", "dash", "ash", "busybox")
 _ON_MEMORY = ("tmpfs", "ramfs")
@@ -80,27 +59,57 @@ def findings(
     ``intents`` are those of the app, None if they are not known. Without a token Discord is not asked. ``root`` is
     where /proc, /run and the like are.
     """
+    shards = None if settings.bot.shards == "auto" else Shards(count=settings.bot.shards, at_once=1)
+    yield from _proxies({**environ, **settings.environment})
     if settings.token:
-        yield from _discord(settings, intents=intents)
+        shards = (yield from _discord(settings, intents=intents)) or shards
+    if shards is not None:
+        yield _ready_time(settings, shards)
     yield _memory(settings, root=root)
     yield _ledger(settings, environ=environ, root=root)
-    yield from _surroundings(settings, root=root, unit=unit)
+    yield from _surroundings(settings, shards, root=root, unit=unit)
 
 
-def _discord(settings: Settings, *, intents: int | None) -> Iterator[Finding]:
+def _proxies(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Say that a proxy in the bot's environment is nobody's way to Discord. Its value may hold a password."""
+    if names := proxies(environ):
+        said = (
+            f"{' and '.join(names)}: discord.py does not look at it, so this check asks Discord directly, as "
+            "the bot will. A client that is given `proxy=` goes another way, which this check does not try"
+        )
+        yield Finding(name="proxy", ok=True, detail=said)
+
+
+def _ready_time(settings: Settings, shards: Shards) -> Finding:
+    given = settings.handoff.ready_timeout
+    least, needed = durations.identify_seconds(settings, shards), durations.ready_seconds(settings, shards)
+    text = (
+        f"handoff.ready_timeout is {given:g} s; the IDENTIFYs of {shards.count} shards take {least:g} s "
+        f"({shards.at_once} at once)"
+    )
+    if given <= least:
+        text += f", so that no reload could succeed: write ready_timeout = {needed:g}"
+    elif given < needed:
+        text += f", and their guilds come after that: ready_timeout = {needed:g} is on the safe side"
+    return Finding(name="ready time", ok=given > least, detail=text)
+
+
+def _discord(settings: Settings, *, intents: int | None) -> Generator[Finding, None, Shards | None]:
+    """Yield what Discord says; return how the shards will connect, None if it does not say."""
     try:
         answer = _get(settings, "/gateway/bot")
         limit = answer["session_start_limit"]
         shards, remaining, total = int(answer["shards"]), int(limit["remaining"]), int(limit["total"])
+        at_once = max(1, int(limit.get("max_concurrency", 1)))
     except urllib.error.HTTPError as error:
         error.close()
         reason = "Discord refused the token (401)" if error.code == 401 else f"Discord answered with {error.code}"
         yield Finding(name="discord", ok=False, detail=f"{reason} at {settings.discord.api_url}")
-        return
+        return None
     except (OSError, ValueError, LookupError, TypeError) as error:
         reason = str(getattr(error, "reason", error))
         yield Finding(name="discord", ok=False, detail=f"cannot be reached at {settings.discord.api_url}: {reason}")
-        return
+        return None
     yield Finding(name="discord", ok=True, detail=f"takes the token, and suggests {shards} shards")
     count = shards if settings.bot.shards == "auto" else settings.bot.shards
     enough = remaining >= 2 * count
@@ -111,6 +120,7 @@ def _discord(settings: Settings, *, intents: int | None) -> Iterator[Finding]:
         yield Finding(name="intents", ok=True, detail=said)
     elif any(intents & bit for bit, _ in _PRIVILEGED.values()):
         yield _intents(settings, intents)
+    return Shards(count=count, at_once=at_once)
 
 
 def _intents(settings: Settings, intents: int) -> Finding:
@@ -132,7 +142,8 @@ def _get(settings: Settings, path: str) -> Any:
         f"{settings.discord.api_url}{path}",
         headers={"Authorization": f"Bot {settings.token}", "User-Agent": _AGENT},
     )
-    with urllib.request.urlopen(request, timeout=REST_TIMEOUT) as answer:
+    directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # as discord.py connects
+    with directly.open(request, timeout=REST_TIMEOUT) as answer:
         return json.loads(answer.read(64 * 1024))
 
 
@@ -192,35 +203,36 @@ def _file_system(path: Path, *, root: Path) -> tuple[str, bool]:
     return kind, read_only
 
 
-def _surroundings(settings: Settings, *, root: Path, unit: str) -> Iterator[Finding]:
+def _surroundings(settings: Settings, shards: Shards | None, *, root: Path, unit: str) -> Iterator[Finding]:
     contained = (root / ".dockerenv").exists() or (root / "run/.containerenv").exists()
     booted = (root / "run/systemd/system").is_dir()
     if booted:
-        yield _systemd(settings, unit=unit)
+        ok, said = systemd_unit.look(settings, unit=unit)
+        yield Finding(name="systemd", ok=ok, detail=said)
     if contained:
         yield _container(root=root)
         if not booted:
-            needed = stop_seconds(settings)
-            text = (
-                f"cannot be seen from in here: give it {needed:g} s (docker stop --time, stop_grace_period). With "
-                "Docker's own 10 s handlers are cut"
-            )
-            yield Finding(name="stop time", ok=True, detail=text)
+            yield from _engine(settings, shards)
     elif not booted:
         yield Finding(name="service", ok=True, detail="neither systemd nor a container: who restarts the supervisor?")
 
 
-def start_seconds(settings: Settings) -> float:
-    """Return how long a start or a reload that goes well may take, with a margin."""
-    times = settings.handoff
-    return times.ready_timeout + times.probation + times.drain_timeout + MARGIN
-
-
-def stop_seconds(settings: Settings) -> float:
-    """Return how long a stop may take, with a margin; beside other supervisors it first waits for one of them."""
-    drain = settings.handoff.drain_timeout
-    waits = drain if settings.ledger.shared else 0.0
-    return waits + drain + limits.DRAIN_GRACE + limits.TERM_GRACE + STOP_MARGIN
+def _engine(settings: Settings, shards: Shards | None) -> Iterator[Finding]:
+    """Name what an engine and the tools before it must be told, for it cannot be seen from inside."""
+    needed, beside = durations.stop_seconds(settings), settings.ledger.shared
+    text = (
+        f"cannot be seen from in here: give it {needed:g} s (docker run --stop-timeout, docker stop --time, "
+        f"stop_grace_period). With Docker's own {durations.ENGINES_STOP:g} s handlers are cut"
+    )
+    text += "".join(f"; {tool}" for tool in durations.too_impatient(durations.STOPS, needed, beside=beside))
+    yield Finding(name="stop time", ok=True, detail=text)
+    if shards is None:
+        text = "how many shards connect is not known here, so a health check's start period cannot be compared"
+    else:
+        healthy = durations.healthy_seconds(settings, shards)
+        text = f"cannot be seen from in here: {shards.count} shards ({shards.at_once} at once) may take {healthy:g} s"
+        text += "".join(f"; {tool}" for tool in durations.too_impatient(durations.STARTS, healthy, beside=beside))
+    yield Finding(name="start time", ok=True, detail=text)
 
 
 def _container(*, root: Path) -> Finding:
@@ -250,60 +262,3 @@ def _container(*, root: Path) -> Finding:
         ok=ok,
         detail=f"{said}; root file system {'read-only' if read_only else 'writable'}; as {user}",
     )
-
-
-def _systemd(settings: Settings, *, unit: str) -> Finding:
-    """Compare the unit, as systemd has loaded it, with what a reload and a stop rely on."""
-    command = ["systemctl", "show", unit, *(f"--property={name}" for name in (*_UNIT_WANTS, *_UNIT_SHOWN))]
-    try:
-        done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return Finding(name="systemd", ok=True, detail="is there, and systemctl says nothing")
-    found = dict(line.partition("=")[::2] for line in done.stdout.decode(errors="replace").splitlines())
-    if found.get("LoadState") != "loaded":
-        return Finding(name="systemd", ok=True, detail=f"is there, without a unit {unit}: see docs/operating.md")
-    problems = [
-        f"{name} is {found.get(name)}, not {value}" for name, value in _UNIT_WANTS.items() if found.get(name) != value
-    ]
-    if "supervisor" not in found.get("ExecReload", ""):
-        problems.append("ExecReload is not `supervisor reload`, so that a reload cannot fail")
-    if "78" not in found.get("RestartPreventExitStatus", "").split():
-        problems.append("RestartPreventExitStatus lacks 78: a configuration that cannot work is tried again and again")
-    if not {"HUP", "SIGHUP"} & set(found.get("RestartForceExitStatus", "").split()):
-        problems.append("RestartForceExitStatus lacks SIGHUP: one that comes too early ends the service for good")
-    problems += _too_short(settings, found)
-    said = f"{unit}: {'; '.join(problems)}" if problems else f"{unit} is as it should be"
-    return Finding(name="systemd", ok=not problems, detail=said)
-
-
-def _too_short(settings: Settings, unit: Mapping[str, str]) -> Iterator[str]:
-    """Compare the unit's times with those of the settings.
-
-    A supervisor that systemd listens to asks for what it needs (EXTEND_TIMEOUT_USEC), if it is given the time to.
-    """
-    heard = unit.get("NotifyAccess") in ("main", "exec", "all")
-    for name, what, needed, cost in (
-        ("TimeoutStart", "a start or a reload", start_seconds(settings), "ends one that goes well"),
-        ("TimeoutStop", "a stop", stop_seconds(settings), "kills handlers that are about to end"),
-    ):
-        given = _duration(unit.get(f"{name}USec", ""))
-        if given is None:
-            continue
-        if heard and given < FIRST_WORD:
-            yield (
-                f"{name}Sec is {given:g} s, in which the supervisor may not come to ask for the time that it needs: "
-                f"set {name}Sec={needed:g}"
-            )
-        elif not heard and given < needed:
-            yield (
-                f"{name}Sec is {given:g} s, {what} may take {needed:g} s, and systemd, which does not listen to the "
-                f"supervisor (NotifyAccess), {cost}: set {name}Sec={needed:g}"
-            )
-
-
-def _duration(text: str) -> float | None:
-    """Read a duration as `systemctl show` prints it: "1min 30s". None if there is none."""
-    if text == "infinity":
-        return float("inf")
-    parts = re.findall(r"([\d.]+)(us|ms|s|min|h|d|w|month|y)\b", text)
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts) if parts else None

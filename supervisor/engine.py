@@ -179,12 +179,12 @@ class Engine:
     async def _begin(self, stack: contextlib.ExitStack) -> None:
         ledger = self._settings.ledger
         try:
-            release = await self._first_release()
-            if release is None:
-                return
             place = self._place = stack.enter_context(
                 ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
             )
+            if place.membership is not None:
+                self._register = Register(place.membership)
+            release = await self._first_release()
         except UnansweredError as error:
             self._fail(str(error), code=EXIT_FAILURE)
             return
@@ -194,12 +194,12 @@ class Engine:
         except OSError as error:
             self._fail(diskroom.named(error, ledger.path or base_directory(os.environ)))
             return
+        if release is None:
+            return
         if ledger.path is not None and place.path.parent != ledger.path.parent.resolve():
             self.log(f"other users may enter {ledger.path.parent}, so the ledger is {place.path}")
-        if place.membership is not None:
-            self._register = Register(place.membership)
-            if not await self._others_claim(self._register):
-                return
+        if self._register is not None and not await self._others_claim(self._register):
+            return
         await self._serve(release)
 
     async def _first_release(self) -> Release | None:
@@ -284,6 +284,8 @@ class Engine:
         if before != (now := _others_text(self._others)):
             still = any(other.still for other in self._others)
             self.log(f"beside us: {now}", level=logging.WARNING if still else logging.INFO)
+        for number, why in register.words.news():
+            self.log(f"supervisor {number} has no bot that could take over: {why}", level=logging.WARNING)
         found = neighbours.verdict(register.number, self._others)
         if found != self._found:
             self._found = found
@@ -296,6 +298,7 @@ class Engine:
         claiming = slot.state.company and neighbours.claims(slot.state)
         with contextlib.suppress(OSError):
             self._register.tell(neighbours.stage_of(slot.state), claims_for=self._newest() if claiming else 0)
+            self._register.words.leave(slot.state.fault)
 
     def _newest(self) -> int:
         return max((other.number for other in self._others), default=0)
@@ -373,6 +376,9 @@ class Engine:
 
     def _fail(self, reason: str, *, code: int = EXIT_CONFIG) -> None:
         self.failure, self._code = reason, code
+        if self._register is not None:
+            with contextlib.suppress(OSError):
+                self._register.words.leave(reason)
 
     # Commands.
 

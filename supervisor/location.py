@@ -102,6 +102,19 @@ def locate_health(explicit: Path | None, *, environ: Mapping[str, str]) -> Healt
     raise SettingsError(f"{config}: health.listen = {shown(value)}: allowed is {LISTEN_ALLOWED}")
 
 
+def locate_shared_ledger(explicit: Path | None, *, environ: Mapping[str, str]) -> Path | None:
+    """Return ``ledger.path`` if other supervisors may have it too, None if not; whatever is wrong with all else."""
+    try:
+        config = find_config(explicit, environ=environ)
+        ledger = read_config(config).get("ledger") if config else None
+    except SettingsError:
+        return None
+    if config is None or not isinstance(ledger, dict) or ledger.get("shared") is not True:
+        return None
+    path = ledger.get("path")
+    return absolute(Path(path), base=config.parent) if isinstance(path, str) and path and "\0" not in path else None
+
+
 def parse_listen(value: str) -> HealthAddress | None:
     """Read ``health.listen``; None is none. Raises `ValueError` for what `LISTEN_ALLOWED` does not name."""
     if value == "":

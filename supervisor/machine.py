@@ -304,7 +304,7 @@ def _role_taken(turn: Turn, event: RoleTaken) -> None:
     new, old = event.generation, turn.state.child(turn.state.active)
     turn.cancel(Alarm.ACK, generation=new)
     turn.change(new, standing=Standing.ACTIVE)
-    turn.set(active=new, incoming=None, bereft=None, served=True)
+    turn.set(active=new, incoming=None, bereft=None, served=True, fault="")
     turn.note(f"generation {new} is active")
     turn.start(Alarm.STABLE, turn.state.timing.stable_after, generation=new)
     if old is None:

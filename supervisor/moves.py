@@ -190,6 +190,7 @@ def succeeded(turn: Turn) -> None:
 def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
     """Go back to whoever serves; if nobody does, try again after a while."""
     turn.note(reason, serious=True)
+    turn.set(fault="" if turn.state.active is not None else reason)
     if turn.state.active is not None:
         turn.cancel(Alarm.ACK, generation=turn.state.active)
         turn.close("failed", reason)

@@ -32,6 +32,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
+from bastion.supervisor import lastwords
 from bastion.supervisor.events import Neighbours
 from bastion.supervisor.state import Phase, Relief, State
 from bastion.wire.private import open_private
@@ -162,6 +163,7 @@ def join(ledger: Path) -> Membership:
         for other in _look(directory, own=number):
             if not other.alive:
                 (directory / str(other.number)).unlink(missing_ok=True)
+        _forget_words(directory)
         unfinished = directory / f"{number}{_UNFINISHED}"
         lock = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
@@ -175,12 +177,25 @@ def join(ledger: Path) -> Membership:
     return Membership(directory=directory, number=number, lock=lock)
 
 
+def report(ledger: Path, why: str) -> None:
+    """Tell the others why a supervisor does not come to enter the register. Raises OSError, if there is none too."""
+    directory = register_of(ledger)
+    with _counted(directory / _COUNTER) as number:
+        _forget_words(directory)
+        lastwords.leave(directory, number, why)
+
+
+def _forget_words(directory: Path) -> None:
+    lastwords.forget(directory, living={other.number for other in _look(directory, own=0) if other.alive})
+
+
 class Register:
     """The register as one of its members sees it."""
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
         self._told: tuple[Stage, int] = Stage.ARRIVING, 0
+        self.words = lastwords.Words(membership.directory, membership.number)
         self._looks = 0
         self._seen: dict[int, tuple[int | None, int]] = {}
         """Of each other: how often it had looked when that last changed, and our look that found it so."""

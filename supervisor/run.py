@@ -10,18 +10,19 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import anyio
 
-from bastion.supervisor import __version__, control, logs, machine, orphans, reexec, rereading
+from bastion.supervisor import __version__, control, logs, machine, neighbours, orphans, reexec, rereading
 from bastion.supervisor.engine import Engine, timing_of
 from bastion.supervisor.entry import Named
 from bastion.supervisor.events import Beaten
+from bastion.supervisor.ledgerdir import ledger_directory, place_problem
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
-from bastion.supervisor.location import parse_listen
+from bastion.supervisor.location import locate_shared_ledger, parse_listen
 from bastion.supervisor.printable import escaped
 from bastion.supervisor.release import remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
@@ -52,6 +53,32 @@ def run(
     then no bot was started. Raises `reexec.CarryError` if an earlier program
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
+    try:
+        return _run(
+            config, sandbox=sandbox, environ=environ, tell=tell, log=log, standby_since=standby_since, named=named
+        )
+    except (SettingsError, control.ControlError) as error:
+        _tell_others(locate_shared_ledger(config, environ=environ), str(error), environ=environ)
+        raise
+
+
+def _tell_others(ledger: Path | None, why: str, *, environ: Mapping[str, str]) -> None:
+    """Leave word with the supervisors who share the ledger: our own log may be gone with its container."""
+    if ledger is not None and place_problem(ledger, environ=environ) is None:
+        with suppress(OSError):
+            neighbours.report(ledger_directory(ledger, environ=environ) / ledger.name, why)
+
+
+def _run(
+    config: Path | None,
+    *,
+    sandbox: bool,
+    environ: Mapping[str, str],
+    tell: Callable[[str], object],
+    log: Writer,
+    standby_since: float | None,
+    named: Named | None,
+) -> tuple[int, str | None]:
     envelope = reexec.received()
     if envelope is not None:
         log.put(envelope.log)
@@ -167,6 +194,7 @@ async def _serve(
                         greet(health)
                     code = await engine.run(carried=carried, successor=successor(server))
             except SettingsError as error:
+                _tell_others(settings.ledger.path if settings.ledger.shared else None, str(error), environ=os.environ)
                 return EXIT_CONFIG, str(error)
     return code, engine.failure
 

@@ -235,6 +235,8 @@ class State:
     """Told to stop; serves until another supervisor's bot does."""
     by_hand: bool = False
     """Claims were switched on by hand."""
+    fault: str = ""
+    """Why the newest attempt to have a bot that serves has failed; empty while one does."""
     exit_code: int = 0
     exit_reason: str | None = None
 

@@ -56,6 +56,7 @@ from bastion.wire.places import (
     state_base,
     supervisor_of,
 )
+from bastion.wire.proxies import proxies
 
 __all__ = [
     "EXIT_CONFIG",
@@ -102,6 +103,7 @@ __all__ = [
     "decode_from_child",
     "decode_to_child",
     "encode",
+    "proxies",
     "sessions_path",
     "state_base",
     "supervisor_of",

@@ -4,7 +4,8 @@
 #   BASTION_IMAGE=registry/bot:42 DISCORD_TOKEN=... compose.sh
 # What the bot has written into its container would go with it: that stops the deploy, unless it is what
 # BASTION_DISPOSABLE names ("*.log cache"). Databases and the like belong on a volume.
-# $COMPOSE ("docker compose") may hold options; PATIENCE (600) is how many seconds the new one may take.
+# $COMPOSE ("docker compose") may hold options; PATIENCE (600) is how many seconds the new one may take: for many shards
+# `supervisor check --deploy` reckons it. One that ends is given up at once, though its engine starts it again.
 set -eu
 
 compose=${COMPOSE:-docker compose}
@@ -15,6 +16,11 @@ export BASTION_SINCE
 
 container() {
     docker ps --quiet --filter "label=com.docker.compose.project=bastion-$1" --filter "label=com.docker.compose.service=bot"
+}
+
+# ended CONTAINER: it has gone, or has been started again.
+ended() {
+    [ -z "$1" ] || [ "$(docker inspect --format '{{.RestartCount}}' "$1" 2>/dev/null)" -gt 0 ] 2>/dev/null
 }
 
 # written CONTAINER: the files below /srv/bastion that are in the container alone: not in its image, nor on a volume.
@@ -50,7 +56,7 @@ fi
 $compose --project-name "bastion-$new" up --detach
 deadline=$(($(date +%s) + ${PATIENCE:-600}))
 until [ "$(docker inspect --format '{{.State.Health.Status}}' "$(container "$new")" 2>/dev/null)" = healthy ]; do
-    if [ "$(date +%s)" -gt "$deadline" ] || [ -z "$(container "$new")" ]; then
+    if [ "$(date +%s)" -gt "$deadline" ] || ended "$(container "$new")"; then
         echo "bastion-$new is not healthy; bastion-$old serves on. The new one's last words:" >&2
         $compose --project-name "bastion-$new" logs --tail 20 >&2
         $compose --project-name "bastion-$new" down >&2

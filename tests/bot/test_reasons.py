@@ -195,3 +195,12 @@ def test_a_port_that_is_taken_is_named_though_the_error_does_not_say_it() -> Non
     )
     said = OSError(98, "error while attempting to bind on address ('::', 8080, 0, 0): address already in use")
     assert port_of(said) == 8080
+
+
+def test_a_proxy_that_discord_py_does_not_look_at_is_named_where_discord_cannot_be_reached(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:secret@proxy:3128")
+    reason, _ = explain(aiohttp.ClientConnectionError("refused"), API, Path("/release"))
+    assert reason.endswith("(HTTPS_PROXY: discord.py does not look at it, and takes a proxy as `proxy=` alone)")
+    assert "secret" not in reason

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,11 @@ class Ended:
 
 
 class Docker:
-    """The command line of one engine."""
+    """The command line of one engine. ``restart`` stops and starts it, as a reboot does; None: it is not ours."""
 
-    def __init__(self, socket: Path) -> None:
+    def __init__(self, socket: Path, *, restart: Callable[[], None] | None = None) -> None:
         self.host = f"unix://{socket}"
+        self.restart = restart
 
     def run(self, *words: str, timeout: float = 120.0) -> Ended:
         """Run a command to its end."""
@@ -130,27 +131,58 @@ def _dockerd(directory: Path) -> Iterator[Docker]:
     for option, name in (("data-root", "data"), ("exec-root", "exec"), ("pidfile", "pid")):
         command += [f"--{option}", str(directory / name)]
     command += ["--host", f"unix://{directory}/socket"]
-    docker = Docker(directory / "socket")
-    with (
-        (directory / "log").open("wb") as log,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True) as process,
-    ):
+    daemon = _Daemon(command, directory)
+    docker = Docker(directory / "socket", restart=daemon.restart)
+    try:
+        daemon.start()
+        yield docker
+    finally:
+        if daemon.runs:
+            with suppress(AssertionError, subprocess.TimeoutExpired):
+                if there := docker.must("ps", "--all", "--quiet").split():
+                    docker.must("rm", "--force", "--volumes", *there)
+        daemon.stop()
+        # The engine leaves the name of its network behind, as a mount.
+        subprocess.run(["umount", str(directory / "exec" / "netns" / "default")], capture_output=True, check=False)
+        _remove_cgroups(group)
+
+
+class _Daemon:
+    """The engine's process, which may be another one after a restart."""
+
+    def __init__(self, command: Sequence[str], directory: Path) -> None:
+        self._command = command
+        self._directory = directory
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def start(self) -> None:
+        """Start it and wait until it answers. Raises `NoEngineError`."""
+        log = self._directory / "log"
+        with log.open("ab") as said:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, start_new_session=True
+            )
+        _await_start(Docker(self._directory / "socket"), self._process, log)
+
+    def stop(self) -> None:
+        """Stop it, its containerd as well. It stops its containers first."""
+        if self._process is None:
+            return
+        self._process.terminate()
         try:
-            _await_start(docker, process, directory / "log")
-            yield docker
-        finally:
-            if process.poll() is None:
-                with suppress(AssertionError, subprocess.TimeoutExpired):
-                    if there := docker.must("ps", "--all", "--quiet").split():
-                        docker.must("rm", "--force", "--volumes", *there)
-                process.terminate()  # ends its containerd as well
-                try:
-                    process.wait(STOP_SECONDS)
-                except subprocess.TimeoutExpired:
-                    process.kill()
-            # The engine leaves the name of its network behind, as a mount.
-            subprocess.run(["umount", str(directory / "exec" / "netns" / "default")], capture_output=True, check=False)
-            _remove_cgroups(group)
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def restart(self) -> None:
+        """Stop and start it, as a reboot of the machine does."""
+        self.stop()
+        self.start()
 
 
 def _await_start(docker: Docker, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -6,15 +6,18 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
-from collections.abc import AsyncIterator
+import zipfile
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 
 import pytest
-from docker_engine import REPOSITORY, Docker, Ended
+from docker_engine import LIMITS, REPOSITORY, Docker, Ended
 from place import KINDS, PRODUCT, Place, failures, placed
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
@@ -163,7 +166,7 @@ async def test_check_tells_what_can_be_seen_from_inside(docker: Docker, tmp_path
         assert failures(ended.out) == ["intents"], ended.out
         for line in (
             "OK    container    the supervisor is PID 1, and reaps orphans; root file system read-only; as uid 10001",
-            "OK    stop time    cannot be seen from in here: give it 60 s (docker stop --time, stop_grace_period)",
+            "OK    stop time    cannot be seen from in here: give it 60 s (docker run --stop-timeout, docker stop",
             "OK    ledger       /run/bastion is writable, on memory",
             "OK    socket       /run/bastion is usable",
         ):
@@ -288,10 +291,102 @@ async def test_the_compose_file_that_ships_runs_and_reloads_and_loses_nothing(do
         await compose(place, tmp_path, "down")
 
 
-async def test_without_a_token_it_ends_with_78_and_says_what_is_missing(docker: Docker) -> None:
-    ended = await asyncio.to_thread(docker.run, "run", "--rm", "--network", "host", PRODUCT)
-    assert ended.code == 78
-    assert "discord.token_file: '/run/secrets/discord_token': the token cannot be read" in ended.out
+async def test_after_a_restart_of_the_engine_who_served_is_back_and_who_was_stopped_by_hand_is_not(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """By the compose file that ships; for the bot it is a stop and a start, as with a reboot."""
+    if docker.restart is None:
+        pytest.skip("this engine is not the tests' own")
+    async with placed(docker, tmp_path, port=free_port()) as place:
+        place.release()
+        config = tmp_path / "bastion.toml"
+        config.write_text(place.settings())
+        override = COMPOSE_OVERRIDE.format(name=place.name, settings=config, environ=json.dumps(place.environ))
+        (tmp_path / "override.yaml").write_text(override)
+        await compose(place, tmp_path, "up", "--detach", "--no-build")
+        before = await place.serving(1)
+        await asyncio.to_thread(docker.restart)
+        after = await place.serving(1)
+        assert after["supervisor"]["started_at"] > before["supervisor"]["started_at"]
+        assert "has left: exited with status 0" in await place.log(), "it was not given the time to drain"
+        await compose(place, tmp_path, "stop")
+        await asyncio.to_thread(docker.restart)
+        assert (await place.must("inspect", "--format", "{{.State.Status}}", place.name)).strip() == "exited"
+        await compose(place, tmp_path, "down")
+
+
+async def test_without_a_token_it_says_what_is_missing_and_is_tried_three_times_a_minute_at_most(
+    docker: Docker, tmp_path: Path
+) -> None:
+    async with placed(docker, tmp_path, port=free_port()) as place:
+        words = ("--detach", "--restart", "unless-stopped", "--network", "host", "--name", place.name)
+        await place.must("run", *words, PRODUCT)
+        began = await started_at(place, other_than="")
+        again = await started_at(place, other_than=began)
+        assert (again - began).total_seconds() > 20
+        said = (await place.must("logs", place.name)).splitlines()
+        assert "discord.token_file: '/run/secrets/discord_token': the token cannot be read" in said[0]
+        assert "waits 20 s, then exits with 78" in "".join(said)
+        _, code = await stopped(place)
+        assert code == 78
+
+
+async def started_at(place: Place, *, other_than: datetime | str) -> datetime:
+    """Wait until the container has been started another time; return when."""
+    async with asyncio.timeout(60):
+        while True:
+            said = await place.must("inspect", "--format", "{{.State.StartedAt}}", place.name)
+            found = datetime.fromisoformat(said.strip()[:26])
+            if found != other_than:
+                return found
+            await asyncio.sleep(0.5)
+
+
+WHEEL = {
+    "aid.py": "def answer():\n    return 42\n",
+    "aid-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: aid\nVersion: 1.0\n",
+    "aid-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "aid-1.0.dist-info/RECORD": "aid.py,,\naid-1.0.dist-info/METADATA,,\naid-1.0.dist-info/WHEEL,,\n",
+}
+
+
+def build(docker: Docker, directory: Path, name: str, files: Mapping[str, str]) -> str:
+    """Build an image of these files."""
+    directory.mkdir(exist_ok=True)
+    for path, text in files.items():
+        (directory / path).write_text(text)
+    return docker.must("build", "--network", "host", "--tag", name, str(directory), timeout=LIMITS["docker"])
+
+
+async def test_an_image_from_this_one_in_four_lines_has_what_pip_installed_and_runs_its_own_bot(
+    docker: Docker, tmp_path: Path
+) -> None:
+    """The example as it ships, but for a package that only this machine has, which the program needs."""
+    (tmp_path / "base").mkdir()
+    with zipfile.ZipFile(tmp_path / "base" / "aid-1.0-py3-none-any.whl", "w") as wheel:
+        for path, text in WHEEL.items():
+            wheel.writestr(path, text)
+    here = f"FROM {PRODUCT}\nCOPY *.whl /wheels/\nENV PIP_NO_INDEX=1 PIP_FIND_LINKS=/wheels\n"
+    await asyncio.to_thread(build, docker, tmp_path / "base", "bastion", {"Dockerfile": here})
+    example = shutil.copytree(REPOSITORY / "examples" / "image", tmp_path / "image")
+    assert len((example / "Dockerfile").read_text().splitlines()) == 4
+    needs = {"requirements.txt": "aid==1.0\n", "main.py": "import aid\nassert aid.answer() == 42\n"}
+    files = {name: (example / name).read_text() + text for name, text in needs.items()}
+    files["main.py"] = needs["main.py"] + (example / "main.py").read_text()
+    said = await asyncio.to_thread(build, docker, example, "bastion-test/mybot", files)
+    assert "Successfully installed aid-1.0" in said
+    async with placed(docker, tmp_path, port=free_port()) as place:
+        config = tmp_path / "bastion.toml"
+        config.write_text(place.settings(bot__app=""))
+        words = ["run", "--detach", "--name", place.name, "--network", "host", *READ_ONLY]
+        words += ["--volume", f"{config}:/etc/bastion/bastion.toml:ro", "--env", f"DISCORD_TOKEN={place.sandbox.token}"]
+        words += ["--env", f"DISCORD_API_URL={place.sandbox.api_url}", "bastion-test/mybot"]
+        await place.must(*words, "run", "main.py")
+        status = await place.serving(1)
+        assert status["children"][0]["release"] == "/srv/bastion"
+        assert (await place.execute("supervisor", "reload")).code == 0
+        assert (await stopped(place))[1] == 0
+    await asyncio.to_thread(docker.must, "image", "rm", "bastion-test/mybot", "bastion")
 
 
 def test_the_image_is_small(docker: Docker) -> None:

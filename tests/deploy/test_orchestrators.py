@@ -316,4 +316,7 @@ async def test_a_new_container_that_never_gets_ready_is_removed_and_the_old_one_
         with pytest.raises(AssertionError, match="serves on"):
             await here.compose()
         assert await here.alone() == old
+        log = (await here.place.run("logs", old)).out
+        assert "supervisor 2 has no bot that could take over: generation 1: " in log
+        assert "No module named 'no_such_module'" in log
         await here.assert_clean()

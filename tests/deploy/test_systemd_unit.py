@@ -18,7 +18,7 @@ import pytest
 from docker_engine import REPOSITORY, Docker
 from place import KINDS, PRODUCT, Place, failures, placed
 
-from bastion.supervisor.deployment import FIRST_WORD
+from bastion.supervisor.unit import FIRST_WORD
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.deploy, pytest.mark.timeout(900)]
 

@@ -329,3 +329,24 @@ async def test_a_supervisor_that_replaces_its_own_program_stays_who_it_is(tmp_pa
         assert await old.stop() == 0
         await serves(new)
         await assert_clean(here, at_least=50)
+
+
+@pytest.mark.wide
+async def test_the_one_that_serves_has_in_its_log_why_each_newcomer_failed(tmp_path: Path) -> None:
+    """The reasons are found before, and after, the newcomer has entered the register."""
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        for change, why in (
+            ({"bot__app": "broken_import:client"}, "this release is broken: it raises on import"),
+            ({"bot__directory": "/nowhere"}, "bot.directory: /nowhere: No such"),
+            ({"handoff__ready_timeout": -1}, "handoff.ready_timeout = -1"),
+            ({"health__listen": f"unix:{tmp_path}/nowhere/health"}, "health.listen"),
+        ):
+            new = here.build()
+            new.configure(**new.options | change)
+            await new.start("--standby-since", str(time.time()), serving=False)
+            said = await old.logged(f"supervisor {len(here.houses)} has no bot that could take over: ")
+            assert why in said, new.tail()
+            await new.destroy()
+        assert active(await old.status()) is not None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,14 @@ import pytest
 from supervising import make_settings
 
 from bastion.sandbox import Sandbox, SandboxSettings
-from bastion.supervisor import deployment, limits
+from bastion.supervisor import deployment, durations, limits
 from bastion.supervisor.deployment import findings
+from bastion.supervisor.durations import Shards, too_impatient
 from bastion.supervisor.settings import HandoffSettings, LedgerSettings, Settings
 
 pytestmark = pytest.mark.anyio
 
+REPOSITORY = Path(__file__).parents[2]
 MEMBERS, MESSAGES = 1 << 1, 1 << 9
 GIB = 1024 * 1024  # in the kB of /proc/meminfo
 
@@ -40,9 +44,13 @@ def write_memory(root: Path, *, free: int) -> None:
     (root / "proc" / "meminfo").write_text(f"MemTotal: {16 * GIB} kB\nMemAvailable: {free} kB\n")
 
 
-async def found(settings: Settings, root: Path, *, intents: int | None = MESSAGES) -> dict[str, tuple[bool, str]]:
+async def found(
+    settings: Settings, root: Path, *, intents: int | None = MESSAGES, environ: Mapping[str, str] | None = None
+) -> dict[str, tuple[bool, str]]:
+    given = {**(environ or {}), "RUNTIME_DIRECTORY": str(root)}
+
     def look() -> dict[str, tuple[bool, str]]:
-        looked = findings(settings, intents=intents, environ={"RUNTIME_DIRECTORY": str(root)}, root=root)
+        looked = findings(settings, intents=intents, environ=given, root=root)
         return {finding.name: (finding.ok, finding.detail) for finding in looked}
 
     return await anyio.to_thread.run_sync(look)
@@ -78,6 +86,145 @@ async def test_a_token_that_is_refused_is_said_and_not_shown(settings: Settings,
 async def test_a_discord_that_cannot_be_reached_is_said(settings: Settings, root: Path) -> None:
     ok, detail = (await found(settings, root))["discord"]
     assert (ok, detail[:40]) == (False, "cannot be reached at http://127.0.0.1:1/")
+
+
+class TestProxies:
+    """discord.py looks at no proxy variable, so what asks Discord for it must not either."""
+
+    async def test_discord_is_asked_directly_and_the_variable_is_named_without_its_value(
+        self, settings: Settings, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in ("http_proxy", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, "http://user:secret@127.0.0.1:1")
+        monkeypatch.setenv("NO_PROXY", "")
+        monkeypatch.setenv("no_proxy", "")
+        async with Sandbox() as sandbox:
+            looked = await found(at(settings, sandbox), root, environ=os.environ)
+        assert looked["discord"][0], looked
+        ok, detail = looked["proxy"]
+        assert ok
+        assert detail.startswith("HTTPS_PROXY and http_proxy: discord.py does not look at it")
+        assert "secret" not in str(looked)
+
+    async def test_one_that_only_the_bot_is_given_is_named_and_an_empty_one_is_none(
+        self, settings: Settings, root: Path
+    ) -> None:
+        settings = replace(settings, environment={"ALL_PROXY": "socks5://127.0.0.1:1", "HTTPS_PROXY": ""})
+        assert (await found(settings, root))["proxy"][1].startswith("ALL_PROXY: ")
+        assert "proxy" not in await found(replace(settings, environment={"NO_PROXY": "x"}), root)
+
+
+class TestDurations:
+    """Limits of tools, from the number of shards and from how many may IDENTIFY at once."""
+
+    @pytest.mark.parametrize(
+        ("count", "at_once", "ready_timeout", "ok", "said"),
+        [
+            (4, 1, 300, True, "take 20 s (1 at once)"),
+            (48, 1, 300, True, "take 240 s (1 at once)"),
+            (49, 1, 300, True, "ready_timeout = 305 is on the safe side"),
+            (64, 1, 300, False, "so that no reload could succeed: write ready_timeout = 380"),
+            (64, 16, 300, True, "take 20 s (16 at once)"),
+            (65, 16, 300, True, "take 25 s (16 at once)"),
+        ],
+    )
+    async def test_time_to_be_ready_is_compared_with_the_identifies(
+        self, settings: Settings, root: Path, count: int, at_once: int, ready_timeout: float, ok: bool, said: str
+    ) -> None:
+        settings = with_times(settings, ready_timeout=ready_timeout)
+        world = SandboxSettings(recommended_shards=count, max_concurrency=at_once)
+        async with Sandbox(world) as sandbox:
+            looked = await found(at(settings, sandbox), root)
+        assert looked["ready time"][0] is ok
+        assert said in looked["ready time"][1]
+
+    @pytest.mark.parametrize(
+        ("count", "shared", "said"),
+        [
+            (60, False, []),
+            (61, False, ["the image's HEALTHCHECK waits 360 s: write start_period: 365s, --health-start-period 365s"]),
+            (1, True, ["docker rollout waits 60 s: write --timeout 95"]),
+            (
+                120,
+                True,
+                [
+                    "the image's HEALTHCHECK waits 360 s: write start_period: 690s, --health-start-period 690s",
+                    "the unit bastion-container.service waits 420 s: write TimeoutStartSec=690",
+                    "docker rollout waits 60 s: write --timeout 690",
+                    "compose.sh waits 600 s: write PATIENCE=690",
+                ],
+            ),
+        ],
+    )
+    def test_each_tool_that_is_too_impatient_is_named_with_the_value_to_write(
+        self, settings: Settings, count: int, shared: bool, said: list[str]
+    ) -> None:
+        settings = replace(with_times(settings), ledger=LedgerSettings(path=Path("/ledger/l"), shared=shared))
+        needed = durations.healthy_seconds(settings, Shards(count=count, at_once=1))
+        assert list(too_impatient(durations.STARTS, needed, beside=shared)) == said
+
+    @pytest.mark.parametrize(
+        ("drain_timeout", "shared", "said"),
+        [
+            (30, False, []),
+            (
+                31,
+                False,
+                [
+                    "compose.yaml waits 60 s: write stop_grace_period: 61s",
+                    "the unit bastion-container.service waits 60 s: write docker stop --time 61 in ExecStop=",
+                ],
+            ),
+            (45, True, ["stack.yaml waits 90 s: write stop_grace_period: 120s"]),
+        ],
+    )
+    async def test_each_tool_that_stops_too_soon_is_named_too(
+        self, settings: Settings, root: Path, drain_timeout: float, shared: bool, said: list[str]
+    ) -> None:
+        (root / ".dockerenv").touch()
+        ledger = LedgerSettings(path=root / "ledger", shared=shared)
+        settings = replace(settings, ledger=ledger, handoff=HandoffSettings(drain_timeout=drain_timeout))
+        _, detail = (await found(replace(settings, token=""), root))["stop time"]
+        assert "handlers are cut" in detail
+        for tool in said:
+            assert tool in detail
+        assert ("; " in detail) is bool(said)
+
+    async def test_a_container_is_told_of_them(self, settings: Settings, root: Path) -> None:
+        (root / ".dockerenv").touch()
+        settings = with_times(settings)
+        async with Sandbox(SandboxSettings(recommended_shards=61)) as sandbox:
+            ok, detail = (await found(at(settings, sandbox), root))["start time"]
+        assert ok, "whether it has been raised cannot be seen"
+        assert "61 shards (1 at once) may take 365 s; the image's HEALTHCHECK waits 360 s: write" in detail
+        unasked = replace(settings, token="", bot=msgspec.structs.replace(settings.bot, shards=2))
+        assert "2 shards (1 at once) may take 70 s" in (await found(unasked, root))["start time"][1]
+        assert "is not known here" in (await found(replace(settings, token=""), root))["start time"][1]
+
+    @pytest.mark.parametrize(
+        ("name", "file", "text"),
+        [
+            ("the image's HEALTHCHECK", "Dockerfile", "--start-period={minutes:g}m "),
+            (
+                "the unit bastion-container.service",
+                "systemd/bastion-container.service",
+                "TimeoutStartSec={seconds:g}\n",
+            ),
+            ("compose.sh", "examples/deploy/compose.sh", "${{PATIENCE:-{seconds:g}}}"),
+            ("compose.yaml", "compose.yaml", "stop_grace_period: {seconds:g}s"),
+            ("examples/deploy/compose.yaml", "examples/deploy/compose.yaml", "stop_grace_period: {seconds:g}s"),
+            ("examples/deploy/stack.yaml", "examples/deploy/stack.yaml", "stop_grace_period: {seconds:g}s"),
+        ],
+    )
+    def test_the_limits_of_tools_that_ship_are_those_in_their_files(self, name: str, file: str, text: str) -> None:
+        seconds = next(tool.seconds for tool in (*durations.STARTS, *durations.STOPS) if tool.name == name)
+        assert text.format(seconds=seconds, minutes=seconds / 60) in (REPOSITORY / file).read_text()
+
+
+def with_times(settings: Settings, *, ready_timeout: float = 300.0) -> Settings:
+    """Give Discord's window, and the defaults of a handoff."""
+    discord = msgspec.structs.replace(settings.discord, identify_window=5.0)
+    return replace(settings, discord=discord, handoff=HandoffSettings(ready_timeout=ready_timeout))
 
 
 class TestIntents:
@@ -223,9 +370,9 @@ class TestSurroundings:
     async def test_a_stop_includes_the_time_in_which_a_drained_program_may_clean_up(
         self, settings: Settings, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        before = deployment.stop_seconds(settings)
+        before = durations.stop_seconds(settings)
         monkeypatch.setattr(limits, "DRAIN_GRACE", limits.DRAIN_GRACE + 20)
-        assert deployment.stop_seconds(settings) == before + 20
+        assert durations.stop_seconds(settings) == before + 20
 
     async def test_without_a_unit_there_is_nothing_to_say(self, settings: Settings, root: Path, systemd: Path) -> None:
         systemd.write_text("LoadState=not-found\n")
@@ -234,7 +381,7 @@ class TestSurroundings:
     async def test_a_container_is_told_of_its_stop_timeout(self, settings: Settings, root: Path) -> None:
         (root / ".dockerenv").touch()
         looked = await found(settings, root)
-        assert "give it 35 s (docker stop --time, stop_grace_period)" in looked["stop time"][1]
+        assert "give it 35 s (docker run --stop-timeout, docker stop --time, stop" in looked["stop time"][1]
         assert "service" not in looked
 
     @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ from bastion.supervisor.neighbours import (
     leave,
     must_wait,
     register_of,
+    report,
     stage_of,
     verdict,
 )
@@ -340,3 +341,59 @@ def test_a_register_that_cannot_be_used_is_said_with_what_to_do(ledger: Path) ->
     register_of(ledger).write_text("a file")
     with pytest.raises(OSError, match=r"-supervisors: .*; all who share a ledger run as the same user"):
         ledger_place(ledger, environ={}, shared=True).__enter__()
+
+
+# --- why a bot does not get ready ---------------------------------------------------------------------------------
+
+
+class TestLastWords:
+    """A tool removes the container that failed, with its log; the one that serves on has the reason."""
+
+    def test_a_word_is_news_once_outlives_its_speaker_and_goes_with_the_next_one(self, ledger: Path) -> None:
+        old, new = Register(join(ledger)), Register(join(ledger))
+        new.words.leave("generation 1: No module named 'x'\nand more")
+        assert old.words.news() == [(2, "generation 1: No module named 'x' and more")]
+        assert old.words.news() == []
+        assert new.words.news() == [], "nobody hears of itself"
+        leave(new.membership)
+        assert old.words.news() == []
+        register = register_of(ledger)
+        assert (register / "2.why").stat().st_mode & 0o777 == 0o600
+        third = Register(join(ledger))
+        assert not (register / "2.why").exists()
+        for one in (old, third):
+            leave(one.membership)
+
+    def test_another_reason_is_news_and_none_takes_it_back(self, ledger: Path) -> None:
+        old, new = Register(join(ledger)), Register(join(ledger))
+        for why in ("one", "two"):
+            new.words.leave(why)
+            assert old.words.news() == [(2, why)]
+        new.words.leave("")
+        assert old.words.news() == []
+        assert not list(register_of(ledger).glob("*.why"))
+        for one in (old, new):
+            leave(one.membership)
+
+    def test_who_never_enters_the_register_is_heard_as_well_and_leaves_one_word_at_most(self, ledger: Path) -> None:
+        old = Register(join(ledger))
+        for number in (2, 3):
+            report(ledger, "discord.token_file: cannot be read")
+            assert old.words.news() == [(number, "discord.token_file: cannot be read")]
+        assert [file.name for file in register_of(ledger).glob("*.why")] == ["3.why"]
+        assert old.look() == []
+        leave(old.membership)
+
+    def test_without_a_register_nobody_is_told(self, ledger: Path) -> None:
+        with pytest.raises(OSError, match="No such file"):
+            report(ledger, "why")
+
+    def test_what_is_no_word_is_not_read(self, ledger: Path, tmp_path: Path) -> None:
+        old = Register(join(ledger))
+        register = register_of(ledger)
+        os.mkfifo(register / "7.why")
+        (tmp_path / "secret").write_text("secret")
+        (register / "8.why").symlink_to(tmp_path / "secret")
+        (register / "9.why").write_bytes(b"\xff" * 5000)
+        assert [(number, len(why)) for number, why in old.words.news() if why] == [(9, 2000)]
+        leave(old.membership)

@@ -1,0 +1,33 @@
+"""The pause between a failed start and its end, as PID 1 of a container.
+
+The engine of a container starts it again at once, whatever its exit code, for as long as its restart policy says so. A
+configuration that cannot work would be tried ten times a minute. Knows signals and time, nothing of the reasons.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+SECONDS = 20.0
+"""So that a container starts at most three times a minute."""
+
+
+def before_exit(code: int, *, tell: Callable[[str], object]) -> None:
+    """As PID 1 say that the exit is put off, and wait. SIGTERM and SIGINT end the wait at once."""
+    if os.getpid() != 1:
+        return
+    with suppress(KeyboardInterrupt):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.default_int_handler)
+        with suppress(OSError):
+            tell(
+                f"PID 1 of a container may be started again at once: the supervisor waits {SECONDS:g} s, then exits "
+                f"with {code}. A stop (SIGTERM) or Ctrl-C ends the wait"
+            )
+        time.sleep(SECONDS)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
