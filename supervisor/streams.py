@@ -12,7 +12,6 @@ import io
 import os
 import select
 import sys
-import time
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -31,6 +30,8 @@ class Output(io.FileIO):
         super().__init__(fd, "w", closefd=False)
         self.failure: OSError | None = None
         """The first one."""
+        self.waits = True
+        """Whether it waits for a reader that stands still; else that one loses what is written."""
         self.writer: Writer | None = None
         """Writes in place of this object."""
 
@@ -40,6 +41,10 @@ class Output(io.FileIO):
         if self.writer is not None:
             self.writer.put(text)
             return len(text)
+        if not self.waits:
+            text = text[: select.PIPE_BUF]  # for which there is room, if there is any
+            if not select.select([], [self], [], 0)[1]:
+                return len(text)
         try:
             written = super().write(text)
             if written is None:  # another process that has the descriptor too made it non-blocking
@@ -64,11 +69,12 @@ class Streams:
         return self.out.failure is not None
 
     def never_wait(self) -> Writer:
-        """Wait for no reader from now on; return who writes to standard error."""
+        """Wait for no reader from now on; return what writes to standard error."""
         from bastion.supervisor.writer import Writer
 
-        self.out.writer, self.err.writer = Writer(1), Writer(2)
-        return self.err.writer
+        self.out.waits, writer = False, Writer(2)
+        self.err.writer = writer
+        return writer
 
     def finish(self) -> None:
         """Write what is left; say what standard output did not take, unless its reader has simply gone."""
@@ -77,10 +83,8 @@ class Streams:
         if failure is not None and failure.errno != errno.EPIPE:
             print(f"supervisor: the output cannot be written: {failure.strerror or failure}", file=sys.stderr)
         sys.stderr.flush()
-        deadline = time.monotonic() + FLUSH_TIMEOUT
-        for output in (self.err, self.out):
-            if output.writer is not None:
-                output.writer.flush(max(0.0, deadline - time.monotonic()))
+        if self.err.writer is not None:
+            self.err.writer.flush(FLUSH_TIMEOUT)
 
 
 def _open_missing() -> None:

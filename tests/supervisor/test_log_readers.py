@@ -10,6 +10,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -35,7 +37,15 @@ class Reader:
     def go_on(self) -> None:
         """Read from now on. All lines are there when the supervisor has ended."""
         os.close(self.writer)
+        self.writer = -1
         self._thread.start()
+
+    def close(self) -> None:
+        """Close the pipe, if nobody has read from it."""
+        if self.writer >= 0:
+            os.close(self.writer)
+            with suppress(OSError):  # closed by the test
+                os.close(self.descriptor)
 
     def _read(self) -> None:
         with os.fdopen(self.descriptor, "rb") as pipe:
@@ -54,13 +64,15 @@ class Reader:
 
 
 @pytest.fixture
-def reader() -> Reader:
-    return Reader()
+def reader() -> Iterator[Reader]:
+    reader = Reader()
+    yield reader
+    reader.close()
 
 
-def until(condition: object) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + PATIENCE
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
@@ -128,7 +140,7 @@ def test_streams_that_are_closed_or_full_stop_no_bot(tmp_path: Path, redirected:
 
 
 def test_a_reader_that_has_gone_stops_no_bot(tmp_path: Path, reader: Reader) -> None:
-    os.close(reader.descriptor)
+    os.close(reader.descriptor)  # and no other reader comes
     with installed(tmp_path, start=False) as it:
         it.start(output=reader.writer)
         it.serving(1)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -57,9 +57,9 @@ def lines(count: int, *, first: int = 0) -> list[bytes]:
     return [f"{number:06} {'x' * 92}\n".encode() for number in range(first, first + count)]  # 100 bytes each
 
 
-def until(condition: object) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + SECONDS
-    while not condition():  # type: ignore[operator]
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -102,7 +102,7 @@ def test_of_a_reader_that_is_slow_each_gap_is_told_once_and_the_counts_are_right
     for number, line in enumerate(said):
         writer.put(line)
         if number % 50 == 0:
-            found += pipe.read()[:]
+            found += pipe.read()
             time.sleep(0.0005)
     writer.put(b"end\n")
     until(lambda: not writer._unwritten or pipe.full())
