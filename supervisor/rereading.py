@@ -27,11 +27,13 @@ def reread(kept: Settings, *, environ: Mapping[str, str], named: Named | None = 
     if not any(tables.values()) and _without_secrets(kept) != read(
         kept.source, {}, environ=environ, named=named, need_token=False
     ):
-        raise SettingsError(f"{kept.source}: holds no settings any more; a start would take the defaults, a reload not")
+        raise SettingsError(
+            f"{kept.source}: holds no settings any more: put them back; a restart would run with the defaults"
+        )
     if _names_a_bot(kept) and not (named.program or _has_a_bot(tables)):
         raise SettingsError(
             f"{kept.source}: names neither bot.program nor bot.app any more, and {kept.bot.program or kept.bot.app} "
-            f'runs; for the bot that ships, write bot.app = "{SHIPPED}"'
+            f'runs: name it again; for the bot that ships, write bot.app = "{SHIPPED}"'
         )
     return read(kept.source, tables, environ=environ, named=named)
 
