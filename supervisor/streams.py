@@ -31,7 +31,7 @@ class Output(io.FileIO):
         self.failure: OSError | None = None
         """The first one."""
         self.waits = True
-        """Whether it waits for a reader that stands still; else that one loses what is written."""
+        """Whether writing waits for a reader that stands still. If not, the text is lost."""
         self.writer: Writer | None = None
         """Writes in place of this object."""
 
@@ -42,7 +42,7 @@ class Output(io.FileIO):
             self.writer.put(text)
             return len(text)
         if not self.waits:
-            text = text[: select.PIPE_BUF]  # for which there is room, if there is any
+            text = text[: select.PIPE_BUF]  # a pipe that has room takes as much at once
             if not select.select([], [self], [], 0)[1]:
                 return len(text)
         try:

@@ -99,11 +99,20 @@ async def gone(processes: list[psutil.Process], *, seconds: float = 3) -> None:
 
 
 @asynccontextmanager
-async def installed(directory: Path, program: Program, *, python: str = "", **options: Any) -> AsyncIterator[Installed]:
-    """Copy a program and prepare a supervisor. ``python``: the interpreter of the release; empty: the tests' own."""
+async def installed(
+    directory: Path, program: Program, *, python: str = "", token: str = "sandbox-token", **options: Any
+) -> AsyncIterator[Installed]:
+    """Copy a program and prepare a supervisor. ``python``: the interpreter of the release; empty: the tests' own.
+
+    ``token`` is the bot's.
+    """
     release = copied(program, directory / "release")
     settings = SandboxSettings(
-        max_concurrency=16, identify_window=WINDOW, identifies_per_day=100_000, guilds=2 if program.of_guild else 8
+        max_concurrency=16,
+        identify_window=WINDOW,
+        identifies_per_day=100_000,
+        guilds=2 if program.of_guild else 8,
+        token=token,
     )
     told: dict[str, Any] = {
         "bot__directory": str(release),

@@ -131,21 +131,22 @@ async def test_what_a_program_logs_on_its_own_is_in_the_log_once(tmp_path: Path,
         assert re.search(r"INFO .*discord\.", found[0])
 
 
-TALKATIVE = """import discord
+TOKEN = "a-token-as-long-as-others"
+TALKATIVE = f"""import discord
 client = discord.Client(intents=discord.Intents.none(), guild_ready_timeout=0.3)
 
 
 @client.event
 async def on_ready():
-    print(f"on_ready: my token is {client.http.token}.", flush=True)
+    print(f"on_ready: my token is {{client.http.token}}.", flush=True)
 
 
-client.run("sandbox-token")
+client.run("{TOKEN}")
 """
 
 
 async def test_a_token_that_only_the_program_has_is_masked_in_the_log(tmp_path: Path) -> None:
-    async with installed(tmp_path, named("plain_run")) as it:
+    async with installed(tmp_path, named("plain_run"), token=TOKEN) as it:
         it.main.write_text(TALKATIVE)
         await it.start()
         line = await it.rig.logged("on_ready: my token is ")
