@@ -116,6 +116,11 @@ def killed(installation: Rig) -> Iterator[int]:
             yield generation
 
 
+def told_late(installation: Rig) -> int:
+    """Count the interactions of which the log says that they came too late."""
+    return sum("came too late for Discord to take an answer" in line for line in installation.log)
+
+
 async def judged(installation: Rig, pause: Pause) -> dict[str, Any]:
     """Stop the traffic; assert that nothing is lost or doubled but what is said above; return the counts."""
     sandbox = installation.sandbox
@@ -159,12 +164,20 @@ async def stand_still(directory: Path, pause: Pause) -> dict[str, Any]:
         counts = await judged(installation, pause)
         if pause.who in ("supervisor", "all"):
             assert not any("its stacks follow" in line for line in installation.log), so_far(installation)
+            assert not any("Traceback" in line for line in installation.log), so_far(installation)
             assert outcome["result"] == "succeeded", f"{outcome}\n{so_far(installation)}"
         again = await reload(installation)
         assert again["result"] == "succeeded", f"{again}\n{so_far(installation)}"
         cut = (outcome["handoff"] or {}).get("cut") or []
         assert await installation.stop() == 0
-        return {**counts, "cut": len(cut), "result": outcome["result"], "phase": pause.phase}
+        assert told_late(installation) <= counts["refused"]
+        return {
+            **counts,
+            "told": told_late(installation),
+            "cut": len(cut),
+            "result": outcome["result"],
+            "phase": pause.phase,
+        }
 
 
 @pytest.mark.parametrize("who", WHO)
