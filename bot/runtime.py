@@ -32,7 +32,7 @@ from bastion.bot.dated import DiscordClock
 from bastion.bot.drain import Drain
 from bastion.bot.ending import Ending
 from bastion.bot.expired import ExpiredControls
-from bastion.bot.gate import Gate
+from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
 from bastion.bot.inflight import InFlight
 from bastion.bot.keys import SURE_AFTER
 from bastion.bot.late import TooLate
@@ -76,6 +76,9 @@ then the active child has told again what it has heard, and the supervisor can t
 CATCH_UP_PATIENCE = 1.5
 """How long an active child tries to read what has come, and to resume what has broken, before another one is activated.
 discord.py resumes at once. The supervisor takes a child for hung that leaves a `Window` unanswered for 3 s, or more."""
+
+LEAST_LEFT = 1.0
+"""Seconds that a handler needs to answer an interaction: with less, a refusal is not the app's fault."""
 
 _CLOSE_SECONDS = 5.0
 _CUT_NAMED = 200
@@ -388,7 +391,7 @@ class Runtime:
             stranger_taken=ExpiredControls(self.options.expired_text, self.inflight).take,
         )
         self.gate.install()
-        TooLate(self._came_too_late).install()
+        TooLate(self._came_late, self._expired).install()
         internals.ready_with_the_last_guild(client)
         self.shards = Shards(client=client, requested=self.options.shards, send=self.link.send)
         self.shards.install()
@@ -400,7 +403,13 @@ class Runtime:
             self._spawn(self.stalls.watch(self._window_open))
         self.starting.connected(partial(_in_loop, loop, self._obey))
 
-    def _came_too_late(self) -> None:
+    def _came_late(self, event: Event) -> bool:
+        """Say whether little was left of an interaction's time when it was read: this process may have stood still."""
+        if event.name != "INTERACTION_CREATE":
+            return False
+        return self.discord_clock.age(int(event.data["id"]), event.at) > INTERACTION_LIFE - LEAST_LEFT
+
+    def _expired(self) -> None:
         assert self.gate is not None
         self.gate.counters.expired += 1
 

@@ -26,16 +26,16 @@ def refused(code: int) -> discord.NotFound:
 @pytest.fixture
 def counted() -> Iterator[list[None]]:
     found: list[None] = []
-    late = TooLate(lambda: found.append(None))
+    late = TooLate(lambda event: event.at > 50, lambda: found.append(None))
     late.install()
     yield found
     for name in ("app_commands.tree", "ui.view", "ui.modal", "client", "ext.commands.bot"):
         logging.getLogger(f"discord.{name}").removeFilter(late)
 
 
-def told(caplog: pytest.LogCaptureFixture, error: Exception, *, recovered: bool) -> logging.LogRecord:
+def told(caplog: pytest.LogCaptureFixture, error: Exception, *, recovered: bool, at: float = 0.0) -> logging.LogRecord:
     """Log as discord.py does of a handler of an interaction that raised."""
-    token = current.set(Event("INTERACTION_CREATE", {"id": "77"}, 0.0, recovered=recovered))
+    token = current.set(Event("INTERACTION_CREATE", {"id": "77"}, at, recovered=recovered))
     try:
         with caplog.at_level(logging.INFO):
             LOGGER.error("Ignoring exception in command %r", "ping", exc_info=error)
@@ -55,6 +55,14 @@ def test_a_recovered_interaction_that_came_too_late_is_counted_and_told_in_one_l
     assert record.getMessage() == "INTERACTION_CREATE 77 came too late for Discord to take an answer"
     assert (record.levelname, record.name, record.exc_info) == ("INFO", "bastion", None)
     assert len(caplog.records) == 1
+    assert len(counted) == 1
+
+
+def test_so_is_one_that_was_old_when_this_process_read_it(
+    caplog: pytest.LogCaptureFixture, counted: list[None]
+) -> None:
+    record = told(caplog, refused(10062), recovered=False, at=60.0)
+    assert record.exc_info is None
     assert len(counted) == 1
 
 

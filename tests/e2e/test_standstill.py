@@ -25,6 +25,7 @@ from ordeal import (
     at_rest,
     pid,
     reload,
+    seen,
     settings,
     so_far,
     under_traffic,
@@ -33,6 +34,7 @@ from ordeal import (
 from rig import ALL_KINDS, Rig
 
 from bastion.sandbox import Entry
+from bastion.supervisor.observed import utc_now
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide]
 
@@ -42,8 +44,6 @@ HANG_TIMEOUT = 20
 ANSWERABLE = 3.0
 MIX = {kind: weight for kind, weight in ALL_KINDS.items() if kind != "member_update"}
 """Of updates that have piled up a handler of discord.py's sees the member as the newest of them has made it."""
-SLOW = 1.5
-"""Seconds after the end of a pause in which what has piled up is worked off."""
 
 
 @dataclass
@@ -62,6 +62,11 @@ class Pause:
         chosen = random.Random(f"{self.who} {self.seconds:g} {self.seed}")
         self.phase = chosen.choice(PHASES if self.who != "standby" else PHASES[1:])
         self.delay = chosen.uniform(0, 0.8)
+
+    @property
+    def worked_off(self) -> float:
+        """When what has piled up is worked off: a handler for each event of 40 s begins at the same time."""
+        return self.ended + 1.5 + self.seconds / 8
 
     def pids(self, installation: Rig) -> list[int]:
         assert installation.process is not None
@@ -97,7 +102,7 @@ class Tolerant(Judgement):
 
     def excuse(self, entry: Entry) -> str | None:
         why = super().excuse(entry)
-        paused = self.pause.began - ANSWERABLE < entry.at < self.pause.ended + SLOW
+        paused = self.pause.began - ANSWERABLE < entry.at < self.pause.worked_off
         if why is None and entry.kind in INTERACTIONS and paused:
             self.expired.add(entry.key)
             return "it expired in the pause"
@@ -111,11 +116,22 @@ def killed(installation: Rig) -> Iterator[int]:
             yield generation
 
 
+def told_late(installation: Rig) -> int:
+    """Count the interactions of which the log says that they came too late."""
+    return sum("came too late for Discord to take an answer" in line for line in installation.log)
+
+
 async def judged(installation: Rig, pause: Pause) -> dict[str, Any]:
     """Stop the traffic; assert that nothing is lost or doubled but what is said above; return the counts."""
     sandbox = installation.sandbox
     await sandbox.traffic.stop()
-    found = await sandbox.settled(timeout=15, quiet=2)
+    stopped_at = utc_now()
+
+    def idle(status: dict[str, Any]) -> bool:
+        return all(one["last_beat_at"] > stopped_at and not one["in_flight"] for one in status["children"])
+
+    await seen(installation, idle)
+    found = await sandbox.settled(timeout=30, quiet=3)
     for generation in killed(installation):
         if pause.who in ("active", "standby"):
             installation.hurt[generation] = pause.began
@@ -148,12 +164,20 @@ async def stand_still(directory: Path, pause: Pause) -> dict[str, Any]:
         counts = await judged(installation, pause)
         if pause.who in ("supervisor", "all"):
             assert not any("its stacks follow" in line for line in installation.log), so_far(installation)
+            assert not any("Traceback" in line for line in installation.log), so_far(installation)
             assert outcome["result"] == "succeeded", f"{outcome}\n{so_far(installation)}"
         again = await reload(installation)
         assert again["result"] == "succeeded", f"{again}\n{so_far(installation)}"
         cut = (outcome["handoff"] or {}).get("cut") or []
         assert await installation.stop() == 0
-        return {**counts, "cut": len(cut), "result": outcome["result"], "phase": pause.phase}
+        assert told_late(installation) <= counts["refused"]
+        return {
+            **counts,
+            "told": told_late(installation),
+            "cut": len(cut),
+            "result": outcome["result"],
+            "phase": pause.phase,
+        }
 
 
 @pytest.mark.parametrize("who", WHO)
