@@ -49,9 +49,7 @@ def main(argv: Sequence[str] | None = None, *, read: int = -1, write: int = -1, 
     """
     words = sys.argv[1:] if argv is None else argv
     if words and words[0] == "sync":
-        from bastion.bot.byhand import sync
-
-        return sync(words[1:])
+        return _sync(words[1:])
     if read < 0 or write < 0:
         print("python -m bastion.bot is started by the supervisor: use `supervisor run`", file=sys.stderr)
         return 2
@@ -66,6 +64,18 @@ def main(argv: Sequence[str] | None = None, *, read: int = -1, write: int = -1, 
         return 1
     code = runtime.ending.run(lambda: _run(parsed, runtime.remark), runtime.ended)
     return EXIT_CONFIG if runtime.hopeless else code
+
+
+def _sync(words: Sequence[str]) -> int:
+    from bastion.streams import Streams
+
+    streams = Streams()
+    from bastion.bot.byhand import sync
+
+    try:
+        return sync(words)
+    finally:
+        streams.finish("python -m bastion.bot sync")
 
 
 def _run(parsed: argparse.Namespace, remark: Callable[[str], None]) -> None:

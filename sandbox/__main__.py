@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from bastion.streams import Streams
+
 from .server import Sandbox
 from .settings import MAX_SECONDS, SandboxSettings, SettingsError
 from .traffic import Traffic, TrafficError
@@ -117,4 +119,8 @@ async def _end(sandbox: Sandbox, *, as_json: bool) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    streams = Streams()
+    try:
+        main()
+    finally:
+        streams.finish("sandbox")

@@ -15,11 +15,11 @@ from typing import IO, Any, TypeVar
 
 import click
 
+from bastion.streams import Streams
 from bastion.supervisor.entry import Named
 from bastion.supervisor.location import SettingsError, locate_socket
 from bastion.supervisor.printable import escaped, wants_colour
 from bastion.supervisor.reading import UnansweredError
-from bastion.supervisor.streams import Streams
 
 _EPILOG = (
     "Exit codes: 0 done; 1 it did not succeed, and the old bot still serves where there was one; 2 usage; 3 no "
@@ -174,12 +174,14 @@ def run(
     from bastion.supervisor.reexec import CarryError, failed, passed
     from bastion.supervisor.run import run as run_supervisor
     from bastion.supervisor.run import try_out
+    from bastion.supervisor.writer import Writer
 
-    named, streams = _named(program, module), _streams()
+    named, log = _named(program, module), Writer(2)
     if trial is not None:  # asked for by a running supervisor: see `reexec`
         problem = try_out(environ=os.environ, descriptor=trial, named=named)
         click.echo(passed() if problem is None else failed(problem))
         return
+    _streams().never_wait(log)
     with _settings_errors("No bot was started."):
         try:
             code, failure = run_supervisor(
@@ -187,7 +189,7 @@ def run(
                 sandbox=sandbox,
                 environ=os.environ,
                 tell=click.echo,
-                log=streams.never_wait(),
+                log=log,
                 standby_since=standby_since,
                 named=named,
             )
@@ -550,4 +552,4 @@ def main() -> None:
     try:
         cli(prog_name="supervisor", obj=streams)
     finally:
-        streams.finish()
+        streams.finish("supervisor")

@@ -168,6 +168,15 @@ async def by_hand(installation: Rig, directory: str, **environ: str) -> tuple[in
 
 
 @pytest.mark.wide
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-", ">&- 2>&- <&-"])
+async def test_full_or_closed_streams_change_nothing_about_what_is_told(tmp_path: Path, redirected: str) -> None:
+    async with installation_of(tmp_path) as installation:
+        command = f'exec "$0" -P -m bastion.bot sync --app app:client --directory {write(installation)} {redirected}'
+        process = await asyncio.create_subprocess_exec("sh", "-c", command, sys.executable, env=installation.environ)
+        assert (await process.wait(), commands(installation)) == (0, ["first"])
+
+
+@pytest.mark.wide
 async def test_commands_can_be_told_by_hand(tmp_path: Path) -> None:
     async with installation_of(tmp_path) as installation:
         directory = write(installation)

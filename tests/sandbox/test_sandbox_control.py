@@ -157,6 +157,13 @@ async def test_the_command_ends_by_itself_after_its_seconds() -> None:
     assert b"emitted" in output
 
 
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-", ">/dev/full 2>&1", ">&- 2>&- <&-"])
+async def test_full_or_closed_streams_change_nothing_about_its_result(redirected: str) -> None:
+    command = f'exec "$0" -m bastion.sandbox --seconds 0.2 {redirected}'
+    process = await asyncio.create_subprocess_exec("sh", "-c", command, sys.executable)
+    assert await asyncio.wait_for(process.wait(), 15) == 0
+
+
 @pytest.mark.usefixtures("own_signals")
 @pytest.mark.parametrize(
     ("arguments", "words"),

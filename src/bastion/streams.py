@@ -1,8 +1,8 @@
 """The standard streams of a command: there in any case, and never the reason for its end.
 
 Standard output and error may be closed, full, or read by nobody. What cannot be written is lost, and the command goes
-on to its result. A process that serves does not wait either: see `never_wait`. Knows descriptors; knows nothing of what
-is written.
+on to its result. A process that serves does not wait either: see `never_wait`. All commands of this package use this,
+so it belongs to none of them. Knows descriptors; knows nothing of what is written.
 """
 
 from __future__ import annotations
@@ -12,15 +12,23 @@ import io
 import os
 import select
 import sys
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-    from bastion.supervisor.writer import Writer
-
 FLUSH_TIMEOUT = 1.0
 """Seconds at the end for what a slow reader has not taken."""
+
+
+class Writer(Protocol):
+    """What writes in the place of a stream, and waits for its reader in the place of the process."""
+
+    def put(self, data: bytes) -> None:
+        """Take a text. Returns at once."""
+
+    def flush(self, timeout: float) -> None:
+        """Wait until it is written, at most ``timeout`` seconds."""
 
 
 class Output(io.FileIO):
@@ -68,20 +76,19 @@ class Streams:
         """Whether nobody gets what is written to standard output."""
         return self.out.failure is not None
 
-    def never_wait(self) -> Writer:
-        """Wait for no reader from now on; return what writes to standard error."""
-        from bastion.supervisor.writer import Writer
+    def never_wait(self, writer: Writer) -> None:
+        """Wait for no reader from now on: ``writer`` writes to standard error."""
+        self.out.waits, self.err.writer = False, writer
 
-        self.out.waits, writer = False, Writer(2)
-        self.err.writer = writer
-        return writer
+    def finish(self, name: str) -> None:
+        """Write what is left; say what standard output did not take, unless its reader has simply gone.
 
-    def finish(self) -> None:
-        """Write what is left; say what standard output did not take, unless its reader has simply gone."""
+        ``name`` is what the command is called.
+        """
         sys.stdout.flush()
         failure = self.out.failure
         if failure is not None and failure.errno != errno.EPIPE:
-            print(f"supervisor: the output cannot be written: {failure.strerror or failure}", file=sys.stderr)
+            print(f"{name}: the output cannot be written: {failure.strerror or failure}", file=sys.stderr)
         sys.stderr.flush()
         if self.err.writer is not None:
             self.err.writer.flush(FLUSH_TIMEOUT)
