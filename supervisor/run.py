@@ -24,6 +24,7 @@ from bastion.supervisor.ledgerdir import ledger_directory, place_problem
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from bastion.supervisor.location import locate_shared_ledger, parse_listen
 from bastion.supervisor.printable import escaped
+from bastion.supervisor.reading import UnansweredError, answered
 from bastion.supervisor.release import remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
 from bastion.supervisor.systemd import Service
@@ -57,6 +58,8 @@ def run(
         return _run(
             config, sandbox=sandbox, environ=environ, tell=tell, log=log, standby_since=standby_since, named=named
         )
+    except UnansweredError:
+        raise  # nobody waits twice for a disk that hangs
     except (SettingsError, control.ControlError) as error:
         _tell_others(locate_shared_ledger(config, environ=environ), str(error), environ=environ)
         raise
@@ -64,9 +67,13 @@ def run(
 
 def _tell_others(ledger: Path | None, why: str, *, environ: Mapping[str, str]) -> None:
     """Leave word with the supervisors who share the ledger: our own log may be gone with its container."""
-    if ledger is not None and place_problem(ledger, environ=environ) is None:
-        with suppress(OSError):
+
+    def tell() -> None:
+        if ledger is not None and place_problem(ledger, environ=environ) is None:
             neighbours.report(ledger_directory(ledger, environ=environ) / ledger.name, why)
+
+    with suppress(OSError, UnansweredError):
+        answered(str(ledger), tell)
 
 
 def _run(

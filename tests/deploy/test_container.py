@@ -325,7 +325,7 @@ async def test_without_a_token_it_says_what_is_missing_and_is_tried_three_times_
         again = await started_at(place, other_than=began)
         assert (again - began).total_seconds() > 20
         said = (await place.must("logs", place.name)).splitlines()
-        assert "discord.token_file: '/run/secrets/discord_token': the token cannot be read" in said[0]
+        assert "discord.token_file: /run/secrets/discord_token: the token cannot be read" in said[0]
         assert "waits 20 s, then exits with 78" in "".join(said)
         _, code = await stopped(place)
         assert code == 78

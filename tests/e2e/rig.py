@@ -233,10 +233,11 @@ class Rig:
         if self.process is None:
             return
         if self.process.returncode is None:
-            for process in psutil.Process(self.process.pid).children(recursive=True):
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            self.process.kill()
+            with suppress(psutil.NoSuchProcess, ProcessLookupError):  # it is ending by itself
+                for process in psutil.Process(self.process.pid).children(recursive=True):
+                    with suppress(psutil.NoSuchProcess):
+                        process.kill()
+                self.process.kill()
         await self.process.wait()
         if self._reading is not None:
             await self._reading
