@@ -127,6 +127,7 @@ async def test_a_new_bot_that_the_kernel_kills_in_the_middle_of_a_reload_is_told
         for phase, generation in (("spawning", 2), ("connecting", 3)):
             reloading = Following(installation)
             await reloading.until(phase)
+            await installation.logged(f"generation {generation} spawned")
             os.kill(pid(installation, generation), signal.SIGKILL)
             ended = await reloading.result()
             assert ended["result"] == "failed"
