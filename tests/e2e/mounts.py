@@ -25,9 +25,9 @@ def mounted(where: Path, *words: str) -> Iterator[None]:
         subprocess.run(["umount", "--lazy", str(where)], check=True)  # files may still be open there
 
 
-def small(where: Path, size: str) -> AbstractContextManager[None]:
+def small(where: Path, size: str, *, mode: str = "1777") -> AbstractContextManager[None]:
     """Put a file system on memory there that has no more room than ``size``, for instance "2m"."""
-    return mounted(where, "-t", "tmpfs", "-o", f"size={size}", "none")
+    return mounted(where, "-t", "tmpfs", "-o", f"size={size},mode={mode}", "none")
 
 
 def grow(where: Path, size: str) -> None:

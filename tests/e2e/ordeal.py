@@ -41,7 +41,8 @@ MOMENT = 0.15
 INTERACTIONS = frozenset({"slash", "autocomplete", "button", "select", "modal"})
 REACTIONS = frozenset({"reaction_add", "reaction_remove"})
 MESSAGES = frozenset({"message", "command_message", "edit", "delete"})
-CONVERSATIONS = 6
+CONVERSATIONS = 20
+"""So many that the traffic, which talks in the name of the same people, answers all of them in no test."""
 UNKNOWN_INTERACTION = 10062
 
 _ACTIVE = re.compile(r"supervisor: generation (\d+) is active$")
@@ -152,8 +153,8 @@ def hurt(installation: Rig, generation: int, number: signal.Signals) -> None:
 async def converse(installation: Rig) -> None:
     """Begin conversations, which keep a child draining; the traffic may answer some of them."""
     sandbox = installation.sandbox
-    for _ in range(CONVERSATIONS):
-        await sandbox.journal.wait_handled(sandbox.emit_slash("ask"), timeout=20)
+    for entry in [sandbox.emit_slash("ask") for _ in range(CONVERSATIONS)]:
+        await sandbox.journal.wait_handled(entry, timeout=20)
 
 
 async def hold(installation: Rig, generation: int) -> None:

@@ -109,7 +109,7 @@ async def test_a_reload_that_would_run_without_claims_is_refused_with_the_figure
 ) -> None:
     directory = tmp_path / "ledger"
     directory.mkdir()
-    with small(directory, "1m"):
+    with small(directory, "1m", mode="700"):
         async with under_traffic(tmp_path, rate=RATE, ledger__path=f"{directory}/ledger.sqlite3") as installation:
             outcome = await reload(installation)
             assert outcome["result"] == "refused", outcome
@@ -129,7 +129,7 @@ async def test_a_ledger_whose_disk_is_filled_in_the_middle_of_a_reload_is_told_o
 ) -> None:
     directory = tmp_path / "ledger"
     directory.mkdir()
-    with small(directory, "16m"):
+    with small(directory, "16m", mode="700"):
         async with under_traffic(tmp_path, rate=RATE, ledger__path=f"{directory}/ledger.sqlite3") as installation:
             reloading = Following(installation)
             await reloading.until("spawning")
@@ -161,7 +161,7 @@ async def test_a_ledger_that_cannot_be_written_has_a_reload_refused_and_costs_a_
     directory = tmp_path / "ledger"
     directory.mkdir(mode=0o700)
     path = str(directory / "ledger.sqlite3")
-    with small(directory, "20m") if fault is full else nullcontext():
+    with small(directory, "20m", mode="700") if fault is full else nullcontext():
         async with under_traffic(tmp_path, rate=RATE, ledger__path=path, handoff__probation=3) as installation:
             sandbox = installation.sandbox
             with fault(directory):
