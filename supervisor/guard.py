@@ -36,15 +36,17 @@ def main(argv: Sequence[str]) -> int:
         print(error.strerror or error, file=sys.stderr)
         return UNSTARTED
     ended, tell = os.pipe()
-    threading.Thread(target=_tell_end, args=(process, tell), daemon=True).start()
+    threading.Thread(target=_tell_end, args=(process.pid, tell), daemon=True).start()
     ready, _, _ = select.select([pipe, ended], [], [], seconds)
     code = process.wait() if ended in ready else TIMED_OUT
     end_all()
     return code if code >= 0 else 128 - code
 
 
-def _tell_end(process: subprocess.Popen[bytes], tell: int) -> None:
-    process.wait()
+def _tell_end(pid: int, tell: int) -> None:
+    # Leaves it to be waited for: `end_all` must be the one that learns of each death, for a death brings new children.
+    with suppress(ChildProcessError):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     os.write(tell, b".")
 
 
