@@ -23,6 +23,7 @@ SECONDS = 1.0
 """Between two signs of life."""
 
 _OURS = str(Path(__file__).parents[1]) + os.sep
+_IMPORTING = ("<frozen importlib", str(Path(importlib.__file__).parent) + os.sep)
 _LIBRARIES = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib", "purelib", "platlib")})
 
 Take = Callable[[wire.ToChild], None]
@@ -117,7 +118,7 @@ def is_within(frame: FrameType, directory: Path) -> bool:
 
 def leads_there(frame: FrameType) -> bool:
     """Whether a place is one from which a program is reached: this runtime's, or Python's own for imports."""
-    return frame.f_code.co_filename.startswith((_OURS, "<frozen importlib", str(Path(importlib.__file__).parent)))
+    return frame.f_code.co_filename.startswith((_OURS, *_IMPORTING))
 
 
 def _told(frame: FrameType, directory: Path) -> str:

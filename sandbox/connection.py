@@ -228,7 +228,7 @@ class Connection:
 
     async def _refused(self, data: Payload) -> bool:
         """Refuse a RESUME, if a fault asks for it."""
-        early = self._gateway.connected(data.get("session_id")) is not None
+        early = self._gateway.connected(data.get("session_id"))
         fault = self._gateway.faults.resume_refused(connected=early)
         if fault is None:
             return False

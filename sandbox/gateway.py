@@ -341,10 +341,9 @@ class Gateway:
             timer.cancel()
         return session
 
-    def connected(self, session_id: object) -> Session | None:
-        """Return the session of this id, if a connection has it now."""
-        session = self._sessions.get(session_id) if isinstance(session_id, str) else None
-        return session if session is not None and session.id in self._links else None
+    def connected(self, session_id: object) -> bool:
+        """Whether a connection has the session of this id now."""
+        return isinstance(session_id, str) and session_id in self._links
 
     def forget(self, session_id: object) -> None:
         """End the session of this id, if there is one."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -108,8 +108,7 @@ def _unhurried() -> Iterator[None]:
     except click.ClickException as failure:
         from bastion.supervisor import pause
 
-        with suppress(OSError):
-            failure.show()
+        failure.show()
         pause.before_exit(failure.exit_code, tell=lambda line: click.echo(f"supervisor: {line}", err=True))
         sys.exit(failure.exit_code)
 
@@ -176,11 +175,12 @@ def run(
     from bastion.supervisor.run import try_out
     from bastion.supervisor.writer import Writer
 
-    named, log = _named(program, module), Writer(2)
+    named = _named(program, module)
     if trial is not None:  # asked for by a running supervisor: see `reexec`
         problem = try_out(environ=os.environ, descriptor=trial, named=named)
         click.echo(passed() if problem is None else failed(problem))
         return
+    log = Writer(2)
     _streams().never_wait(log)
     with _settings_errors("No bot was started."):
         try:

@@ -12,9 +12,8 @@ import tempfile
 from pathlib import Path
 
 from bastion.supervisor.headroom import human
+from bastion.supervisor.reading import PATIENCE as PATIENCE
 
-PATIENCE = 10.0
-"""Seconds that a file system has for its answer."""
 SESSION_FILE = 1024 * 1024
 """Bytes that are enough for the session file of one bot (`bot/sessions.py`), which takes all of its room at once."""
 LEDGER = 7 * 1024 * 1024
@@ -26,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 def shortage(ledger: Path) -> str | None:
     """Say why a second bot could not claim events in this ledger, or None. Makes a file there, which has no name."""
-    problem = _not_writable(ledger.parent) or _too_small(ledger)
+    problem = not_writable(ledger.parent) or _too_small(ledger)
     return problem and f"{_UNCLAIMED}: {problem}"
 
 
@@ -49,8 +48,8 @@ def named(error: OSError, path: Path) -> str:
     return f"{text} ({_figures(found)})"
 
 
-def _not_writable(directory: Path) -> str | None:
-    """Try it, for modes do not tell all."""
+def not_writable(directory: Path) -> str | None:
+    """Say why no file can be made in a directory, None if one can. Tries it, for modes do not tell all."""
     if not directory.is_dir():
         return f"there is no directory {directory}"
     try:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bastion.supervisor import neighbours, private, relay
+from bastion.supervisor.diskroom import not_writable
 from bastion.supervisor.neighbours import Membership
 from bastion.supervisor.private import UnsafeError
 from bastion.wire import claimer, sessions_path, supervisor_of
@@ -61,7 +62,7 @@ def ledger_directory(configured: Path | None, *, environ: Mapping[str, str]) -> 
 def place_problem(configured: Path | None, *, environ: Mapping[str, str]) -> str | None:
     """Say why `ledger_place` would refuse, None if it would not.
 
-    Makes an unnamed file, for modes do not tell all. Changes nothing else.
+    Makes an unnamed file there. Changes nothing else.
     """
     around = configured.parent if configured is not None else base_directory(environ)
     if not around.is_dir():
@@ -70,12 +71,8 @@ def place_problem(configured: Path | None, *, environ: Mapping[str, str]) -> str
         own = ledger_directory(configured, environ=environ)
     except OSError as error:
         return str(error)
-    directory = own if own.exists() else own.parent
-    try:
-        with tempfile.TemporaryFile(dir=directory):
-            pass
-    except OSError as error:
-        return f"{directory} is not writable ({error.strerror or error})"
+    if problem := not_writable(own if own.exists() else own.parent):
+        return problem
     return _prepared_by_others(own / configured.name) if configured is not None else None
 
 

@@ -11,12 +11,9 @@ import select
 import signal
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 SECONDS = 20.0
 """So that a container starts at most three times a minute."""
-
-
 _STOPS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -30,11 +27,10 @@ def before_exit(code: int, *, tell: Callable[[str], object]) -> None:
     signal.set_wakeup_fd(writing)
     for number in _STOPS:
         signal.signal(number, lambda *_: None)
-    with suppress(OSError):
-        tell(
-            f"PID 1 of a container may be started again at once: the supervisor waits {SECONDS:g} s, then exits "
-            f"with {code}. A stop (SIGTERM) or Ctrl-C ends the wait"
-        )
+    tell(
+        f"PID 1 of a container may be started again at once: the supervisor waits {SECONDS:g} s, then exits "
+        f"with {code}. A stop (SIGTERM) or Ctrl-C ends the wait"
+    )
     _wait(reading, until=time.monotonic() + SECONDS)
     for number in _STOPS:
         signal.signal(number, signal.SIG_IGN)

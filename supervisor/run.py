@@ -9,8 +9,8 @@ import gc
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -54,42 +54,11 @@ def run(
     then no bot was started. Raises `reexec.CarryError` if an earlier program
     of this process handed its bots over and they cannot be taken up; then they end with this process.
     """
-    try:
-        return _run(
-            config, sandbox=sandbox, environ=environ, tell=tell, log=log, standby_since=standby_since, named=named
-        )
-    except UnansweredError:
-        raise  # nobody waits twice for a disk that hangs
-    except (SettingsError, control.ControlError) as error:
-        _tell_others(locate_shared_ledger(config, environ=environ), str(error), environ=environ)
-        raise
-
-
-def _tell_others(ledger: Path | None, why: str, *, environ: Mapping[str, str]) -> None:
-    """Leave word with the supervisors who share the ledger: our own log may be gone with its container."""
-
-    def tell() -> None:
-        if ledger is not None and place_problem(ledger, environ=environ) is None:
-            neighbours.report(ledger_directory(ledger, environ=environ) / ledger.name, why)
-
-    with suppress(OSError, UnansweredError):
-        answered(str(ledger), tell)
-
-
-def _run(
-    config: Path | None,
-    *,
-    sandbox: bool,
-    environ: Mapping[str, str],
-    tell: Callable[[str], object],
-    log: Writer,
-    standby_since: float | None,
-    named: Named | None,
-) -> tuple[int, str | None]:
     envelope = reexec.received()
     if envelope is not None:
         log.put(envelope.log)
     with ExitStack() as stack:
+        stack.enter_context(_telling_others(config, environ=environ))
         local = None
         if sandbox:
             if envelope is None:
@@ -125,6 +94,30 @@ def _run(
         serve = partial(_serve, engine, settings, service=service, envelope=envelope, successor=successor, greet=greet)
         _keep_what_is_there()
         return anyio.run(serve)
+
+
+@contextmanager
+def _telling_others(config: Path | None, *, environ: Mapping[str, str]) -> Iterator[None]:
+    """Tell the supervisors who share the ledger why a start fails; but nobody waits twice for a disk that hangs."""
+    try:
+        yield
+    except UnansweredError:
+        raise
+    except (SettingsError, control.ControlError) as error:
+        if (ledger := locate_shared_ledger(config, environ=environ)) is not None:
+            _tell_others(ledger, str(error), environ=environ)
+        raise
+
+
+def _tell_others(ledger: Path, why: str, *, environ: Mapping[str, str]) -> None:
+    """Leave word in the register: our own log may be gone with its container."""
+
+    def tell() -> None:
+        if place_problem(ledger, environ=environ) is None:
+            neighbours.report(ledger_directory(ledger, environ=environ) / ledger.name, why)
+
+    with suppress(OSError, UnansweredError):
+        answered(str(ledger), tell)
 
 
 def _keep_what_is_there() -> None:
@@ -201,7 +194,8 @@ async def _serve(
                         greet(health)
                     code = await engine.run(carried=carried, successor=successor(server))
             except SettingsError as error:
-                _tell_others(settings.ledger.path if settings.ledger.shared else None, str(error), environ=os.environ)
+                if settings.ledger.shared and settings.ledger.path is not None:
+                    _tell_others(settings.ledger.path, str(error), environ=os.environ)
                 return EXIT_CONFIG, str(error)
     return code, engine.failure
 

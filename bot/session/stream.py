@@ -57,8 +57,6 @@ class Kind(IntEnum):
     """From a mirror: the text of a gateway payload that the holder is to send to Discord."""
     SNAPSHOT = 4
     """From a mirror: a snapshot of the shard is wanted, and every payload from then on. No body."""
-    NOTE = 5
-    """A message of ours, see `bastion.bot.session.notes`."""
 
 
 class StreamError(Exception):

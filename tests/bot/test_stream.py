@@ -84,6 +84,13 @@ def resume(end: End) -> None:
     asyncio.get_running_loop().add_reader(end.stream._socket, end.stream._readable)
 
 
+async def meet(path: str, one: End, other: End) -> None:
+    """Connect two ends, until the first one has got a frame."""
+    connect(path, other.make())
+    other.send(b"hello")
+    await one.until()
+
+
 @asynccontextmanager
 async def listening(path: Path, end: End, *others: End) -> AsyncIterator[str]:
     listener = Listener(str(path / "stream.sock"), end.make)
@@ -114,9 +121,7 @@ async def test_frames_arrive_whole_and_in_order_in_both_directions(tmp_path: Pat
 async def test_an_end_that_closes_has_sent_everything(tmp_path: Path) -> None:
     one, other = holder(), mirror()
     async with listening(tmp_path, one, other) as path:
-        connect(path, other.make())
-        other.send(b"hello")
-        await one.until()
+        await meet(path, one, other)
         other.send(b"last words")
         assert other.stream is not None
         other.stream.close()
@@ -161,7 +166,7 @@ GARBAGE = {
     "a kind that nobody knows": struct.pack("!IBH", 3, 99, 0) + b"abc",
     "noise": b"GET / HTTP/1.1\r\n\r\n",
     "a second proof": struct.pack("!IBH", len(MIRRORS), Kind.PROOF, 0) + MIRRORS,
-    "a body that cannot be read": struct.pack("!IBH", 10, Kind.NOTE, 0) + b"unreadable",
+    "a body that cannot be read": struct.pack("!IBH", 10, Kind.PAYLOAD, 0) + b"unreadable",
 }
 
 
@@ -180,9 +185,7 @@ async def test_garbage_ends_the_stream_with_a_reason(tmp_path: Path, garbage: by
 async def test_whatever_a_killed_holder_has_left_is_read_though_nothing_can_be_written_to_it(tmp_path: Path) -> None:
     one, other = holder(), mirror()
     async with listening(tmp_path, one, other) as path:
-        connect(path, other.make())
-        other.send(b"hello")
-        await one.until()
+        await meet(path, one, other)
         pause(other)
         for number in range(1000):
             one.send(b"%d" % number)
@@ -233,9 +236,7 @@ async def test_a_mirror_that_reads_nothing_is_given_up_and_costs_a_bounded_buffe
 async def test_a_snapshot_waits_for_room_and_live_events_do_not(tmp_path: Path) -> None:
     one, other = holder(), mirror()
     async with listening(tmp_path, one, other) as path:
-        connect(path, other.make())
-        other.send(b"hello")
-        await one.until()
+        await meet(path, one, other)
         assert one.stream is not None
         pause(other)
         for _ in range(30):
@@ -253,9 +254,7 @@ async def test_a_snapshot_waits_for_room_and_live_events_do_not(tmp_path: Path) 
 async def test_who_waits_for_room_is_told_of_the_end(tmp_path: Path) -> None:
     one, other = holder(), mirror()
     async with listening(tmp_path, one, other) as path:
-        connect(path, other.make())
-        other.send(b"hello")
-        await one.until()
+        await meet(path, one, other)
         assert one.stream is not None
         pause(other)
         for _ in range(30):
@@ -271,7 +270,5 @@ async def test_a_listener_takes_the_place_of_one_that_was_killed_and_removes_its
     (tmp_path / "stream.sock").write_text("left over")
     one, other = holder(), mirror()
     async with listening(tmp_path, one, other) as path:
-        connect(path, other.make())
-        other.send(b"hello")
-        await one.until()
+        await meet(path, one, other)
     assert list(tmp_path.iterdir()) == []
