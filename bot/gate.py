@@ -82,6 +82,8 @@ class Event(msgspec.Struct, weakref=True, eq=False):
     """Known of what is held back."""
     recovered: bool = False
     """Whether it comes from a session of a dead child."""
+    foreign: bool = False
+    """Whether another child handles it, whose session brought it."""
 
     def describe(self) -> str:
         """Return a name for logs: what it is and its id, never its content."""
@@ -152,6 +154,12 @@ class Gate:
     """Told of each interaction that the active child leaves to an older one for a moment.
 
     What it returns is called after that, when handlers that began for it are told of."""
+    receiver: internals.Receiver = field(default_factory=internals.Receiver)
+    """Knows whether what is being parsed is another child's to handle."""
+    hides: Callable[[str, tuple[Any, ...]], bool] = lambda name, args: False
+    """Says of a base event whether nobody is to hear of it."""
+    ask_older: Callable[[Any, Callable[[bool], None]], bool] = lambda data, then: False
+    """Asks the child that had the sessions before whether a component is its own; False: there is none to ask."""
     counters: Counters = field(default_factory=Counters)
     holding: bool = False
     """Whether events are held back. The gate's own to change."""
@@ -408,9 +416,13 @@ class Gate:
         counters, clock = self.counters, self.clock
         # Nothing but a handler asks for `current` while these are parsed, and to set it twice an event is dear.
         light = name not in _BEGIN_TASKS and not self.ears.everything
+        receiver = self.receiver
 
         def gated(data: Any) -> None:
             counters.received += 1
+            if receiver.foreign:
+                self._parse_foreign(Event(name, data, clock(), False, foreign=True), parser)
+                return
             quiet = self._numbering is None and not self.holding
             if quiet and light:
                 event = self._now = Event(name, data, 0.0, True)
@@ -433,10 +445,40 @@ class Gate:
 
         return gated
 
+    def _parse_foreign(self, event: Event, parser: internals.Parser) -> None:
+        """Keep the cache right by what another child handles."""
+        token = current.set(event)
+        try:
+            parser(event.data)
+        finally:
+            current.reset(token)
+
+    def mirror(self) -> None:
+        """Be fed by another child, whose events these are; what is this child's own waits, and need not be claimed."""
+        self._numbering = None
+        self.holding = True
+
+    def claim_alone(self) -> None:
+        """Claim every event from now on: whoever has claimed before receives nothing of its own any more."""
+        self.ledger.clear_events()
+        self._numbering = Numbering(joined=False, clock=self.clock)
+        self.ledger.check()
+
+    def take_for_older(self, data: Any) -> bool:
+        """Handle a component that the active child does not know, if it is this one's; return whether it is."""
+        mine = components.ownership(self.client, data)
+        if not self._finishing or mine not in (Ownership.OWNER, Ownership.SHARED):
+            return False
+        event = Event("INTERACTION_CREATE", data, self.clock(), True)
+        self._run_interaction(event, mine)
+        self.begun()
+        return True
+
     def _told(self, parser: internals.Parser) -> internals.Parser:
         def told(data: Any) -> None:
             parser(data)
-            self.taken()
+            if not self.receiver.foreign:
+                self.taken()
 
         return told
 
@@ -551,6 +593,8 @@ class Gate:
         if undecided:
             event.decision = self._claim(event)
         if not event.decision:
+            if waiting and event.foreign:
+                self._feed(name, args)
             return
         if not event.counted:
             event.counted = True
@@ -565,6 +609,11 @@ class Gate:
                     self._schedule(listener, method, *args, **kwargs)
         if undecided:
             self.begun()
+
+    def _feed(self, name: str, args: tuple[Any, ...]) -> None:
+        """Let conversations of an active time hear what another child handles."""
+        if self._finishing or self.role == "active":
+            internals.feed_waiters(self.client, name, *args)
 
     def _tell(self, name: str, /, *args: Any, **kwargs: Any) -> None:
         """Have discord.py dispatch to whatever hears it."""
@@ -599,6 +648,8 @@ class Gate:
         if name == "guild_join" and event in self._told_early:
             return
         if _is_base(name):
+            if self.hides(name, args):
+                return
             self.observer(name, args)
             self._tell(name, *args, **kwargs)
             return
@@ -621,6 +672,8 @@ class Gate:
             self._pass(event, name, *args, **kwargs)
             if undecided:
                 self.begun()
+        elif event.foreign and internals.waits_for(self.client, name):
+            self._feed(name, args)
 
     def _decide(self, event: Event, name: str, args: tuple[Any, ...]) -> bool:
         """Claim an undecided event if something here would hear it now; hold it if now is not the time."""
@@ -680,7 +733,11 @@ class Gate:
         event = current.get()
         assert isinstance(event, Event)
         self.dated(int(data["id"]), event.at)
+        if event.foreign:
+            return  # whoever handles it asks for what is this child's
         mine = components.ownership(self.client, data)
+        if mine is Ownership.STRANGER and not self.holding and self._leave_to_older(event):
+            return
         if event.decision:
             self._run_interaction(event, mine)
         elif not self.holding:
@@ -699,11 +756,30 @@ class Gate:
         age = self.clock() - event.at
         mine = components.ownership(self.client, event.data)
         if age < OWNER_FIRST and mine is Ownership.STRANGER:
-            self._take_later(event, OWNER_FIRST - age)
+            if not self._leave_to_older(event):
+                self._take_later(event, OWNER_FIRST - age)
         elif age <= INTERACTION_LIFE:
             self.counters.replayed += self._claim_interaction(event, mine)
         else:
             self.counters.expired += self._claim(event)
+
+    def _leave_to_older(self, event: Event) -> bool:
+        """Ask the child that had the sessions before whether a component is its own; False: there is none to ask."""
+        over: list[Callable[[], None]] = []
+
+        def told(mine: bool) -> None:
+            if mine:
+                event.decision = False
+            elif self.role == "active" and not self._shut:
+                event.decision = None
+                self._claim_interaction(event, components.ownership(self.client, event.data))
+            for end in over:
+                end()
+
+        asked = self.ask_older(event.data, told)
+        if asked:
+            over.append(self.waiting(event))
+        return asked
 
     def _take_later(self, event: Event, delay: float) -> None:
         """Leave an interaction to another child for ``delay`` seconds; then it is whoever's claim is first."""

@@ -50,6 +50,7 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
         "_chunk_requests",
         "_chunk_timeout",
         "_add_ready_state",
+        "_chunk_guilds",
         "chunker",
         "_messages",
         "_activity",
@@ -373,6 +374,27 @@ def on_wait_for(client: discord.Client, note: Callable[[asyncio.Future[Any]], No
 def intents(client: discord.Client) -> discord.Intents:
     """Return the intents that the client identifies with."""
     return client._connection._intents
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CachePolicy:
+    """What a client keeps in its cache."""
+
+    members: int
+    """Which members, as the value of `discord.MemberCacheFlags`."""
+    messages: bool
+    chunks: bool
+    """Whether it asks for all members of all guilds."""
+
+
+def cache_policy(client: discord.Client) -> CachePolicy:
+    """Return what a client keeps in its cache."""
+    state = client._connection
+    return CachePolicy(
+        members=state.member_cache_flags.value,
+        messages=state._messages is not None,
+        chunks=state._chunk_guilds,
+    )
 
 
 async def gateway_bot(client: discord.Client) -> tuple[int, str, SessionStartLimits]:
@@ -830,9 +852,13 @@ def silence_identify_hook(client: discord.Client) -> None:
 
 @dataclass(slots=True, eq=False)
 class Receiver:
-    """Which connection of this process's own sessions the event came from that was received last."""
+    """What was received last, and which connection it came from."""
 
     websocket: DiscordWebSocket | None = None
+    text: str = ""
+    """The payload, as Discord wrote it."""
+    foreign: bool = False
+    """Whether another bot handles it, or has: it only keeps the cache right here."""
 
 
 def note_receiver(ears: Ears, receiver: Receiver) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 
 import aiohttp
 import discord
+from discord.gateway import DiscordWebSocket
 
 from bastion import wire
 from bastion.bot import internals, lifecycle, stacks
@@ -39,10 +40,12 @@ from bastion.bot.late import TooLate
 from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
 from bastion.bot.loops import Loops
+from bastion.bot.moving import MirrorLostError, Moving
 from bastion.bot.presence import Presence
 from bastion.bot.reasons import ForkError, NoTokenError, SetupError, TwoClientsError, explain, worth_showing
 from bastion.bot.recovery import Recovery
 from bastion.bot.registration import Registration
+from bastion.bot.session.taking import HandoverError, RefusedError
 from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
 from bastion.bot.shards import PARSED, Shards, turns
 from bastion.bot.stalls import Stalls
@@ -147,6 +150,7 @@ class Runtime:
     gate: Gate | None = None
     controls: Controls | None = None
     shards: Shards | None = None
+    moving: Moving | None = None
     trail: Trail | None = None
     recovery: Recovery | None = None
     members: internals.MemberRequests | None = None
@@ -381,6 +385,17 @@ class Runtime:
         self._logins.clear()
         self.carry.attach(client)
         self.stalls = Stalls(unread=lambda: self.shards is not None and self.shards.unread)
+        receiver = internals.Receiver()
+        self.moving = Moving(
+            client,
+            receiver,
+            say=self.link.send,
+            takes=self._takes_for_younger,
+            holds=self._holds,
+            came=self._session_came,
+            lost=self._mirror_lost,
+        )
+        self.moving.install(standby=self.options.standby)
         self.gate = Gate(
             client=client,
             ledger=self.ledger,
@@ -389,16 +404,21 @@ class Runtime:
             came=self.stalls.came,
             dated=self.discord_clock.came,
             stranger_taken=ExpiredControls(self.options.expired_text, self.inflight).take,
+            receiver=receiver,
+            hides=self.moving.handover.hides,
+            ask_older=self.moving.handover.ask,
         )
         self.gate.install()
         TooLate(self._came_late, self._expired).install()
         internals.ready_with_the_last_guild(client)
-        self.shards = Shards(client=client, requested=self.options.shards, send=self.link.send)
+        self.shards = Shards(
+            client=client, requested=self.options.shards, send=self.link.send, handover=self.moving.handover
+        )
         self.shards.install()
         self.members = internals.MemberRequests(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
         self.members.install()
         internals.on_session(client, self._session_began)
-        self._leave_trail()
+        self._leave_trail(receiver)
         if self.gate.role == "standby":
             self._spawn(self.stalls.watch(self._window_open))
         self.starting.connected(partial(_in_loop, loop, self._obey))
@@ -413,7 +433,7 @@ class Runtime:
         assert self.gate is not None
         self.gate.counters.expired += 1
 
-    def _leave_trail(self) -> None:
+    def _leave_trail(self, receiver: internals.Receiver) -> None:
         assert self.gate is not None
         path = self._sessions_path(self.options.generation)
         self.gate.in_hand = partial(keys_in_hand, path)
@@ -423,7 +443,7 @@ class Runtime:
             what = error.strerror if isinstance(error, OSError) and error.strerror else error
             self.remark(f"{path}: {what}; should this process be killed, nothing that it misses can be recovered")
             return
-        self.trail = Trail(file, self.gate)
+        self.trail = Trail(file, self.gate, receiver)
         self.trail.install(self.inflight)
         internals.note_receiver(self.gate.ears, self.trail.receiver)
 
@@ -446,6 +466,51 @@ class Runtime:
             await self._take_state(wait=False)
         self.presence.inherit()
         await self.shards.prepare()
+        await self._meet(self.shards)
+        await self.shards.permitted()
+
+    async def _meet(self, shards: Shards) -> None:
+        """Tell what the sessions are to be like; where another child has such, be its mirror."""
+        assert self.moving is not None
+        assert self.gate is not None
+        self.moving.tell_wants(
+            shards=shards.count,
+            ids=list(shards.ids),
+            any_count=shards.any_count,
+            token=self._token,
+            api_url=self.options.api_url,
+        )
+        if not self.options.standby:
+            return
+        order = await self.moving.answer()
+        if isinstance(order, wire.Mirror):
+            if shards.count < order.shards:
+                self.remark(
+                    f"Discord recommends {shards.count} shards; the bot keeps its {order.shards}, and so its sessions, "
+                    "until it is stopped and started"
+                )
+            shards.fix(order.shards, order.ids)
+            self.gate.mirror()
+            try:
+                self.moving.follow(order)
+            except MirrorLostError as error:
+                self._mirror_lost(str(error))
+
+    def _takes_for_younger(self, data: dict[str, Any]) -> bool:
+        return self.gate is not None and self.gate.take_for_older(data)
+
+    def _holds(self) -> bool:
+        return self.gate is not None and self.gate.holding
+
+    def _session_came(self, websocket: DiscordWebSocket) -> None:
+        if self.trail is not None:
+            self.trail.resumed(websocket)
+
+    def _mirror_lost(self, why: str) -> None:
+        """A child that has never been active is of no use without its mirror; another one goes on as it is."""
+        if self.options.standby and not (self._was_active or self._fatal) and self._ending is None:
+            self._say_fatal(why, retryable=True)
+            self._end(0.0)
 
     async def _before_close(self, client: discord.Client) -> None:
         """Leave to a successor what is not claimed, where discord.py gives up or the app closes its own client.
@@ -508,14 +573,17 @@ class Runtime:
         if name == "ready" and not self._ready:
             self._ready = True
             loop = asyncio.get_running_loop()
-            sure_at = self._youngest_session + (SURE_AFTER if self.options.standby else 0.0)
+            mirror = self.moving is not None and self.moving.is_mirror
+            sure_at = self._youngest_session + (SURE_AFTER if self.options.standby and not mirror else 0.0)
             loop.call_at(sure_at, lambda: self._spawn(self._send_ready()))
 
     async def _send_ready(self) -> None:
         """Say that it is ready; a standby that has heard nothing yet listens on, so that its silence can mean more."""
         assert self.client is not None
         assert self.gate is not None
-        if self.options.standby and not self.gate.counters.heard:
+        if self.moving is not None and self.moving.is_mirror:
+            await self.moving.complete()
+        elif self.options.standby and not self.gate.counters.heard:
             silent_until = self._youngest_session + SILENT_PATIENCE
             await asyncio.sleep(max(0.0, silent_until - asyncio.get_running_loop().time()))
         if self.recovery is not None:
@@ -557,7 +625,16 @@ class Runtime:
                 self.gate.close_window()
             self.link.send(wire.WindowAck(open=self.gate.window_open))
         elif isinstance(message, wire.Recover):
-            self._recover(message.generation, self.gate)
+            if self.moving is not None and self.moving.is_mirror:
+                self._go_on_for(message.generation, self.moving)
+            else:
+                self._recover(message.generation, self.gate)
+        elif isinstance(message, wire.Serve):
+            if self.moving is not None:
+                self.moving.serve(message)
+        elif isinstance(message, wire.Mirror | wire.Overlap):
+            if self.moving is not None:
+                self.moving.answered(message)
         elif isinstance(message, wire.Activate):
             self._orders += 1
             waits = message.wait_for_state
@@ -606,6 +683,8 @@ class Runtime:
             self._ending = self._drain = None
         if gate.client.is_closed():
             return  # The app or Discord closed it during the drain: `_last_words` says so.
+        if self.moving is not None and self.moving.is_mirror and not await self._take_sessions(gate, self.moving):
+            return
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
             await self.recovery.finish()
@@ -638,7 +717,41 @@ class Runtime:
             self.members.ask_now()
         if self.trail is not None:
             self.trail.end_replay()
+        if self.moving is not None and not gate.holding:
+            self.moving.handover.handles()
         self._send_beat()
+
+    async def _take_sessions(self, gate: Gate, moving: Moving) -> bool:
+        """Have the sessions of the child that this one mirrors. Its own first events wait until it is active."""
+        gate.mirror()
+        try:
+            await moving.take()
+        except HandoverError as error:
+            apart = isinstance(error, RefusedError)
+            self._say_fatal(f"the sessions could not be taken: {error}", retryable=True, apart=apart)
+            self._end(0.0)
+            return False
+        gate.claim_alone()  # as the supervisor believes: the next child may need claims
+        self.loops.window_opened()
+        return True
+
+    def _go_on_for(self, generation: int, moving: Moving) -> None:
+        """Resume the sessions of a child that is gone, which this one mirrors."""
+        assert self.gate is not None
+        if self.gate.role != "active":
+            self.gate.mirror()
+        handled: dict[int, int] = {}
+        try:
+            file = self._file_of(generation)
+        except SessionFileError as error:
+            _log.warning("how far generation %s had come is not known: %s", generation, error)
+        else:
+            self._hand_on(file, generation)
+            handled = {one.shard: one.sequence for one in file.sessions()}
+            file.close()
+        moving.holder_died(handled)
+        if self._ready_said and not self._orders:
+            self._spawn(self._send_ready())
 
     # What a dead child left.
 
@@ -647,7 +760,9 @@ class Runtime:
 
         If it has said that it is ready, it says so once more when nothing can be missing any more.
         """
-        if self.recovery is None and gate.role == "standby":
+        if gate.role == "active" or self._orders:
+            return  # it serves, or is about to: its own sessions have missed nothing
+        if self.recovery is None:
             self._begin_to_recover(generation, gate)
         if self._ready_said:
             self._spawn(self._send_ready())
@@ -850,6 +965,8 @@ class Runtime:
         if self._exporting is not None:
             await asyncio.wait([self._exporting])
         self._closing = True
+        if self.moving is not None:
+            self.moving.handover.close()
         if self.shards is not None:
             self.shards.stop()
         self.ending.limit_clean_up(self._ends_at - asyncio.get_running_loop().time())
@@ -892,11 +1009,11 @@ class Runtime:
         _log.error("%s", reason)
         self._say_fatal(reason, retryable=retryable, cut=cut)
 
-    def _say_fatal(self, reason: str, *, retryable: bool, cut: Sequence[str] = ()) -> None:
-        """Say that this child cannot go on, and what it does not finish. In any thread."""
+    def _say_fatal(self, reason: str, *, retryable: bool, cut: Sequence[str] = (), apart: bool = False) -> None:
+        """Say that this child cannot go on, and what it does not finish. In any thread. ``apart`` as for `Fatal`."""
         self._say_cut([*cut, *(self._left or [])])
         self._fatal, self._hopeless = True, not retryable
-        self.link.send(wire.Fatal(reason=reason, retryable=retryable))
+        self.link.send(wire.Fatal(reason=reason, retryable=retryable, apart=apart))
 
     def _say_cut(self, names: list[str], *, lives: bool = False) -> None:
         self.link.send(wire.Cut(generation=self.options.generation, names=_shortened(names), lives=lives))
@@ -939,6 +1056,8 @@ class Runtime:
             if self.gate is not None:
                 self.gate.forget_claimed()
                 self.gate.trim()
+            if self.moving is not None:
+                self.moving.handover.tell_latencies()
             if self.trail is not None:
                 self.trail.name_handlers()  # those that began beside any event
                 self.trail.catch_up()

@@ -22,6 +22,7 @@ from discord.gateway import DiscordWebSocket
 
 from bastion import wire
 from bastion.bot import internals
+from bastion.bot.session.handover import Handover
 
 _log = logging.getLogger("bastion.shards")
 
@@ -81,6 +82,7 @@ class Shards:
     requested: str | int
     """The ``bot.shards`` setting: "auto" or a count."""
     send: Callable[[wire.FromChild], None]
+    handover: Handover
     permits: Permits = field(init=False)
     identified_at: dict[int, float] = field(default_factory=dict)
     """When each shard's newest IDENTIFY was sent, on the machine's monotonic clock."""
@@ -91,7 +93,14 @@ class Shards:
     """The newest connection of each shard."""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _gateway: yarl.URL = field(init=False)
-    _ids: list[int] | range = field(default_factory=list)
+    count: int = 0
+    """How many shards the bot has in all."""
+    ids: list[int] | range = field(default_factory=list)
+    """Those that this child connects."""
+    identifies: int = 0
+    """How many sessions this child has begun."""
+    _own_count: int | None = None
+    """What the app itself asks for."""
 
     def install(self) -> None:
         """Put permits in front of every connection of this process."""
@@ -105,7 +114,7 @@ class Shards:
             internals.replace_launch(self.client, self._launch)
 
     async def prepare(self) -> None:
-        """Ask Discord where to connect and how often, and fix the number of shards.
+        """Ask Discord where to connect and how often, and plan the number of shards.
 
         Raises `ShardsError`, and what discord.py raises for a failed request.
         """
@@ -113,9 +122,6 @@ class Shards:
         internals.set_addresses(gateway_url=url)
         self._gateway = yarl.URL(url)
         count, ids = self._plan(recommended)
-        self._ids = ids
-        if isinstance(self.client, discord.AutoShardedClient):
-            internals.prepare_shards(self.client, count, ids)
         self.send(
             wire.Limits(
                 total=limit.total,
@@ -125,11 +131,29 @@ class Shards:
                 shards=len(ids),
             )
         )
+        self.fix(count, ids)
+
+    def fix(self, count: int, ids: list[int] | range) -> None:
+        """Fix the number of shards, and which of them this child connects."""
+        self.count, self.ids = count, ids
+        if isinstance(self.client, discord.AutoShardedClient):
+            internals.prepare_shards(self.client, count, ids)
         for shard in ids:
             self._become(shard, "waiting")
-        if not isinstance(self.client, discord.AutoShardedClient):
-            await self.permits.acquire(ids[0])
-            self.permits.keep(ids[0])
+
+    async def permitted(self) -> None:
+        """Wait until the first connection of a client with one shard may IDENTIFY."""
+        if not isinstance(self.client, discord.AutoShardedClient) and not self.handover.mirrors(self.ids[0]):
+            await self.permits.acquire(self.ids[0])
+            self.permits.keep(self.ids[0])
+
+    @property
+    def any_count(self) -> bool:
+        """Whether neither the settings nor the app say how many shards there are."""
+        client = self.client
+        if not isinstance(client, discord.AutoShardedClient) or self.requested != "auto":
+            return False
+        return self._own_count is None
 
     def observe(self, name: str, args: tuple[Any, ...]) -> None:
         """Follow the shards' states by the base events of discord.py."""
@@ -193,7 +217,7 @@ class Shards:
                     'shard: make it an AutoShardedClient or AutoShardedBot, or set bot.shards = "auto"'
                 )
             return self.client.shard_count or 1, [self.client.shard_id or 0]
-        own = self.client.shard_count
+        own = self._own_count = self.client.shard_count
         if self.client.shard_ids is not None and own is not None:
             if self.requested not in ("auto", own):
                 raise ShardsError(
@@ -207,27 +231,33 @@ class Shards:
     async def _launch(self) -> None:
         # Returns at once: discord.py's loop behind it must see the first shard fail while others still wait.
         assert isinstance(self.client, discord.AutoShardedClient)
-        for shard in self._ids:
-            self._keep(asyncio.ensure_future(self._launch_one(self.client, shard, initial=shard == self._ids[0])))
+        for shard in self.ids:
+            self._keep(asyncio.ensure_future(self._launch_one(self.client, shard, initial=shard == self.ids[0])))
 
     async def _launch_one(self, client: discord.AutoShardedClient, shard: int, *, initial: bool) -> None:
-        await self.permits.acquire(shard)
-        self.permits.keep(shard)
+        if not self.handover.mirrors(shard):
+            await self.permits.acquire(shard)
+            self.permits.keep(shard)
         await client.launch_shard(self._gateway, shard, initial=initial)
 
     def _permitted(self, inner: internals.FromClient) -> internals.FromClient:
         async def from_client(client: discord.Client, **options: Any) -> Any:
             shard = options.get("shard_id") or 0
             if options.get("resume") and options.get("session") is not None:
-                self._become(shard, "resuming")
-                websocket = self._websockets[shard] = await inner(client, **options)
-                return websocket
+                if not self.handover.may_resume(shard):
+                    raise asyncio.CancelledError
+                return await self._resume(inner, client, shard, options)
+            if self.handover.mirrors(shard):
+                return await self._open(inner, client, shard, options)
             options["resume"] = False  # discord.py also asks to resume what was cut before READY: nothing is there yet
+            if not self.handover.may_identify(shard):
+                raise asyncio.CancelledError
             self._become(shard, "waiting")
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
+            self.identifies += 1
             try:
-                websocket = self._websockets[shard] = await inner(client, **options)
+                websocket = await self._open(inner, client, shard, options)
             except Exception:
                 if self.client.is_closed():
                     # Another shard was refused for good. discord.py would log this one's failure as a fault of its own.
@@ -237,6 +267,21 @@ class Shards:
             return websocket
 
         return from_client
+
+    async def _resume(
+        self, inner: internals.FromClient, client: discord.Client, shard: int, options: dict[str, Any]
+    ) -> DiscordWebSocket:
+        if not self.handover.moves(shard):
+            self._become(shard, "resuming")
+        return await self._open(inner, client, shard, options)
+
+    async def _open(
+        self, inner: internals.FromClient, client: discord.Client, shard: int, options: dict[str, Any]
+    ) -> DiscordWebSocket:
+        with self.handover.connecting(shard):
+            websocket = self._websockets[shard] = await inner(client, **options)
+            await self.handover.connected(shard, websocket, resumed=bool(options.get("resume")))
+        return websocket
 
     def _become(self, shard: int, state: wire.ShardState) -> None:
         if self._states.get(shard) != state:

@@ -78,6 +78,12 @@ class Trail:
         if not self.gate.holding:
             self.file.words[word] = websocket.sequence or 0
 
+    def resumed(self, websocket: DiscordWebSocket) -> None:
+        """Note a session that another child had, and that is this one's from its next event on."""
+        word = self._began(websocket)
+        if word is not None:
+            self.file.words[word] = websocket.sequence or 0
+
     def _began(self, websocket: DiscordWebSocket) -> int | None:
         """Begin to note what a connection brings: of a new session, or of the one that its shard had before."""
         if websocket.session_id is None or websocket.sequence is None:

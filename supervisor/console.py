@@ -133,6 +133,10 @@ def _shards_not_ready(child: Mapping[str, Any]) -> str | None:
     return f"  generation {child.get('generation')}, shards not ready: {listed}"
 
 
+_WAYS = {"moved": "moved to the new bot", "overlap": "new ones beside the old", "identified": "new ones"}
+"""What became of the gateway sessions, by ``session``."""
+
+
 def _handoff_lines(handoff: Mapping[str, Any] | None, *, now: datetime, colour: bool) -> list[str]:
     if not handoff:
         return ["last handoff: none yet"]
@@ -154,6 +158,10 @@ def _handoff_lines(handoff: Mapping[str, Any] | None, *, now: datetime, colour: 
             f"  sessions of the dead bot: {_count(recovered.get('sessions'))}, lost {_count(recovered.get('lost'))}; "
             f"events missed: {_count(recovered.get('missed'))}"
         )
+    if way := _WAYS.get(str(handoff.get("session"))):
+        why = f" ({plain(handoff['why'])})" if handoff.get("why") else ""
+        pause = f", the longest pause {_count(round(handoff.get('pause_ms') or 0))} ms" if "moved" in way else ""
+        lines.append(f"  sessions: {way}{why}{pause}, IDENTIFYs {_count(handoff.get('identifies'))}")
     if (state := plain(handoff.get("state") or "none")) != "none":
         lines.append(f"  state: {state}")
     if cut := handoff.get("cut"):
@@ -329,6 +337,7 @@ def _ended(outcome: Mapping[str, Any], *, command: str, seconds: float) -> str:
     generation = outcome.get("generation")
     if outcome.get("result") == "succeeded":
         text = f"{command} succeeded after {_seconds(seconds)}: generation {generation} is active"
+        text += _sessions_text(outcome.get("handoff") or {})
         lingering = outcome.get("lingering")
         if not lingering:
             return text
@@ -337,6 +346,20 @@ def _ended(outcome: Mapping[str, Any], *, command: str, seconds: float) -> str:
     left = "no generation is active" if generation is None else f"generation {generation} goes on serving"
     reason = plain(outcome.get("reason") or "no reason was given").rstrip(".")
     return f"{command} {result} after {_seconds(seconds)}: {reason}. {left[0].upper()}{left[1:]}."
+
+
+def _sessions_text(handoff: Mapping[str, Any]) -> str:
+    """Say in a few words what became of the gateway sessions."""
+    identifies = f"{_count(handoff.get('identifies'))} IDENTIFYs"
+    match handoff.get("session"):
+        case "moved":
+            return (
+                f", with the old one's sessions (longest pause {_count(round(handoff['pause_ms']))} ms, {identifies})"
+            )
+        case "overlap":
+            return f", with sessions of its own ({plain(handoff.get('why'))}; {identifies})"
+        case _:
+            return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

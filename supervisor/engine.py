@@ -47,7 +47,7 @@ from bastion.supervisor.settings import Settings, refreshed
 from bastion.supervisor.slot import CarriedSlot, Slot
 from bastion.supervisor.state import Phase, Timing
 from bastion.supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
-from bastion.wire import EXIT_CONFIG
+from bastion.wire import EXIT_CONFIG, claimer, stream_path
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""
@@ -576,6 +576,15 @@ class Engine:
         """Remove what all other generations have left of their gateway sessions."""
         keep_sessions(self._place, generations)
 
+    def stream_path(self, generation: int) -> str:
+        """Return where the holder of the sessions is to listen for a child."""
+        return stream_path(str(self._place.path), claimer(self._place.supervisor, generation))
+
+    def keeps_sessions_apart(self) -> str | None:
+        """Return why sessions are not to be moved, whatever the children are like; None if they may be."""
+        settings = self._wanted or self._settings
+        return None if settings.handoff.session == "auto" else 'handoff.session = "overlap"'
+
     def prepare(self, release: Release | None, *, force: bool) -> None:
         """Read the settings and look at the release, in a thread: both may be on a disk that never answers."""
         if self._preparing is not None:
@@ -595,7 +604,8 @@ class Engine:
     async def _prepared(self, release: Release | None, *, force: bool) -> tuple[Settings | None, Prepared | Refused]:
         try:
             settings, found = await aside(partial(self._look, release))
-            if not force and (reason := self._too_few_identifies(found)):
+            moves = settings.handoff.session == "auto" and self._may_move(found)
+            if not (moves or force) and (reason := self._too_few_identifies(found)):
                 return None, Refused(f"{reason}; --force does it now")
             # With force too: what lingers gives way sooner than the kernel has to choose.
             reason, crowded = await self._too_little_memory(settings)
@@ -616,7 +626,8 @@ class Engine:
 
     async def _weigh(self, release: Release) -> None:
         try:
-            reason = self._too_few_identifies(release) or (await self._too_little_memory(self._settings))[0]
+            reason = None if self._may_move(release) else self._too_few_identifies(release)
+            reason = reason or (await self._too_little_memory(self._settings))[0]
             reason = reason or await self._too_little_disk()
         except Exception as error:  # of a machine that does not tell; it must not cost the bot that serves
             reason = f"it is not known whether there is room for it: {type(error).__name__}: {error}"
@@ -653,6 +664,13 @@ class Engine:
                 return await aside(partial(diskroom.shortage, self._place.path))
         except TimeoutError:
             return diskroom.unanswered(self._place.path)
+
+    def _may_move(self, release: Release) -> bool:
+        """Say whether a bot of this release may take the sessions over, as far as that is known before it is there."""
+        slot = self._slot
+        if slot is None or slot.state.active is None or not slot.sessions_may_move():
+            return False
+        return release.shards in ("auto", slot.shards(slot.state.active))
 
     def _too_few_identifies(self, release: Release) -> str | None:
         """The active child must be able to connect anew after the handoff has failed: that is the reserve."""

@@ -162,6 +162,8 @@ class GaveUp:
     generation: int
     reason: str
     retryable: bool
+    apart: bool = False
+    """It could go on with sessions of its own."""
 
 
 @dataclass(frozen=True, slots=True)

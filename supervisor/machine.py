@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
 from bastion.supervisor import limits, moves
-from bastion.supervisor.effects import Answer, Effect, Signal
+from bastion.supervisor.effects import Answer, Effect, Send, Signal
 from bastion.supervisor.events import (
     Beaten,
     BecameReady,
@@ -44,6 +44,7 @@ from bastion.supervisor.events import (
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.turn import Turn
+from bastion.wire import Recover
 
 # --- beginnings -------------------------------------------------------------------------------------------------
 
@@ -303,7 +304,7 @@ def _role_taken(turn: Turn, event: RoleTaken) -> None:
         return
     new, old = event.generation, turn.state.child(turn.state.active)
     turn.cancel(Alarm.ACK, generation=new)
-    turn.change(new, standing=Standing.ACTIVE)
+    turn.change(new, standing=Standing.ACTIVE, promoted=False)
     turn.set(active=new, incoming=None, bereft=None, served=True, fault="")
     turn.note(f"generation {new} is active")
     turn.start(Alarm.STABLE, turn.state.timing.stable_after, generation=new)
@@ -546,6 +547,10 @@ def _spare_exited(turn: Turn, event: Exited) -> None:
 
 
 def _incoming_gave_up(turn: Turn, event: GaveUp) -> None:
+    active = turn.state.child(turn.state.active)
+    if event.apart and active is not None and active.standing is Standing.ACTIVE:
+        moves.begin_apart(turn, event.generation, event.reason)
+        return
     moves.incoming_failed(turn, event.generation, event.reason, retryable=event.retryable, patience=limits.FATAL_GRACE)
 
 
@@ -624,7 +629,9 @@ def _active_died_succeeded(turn: Turn, event: Exited) -> None:
         moves.fail_over(turn, reason, heir)
         return
     turn.amend(kind="failover", reason=reason)
-    if state.phase is not Phase.ACTIVATING:
+    if state.phase is Phase.ACTIVATING:
+        turn.do(Send(incoming.generation, Recover(generation=event.generation)))
+    else:
         moves.recover(turn)
 
 
@@ -640,20 +647,6 @@ def _cause(turn: Turn, event: Exited) -> str:
     """Say why a child is gone: why it was ended, if it was."""
     fault = turn.need(event.generation).fault
     return f"{fault} ({event.reason})" if fault else event.reason
-
-
-def _new_gave_up_draining(turn: Turn, event: GaveUp) -> None:
-    if turn.need(event.generation).standing is Standing.LEAVING:
-        return
-    turn.end(event.generation, patience=limits.FATAL_GRACE)
-    moves.take_back(turn, f"generation {event.generation}: {event.reason}")
-
-
-def _new_broke_draining(turn: Turn, event: Broke) -> None:
-    if turn.need(event.generation).standing is Standing.LEAVING:
-        return
-    turn.end(event.generation, patience=None)
-    moves.take_back(turn, f"generation {event.generation}: {event.reason}")
 
 
 def _new_hung(turn: Turn, event: Rang) -> None:
@@ -928,14 +921,10 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Alarm.DUMP, Part.OUTGOING): _row(_old_hung, stopping=_hung_stopping),
     (Alarm.DUMP, Part.LINGERER): _row(_lingerer_hung, stopping=_hung_stopping),
     # A child gives up, breaks, is gone.
-    (GaveUp, Part.ACTIVE): _row(
-        _active_gave_up, probation=_new_gave_up_draining, draining=_new_gave_up_draining, stopping=_outgoing_broke
-    ),
+    (GaveUp, Part.ACTIVE): _row(_active_gave_up, stopping=_outgoing_broke),
     (GaveUp, Part.INCOMING): _row(_incoming_gave_up, stopping=_outgoing_broke),
     (GaveUp, Part.OUTGOING): _row(_outgoing_broke, probation=_stood_by_and_broke),
-    (Broke, Part.ACTIVE): _row(
-        _active_broke, probation=_new_broke_draining, draining=_new_broke_draining, stopping=_outgoing_broke
-    ),
+    (Broke, Part.ACTIVE): _row(_active_broke, stopping=_outgoing_broke),
     (Broke, Part.INCOMING): _row(_incoming_broke, stopping=_outgoing_broke),
     (Broke, Part.OUTGOING): _row(_outgoing_broke, probation=_stood_by_and_broke),
     (Exited, Part.ACTIVE): _row(

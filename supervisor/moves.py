@@ -79,10 +79,17 @@ def recover(turn: Turn) -> None:
 
 def activate(turn: Turn, generation: int) -> None:
     """Tell a child that is ready to take the active role."""
-    turn.change(generation, standing=Standing.ACTIVATING)
+    turn.change(generation, standing=Standing.ACTIVATING, promoted=True)
     turn.enter(Phase.ACTIVATING)
     turn.do(Send(generation, Activate()))
     turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=generation)
+
+
+def take_over_from_dead(turn: Turn, generation: int) -> None:
+    """Make a child active again whose successor is gone, with the sessions that this one had."""
+    if turn.state.bereft is not None:
+        turn.do(Send(generation, Recover(generation=turn.state.bereft)))
+    activate(turn, generation)
 
 
 def activate_in_turn(turn: Turn) -> None:
@@ -154,7 +161,7 @@ def hurry_lingerer(turn: Turn) -> None:
 
 def ask(turn: Turn, commands: tuple[int, ...], *, kind: HandoffKind, release: Release | None, force: bool) -> None:
     """Begin an attempt for these commands: of ``release``, or of what the settings name now."""
-    turn.set(asked=commands, forced=force, due=False)
+    turn.set(asked=commands, forced=force, due=False, apart=None)
     turn.cancel(Alarm.BACKOFF, Alarm.SPARE)
     if turn.state.active is not None:
         turn.cancel(Alarm.SETTLE, generation=turn.state.active)
@@ -217,10 +224,20 @@ def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
 
 def incoming_failed(turn: Turn, generation: int, reason: str, *, retryable: bool = True, patience: float = 0.0) -> None:
     """The new child is no good: it is ended; the attempt has failed from now on, not from its exit on."""
-    touched = turn.need(generation).standing is not Standing.STARTING
+    child = turn.need(generation)
+    touched = child.standing is not Standing.STARTING
     turn.set(incoming=None, unsettled=turn.state.unsettled or touched)
-    turn.end(generation, patience=patience)
+    # One that may have taken the sessions is killed at once: who serves can go on only when it is gone.
+    turn.end(generation, patience=None if child.promoted else patience)
     attempt_failed(turn, f"generation {generation}: {reason}", retryable=retryable)
+
+
+def begin_apart(turn: Turn, generation: int, reason: str) -> None:
+    """Begin anew with a child that has sessions of its own: the active one's cannot be moved."""
+    turn.note(f"generation {generation}: {reason}; the next one begins sessions of its own", serious=True)
+    turn.set(incoming=None, unsettled=True, apart=reason)
+    turn.end(generation, patience=None)
+    turn.enter(Phase.OPENING)
 
 
 _CAN_GO_ON = (Standing.STANDBY, Standing.DRAINING)
@@ -237,7 +254,7 @@ def take_back(turn: Turn, reason: str) -> None:
         turn.cancel(Alarm.DRAIN, Alarm.ACK, Alarm.PROBATION, generation=old)
         turn.set(incoming=old)
         turn.amend(result="rolled-back", reason=reason)
-        activate(turn, old)
+        take_over_from_dead(turn, old)
     else:
         attempt_failed(turn, reason)
 
@@ -373,8 +390,8 @@ def fail_over(turn: Turn, reason: str, heir: int) -> None:
     if child.standing is Standing.STARTING:
         turn.enter(Phase.CONNECTING if child.greeted else Phase.SPAWNING)
         recover(turn)
-    else:  # it has been active itself: its sessions are older
-        activate(turn, heir)
+    else:
+        take_over_from_dead(turn, heir)
 
 
 def put_off(turn: Turn, reason: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Phase
@@ -30,6 +31,7 @@ from bastion.wire import (
     Limits,
     Lingering,
     LoggedIn,
+    Moved,
     Ready,
     Recovered,
     Remark,
@@ -261,6 +263,10 @@ class HandoffRecord:
     cut: dict[int, list[str]] = field(default_factory=dict)
     """Names of what was ended before it was done, by the generation in which it ran."""
     recovered: Recovered | None = None
+    session: Literal["moved", "overlap", "identified"] | None = None
+    why: str | None = None
+    pause_ms: float = 0.0
+    identifies: int = 0
     state: str = "none"
     taker: int | None = None
     """The child for which state was last on its way."""
@@ -297,8 +303,16 @@ class HandoffRecord:
                 self.cut[dead], self.recovered = list(cut), message
             case Imported(source=source, reason=reason) if generation == self.target:
                 self.state = f"failed: {reason}" if reason else "carried" if source == "handoff" else source
+            case Moved(pause_ms=pause) if generation in (self.origin, self.target):
+                self.session, self.why, self.pause_ms = "moved", None, pause
+            case Shard(state="connecting") if generation in (self.origin, self.target):
+                self.identifies += 1
             case _:
                 pass
+
+    def overlaps(self, why: str | None) -> None:
+        """Note that the new child has sessions of its own, and why."""
+        self.session, self.why = ("identified", None) if self.origin is None else ("overlap", why)
 
     def carries_to(self, generation: int) -> None:
         """Note that state is on its way to a child."""
@@ -340,6 +354,10 @@ class HandoffRecord:
             overflowed=self.overflowed,
             unclaimed=self.unclaimed,
             recovered=_recovery(self.recovered),
+            session=self.session,
+            why=self.why,
+            pause_ms=self.pause_ms,
+            identifies=self.identifies,
             state=self.state,
         )
 

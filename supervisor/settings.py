@@ -91,8 +91,11 @@ class HandoffSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``probation``: for so long after the switch the old child stays connected and takes over again if the new one fails.
     ``linger``: for so long a draining child goes on with what people are in the middle of (views, modals,
     conversations); the handoff does not wait for that. ``stale_after``: a supervisor that starts so long after its
-    ``--standby-since`` was restarted, and does not wait to be called.
+    ``--standby-since`` was restarted, and does not wait to be called. ``session``: "auto" moves the gateway sessions to
+    the new child where it can, "overlap" always has it begin its own.
     """
+
+    session: Literal["auto", "overlap"] = "auto"
 
     ready_timeout: Seconds = 300.0
     drain_timeout: Seconds = 30.0

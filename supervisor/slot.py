@@ -52,10 +52,11 @@ from bastion.supervisor.hearing import Comparison, Kicks
 from bastion.supervisor.identify import IdentifyQueue, Wish
 from bastion.supervisor.inquest import Inquest
 from bastion.supervisor.leftovers import Remains
+from bastion.supervisor.meeting import Meeting
 from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
 from bastion.supervisor.outcome import Progress
 from bastion.supervisor.release import Release
-from bastion.supervisor.state import SWITCHED, Alarm, Phase, State, Timing
+from bastion.supervisor.state import SWITCHED, Alarm, Phase, Standing, State, Timing
 from bastion.supervisor.status import ChildStatus, HandoffResult
 from bastion.supervisor.timers import Timers
 from bastion.wire import (
@@ -73,15 +74,18 @@ from bastion.wire import (
     Limits,
     Lingering,
     LoggedIn,
+    Moved,
     Permit,
     Ping,
     Ready,
     Recovered,
     Remark,
     Role,
+    Serving,
     Shard,
     Starting,
     ToChild,
+    Wants,
     WindowAck,
 )
 
@@ -133,6 +137,12 @@ class Host(Protocol):
     def crashed(self, error: Exception) -> None:
         """Learn of an error in the supervisor itself."""
 
+    def stream_path(self, generation: int) -> str:
+        """Return where the holder of the sessions is to listen for a child."""
+
+    def keeps_sessions_apart(self) -> str | None:
+        """Return why sessions are not to be moved, whatever the children are like; None if they may be."""
+
     def log(self, text: str, *, generation: int | None = None, level: int = logging.INFO) -> None:
         """Write a line."""
 
@@ -172,6 +182,7 @@ class CarriedSlot:
     passing: relay.Passing = field(default_factory=relay.Passing)
     kicks: tuple[tuple[int, int, int], ...] = ()
     put_off: tuple[Wish, ...] = ()
+    wants: tuple[tuple[int, Wants], ...] = ()
 
 
 class Slot:
@@ -194,6 +205,7 @@ class Slot:
         self._put_off: list[Wish] = []
         """Shards that children have lost to each other and may not have back for now."""
         self._relay = relay.Relay(self._send)
+        self._meeting = Meeting(self._send)
         self._inquest = Inquest(self._send)
         self._died_in: dict[int, HandoffRecord] = {}
         """The newest handoff when a child died of which nobody has told yet."""
@@ -219,6 +231,7 @@ class Slot:
         self.state = machine.retimed(carried.state, timing)
         self.handoff, self._hearing, self._pings = carried.handoff, carried.hearing, carried.pings
         self._relay.passing = carried.passing
+        self._meeting.wants |= dict(carried.wants)
         self._kicks.adopt(carried.kicks)
         self._put_off = list(carried.put_off)
         for member in carried.members:
@@ -241,6 +254,7 @@ class Slot:
             passing=self._relay.passing,
             kicks=self._kicks.carry(),
             put_off=tuple(self._put_off),
+            wants=tuple(self._meeting.wants.items()),
         )
 
     @property
@@ -509,6 +523,7 @@ class Slot:
         if self.handoff is not None:
             self.handoff.heard(child.generation, message)
         self._permits(child.generation, message)
+        self._meet(child.generation, message)
         self._relay.heard(child.generation, message)
         if cut := self._inquest.heard(child.generation, message):
             self._tell_cut(cut)
@@ -521,6 +536,35 @@ class Slot:
         counts_down = isinstance(message, Beat) and self.state.phase is Phase.PROBATION
         if isinstance(message, Limits | Shard | Identify | Ready) or under_way != was_under_way or counts_down:
             self._host.progressed()
+
+    def _meet(self, generation: int, message: FromChild) -> None:
+        """Find out with a new child how it gets its sessions."""
+        if isinstance(message, Wants):
+            self._meeting.wanted(
+                generation,
+                message,
+                holder=self.state.active,
+                path=self._host.stream_path(generation),
+                obstacle=self._obstacle(),
+            )
+        elif isinstance(message, Serving):
+            self._meeting.serving(generation, message)
+        else:
+            return
+        if self.handoff is not None and (why := self._meeting.reasons.get(self.state.incoming or 0)) is not None:
+            self.handoff.overlaps(why)
+
+    def sessions_may_move(self) -> bool:
+        """Say whether the active child's sessions are such that another child could take them over."""
+        return self.state.active in self._meeting.wants and self._obstacle() is None
+
+    def _obstacle(self) -> str | None:
+        active = self.state.child(self.state.active)
+        if self.state.claims_on:
+            return "other supervisors share the ledger" if self.state.company else "claims are switched on by hand"
+        if active is not None and (active.standing is not Standing.ACTIVE or active.hung):
+            return f"generation {active.generation} is being ended"
+        return self.state.apart or self._host.keeps_sessions_apart()
 
     def _count(self, message: FromChild, *, since: Beat | None) -> None:
         if isinstance(message, Beat):
@@ -566,6 +610,7 @@ class Slot:
         self._kicks.forget(child.generation)
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
         self._relay.left(child.generation)
+        self._meeting.left(child.generation)
         if self.handoff is not None:
             self.handoff.left(child.generation)
         self._inquest.left(child.generation, living=sorted(self._members))
@@ -593,14 +638,15 @@ class Slot:
     def _meant(self, member: _Member, message: FromChild) -> Event | None:
         """Return what a message means to the machine. A deaf standby that calls itself ready has failed."""
         generation = member.seen.generation
-        if isinstance(message, Ready) and generation == self._newcomer and member.seen.standby:
+        own = generation not in self._meeting.mirrors
+        if isinstance(message, Ready) and generation == self._newcomer and member.seen.standby and own:
             heard = member.seen.beat.heard if member.seen.beat else 0
             if reason := self._hearing.deaf(heard):
                 return Broke(generation, reason, True)
         if isinstance(message, Fatal):
             if member.seen.fault is None:
                 member.seen.fault = self._with_holder(message.reason)
-            return GaveUp(generation, member.seen.fault, message.retryable)
+            return GaveUp(generation, member.seen.fault, message.retryable, message.apart)
         return _event(generation, message)
 
     def _with_holder(self, reason: str) -> str:
@@ -677,6 +723,8 @@ class Slot:
                 return f"waiting for {name} to start"
             case Phase.CONNECTING:
                 return self._connecting(new) if new else name
+            case Phase.ACTIVATING if generation in self._meeting.mirrors and state.active is not None:
+                return f"moving the sessions of generation {state.active} to {name}"
             case Phase.ACTIVATING:
                 return f"waiting for {name} to become active"
             case Phase.DRAINING:
@@ -740,5 +788,5 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return Beaten(generation)
         case Launched() | Starting() | LoggedIn() | Remark() | Identify() | Limits() | Shard():
             return None
-        case Fatal() | Recovered() | Cut() | Exported() | Imported():
+        case Fatal() | Recovered() | Cut() | Exported() | Imported() | Wants() | Serving() | Moved():
             return None

@@ -151,6 +151,8 @@ class Child:
     """All its shards have been ready; asked for only until it is told to activate."""
     again: bool = False
     """It has been ready, but has to see first to what a dead one left."""
+    promoted: bool = False
+    """It was told to activate, and has not said yet that it is active: it may have taken the sessions."""
     hurried: bool = False
     """It was told to be quick about the drain it is in."""
     drained: bool = False
@@ -204,6 +206,8 @@ class State:
     """The last active child, if it has died and nobody has taken its place: its successor resumes its sessions."""
     last_generation: int = 0
     handoff: Handoff | None = None
+    apart: str | None = None
+    """Why the present attempt does not move the sessions, though it has tried."""
     asked: tuple[int, ...] = ()
     """Commands that the present attempt answers."""
     forced: bool = False

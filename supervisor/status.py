@@ -93,6 +93,14 @@ class HandoffStatus(msgspec.Struct, kw_only=True):
     unclaimed: int = 0
     """How often the ledger failed meanwhile: at most so many events were handled by both bots."""
     recovered: RecoveryStatus | None = None
+    session: Literal["moved", "overlap", "identified"] | None = None
+    """How the new bot came by its sessions: the old one's, its own beside these, or its own after these."""
+    why: str | None = None
+    """Why the sessions did not move."""
+    pause_ms: float = 0.0
+    """The longest time that a shard received nothing while its session moved."""
+    identifies: int = 0
+    """How many sessions were begun."""
     state: str = "none"
     """What came of the app's state: none, carrying, carried, checkpoint (of a child that died), or failed: and why."""
 

@@ -23,7 +23,7 @@ from bastion.supervisor.effects import (
 )
 from bastion.supervisor.state import SWITCHED, Alarm, Child, Handoff, Phase, Standing, State
 from bastion.supervisor.status import HandoffKind, HandoffResult
-from bastion.wire import Window
+from bastion.wire import Recover, Window
 
 CHILD_ALARMS = tuple(alarm for alarm in Alarm if alarm not in (Alarm.BACKOFF, Alarm.SPARE, Alarm.YIELD, Alarm.BY_HAND))
 """The timers that belong to one child."""
@@ -70,8 +70,13 @@ class Turn:
         )
 
     def remove(self, generation: int) -> None:
-        """Forget a child that is gone, its timers and its part."""
+        """Forget a child that is gone, its timers and its part.
+
+        If it was about to become active, the one that still is goes on with whatever sessions it had taken.
+        """
         state = self.state
+        if self.need(generation).promoted and state.active not in (None, generation):
+            self.do(Send(self.need(state.active).generation, Recover(generation=generation)))
         self.cancel(*CHILD_ALARMS, generation=generation)
         self.set(
             children=tuple(child for child in state.children if child.generation != generation),

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-PROTOCOL = 3
+PROTOCOL = 4
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 EXIT_CONFIG = 78
@@ -86,6 +86,50 @@ class Shard(_Message, frozen=True, tag="shard"):
     id: int
     state: ShardState
     latency_ms: float | None = None
+
+
+class Wants(_Message, frozen=True, tag="wants"):
+    """What the sessions of this child are like, or are to be: two children can hand them on if theirs are alike.
+
+    A child in standby connects only after the answer, `Mirror` or `Overlap`.
+    """
+
+    application: int
+    account: str
+    """A digest of the token."""
+    api_url: str
+    intents: int
+    shards: int
+    ids: list[int]
+    any_count: bool
+    """Whether the child takes as many shards as the holder has, if these are not fewer."""
+    library: str
+    """Major and minor version of discord.py."""
+    stream: int
+    """Version of the stream between children."""
+    members: int
+    """Which members are cached, as discord.py's flags."""
+    messages: bool
+    """Whether messages are cached."""
+    chunks: bool
+    """Whether all members of all guilds are wanted."""
+
+
+class Serving(_Message, frozen=True, tag="serving"):
+    """Answer to `Serve`: the child of this generation can connect now; or it cannot, for ``problem``."""
+
+    generation: int
+    problem: str = ""
+
+
+class Moved(_Message, frozen=True, tag="moved"):
+    """All sessions are this child's. ``pause_ms`` is the longest time that a shard received nothing meanwhile.
+
+    ``identifies``: shards whose session could not be resumed.
+    """
+
+    pause_ms: float
+    identifies: int = 0
 
 
 class Ready(_Message, frozen=True, tag="ready"):
@@ -181,10 +225,14 @@ class Imported(_Message, frozen=True, tag="imported"):
 
 
 class Fatal(_Message, frozen=True, tag="fatal"):
-    """The child gives up and exits. ``retryable``: the same release could succeed on another try."""
+    """The child gives up and exits. ``retryable``: the same release could succeed on another try.
+
+    ``apart``: it could with sessions of its own, for those of the active child cannot be moved.
+    """
 
     reason: str
     retryable: bool
+    apart: bool = False
 
 
 class Recovered(_Message, frozen=True, tag="recovered"):
@@ -299,6 +347,34 @@ class Inquire(_Message, frozen=True, tag="inquire"):
     generation: int
 
 
+class Serve(_Message, frozen=True, tag="serve"):
+    """Let the child of this generation connect to the socket at ``path``, and copy to it. Answered by `Serving`.
+
+    Each end shows its secret (hexadecimal).
+    """
+
+    generation: int
+    path: str
+    shows: str
+    expects: str
+
+
+class Mirror(_Message, frozen=True, tag="mirror"):
+    """Connect to the child that has the sessions, at ``path``, and mirror its ``shards``: how many they are in all."""
+
+    path: str
+    shows: str
+    expects: str
+    shards: int
+    ids: list[int]
+
+
+class Overlap(_Message, frozen=True, tag="overlap"):
+    """Begin sessions of your own."""
+
+    why: str
+
+
 class Ping(_Message, frozen=True, tag="ping"):
     """Answer with a `Beat` whose ``pong`` is this ``n``."""
 
@@ -313,6 +389,9 @@ FromChild: TypeAlias = (
     | Remark
     | Identify
     | Limits
+    | Wants
+    | Serving
+    | Moved
     | Shard
     | Ready
     | Role
@@ -327,5 +406,18 @@ FromChild: TypeAlias = (
     | Fatal
 )
 ToChild: TypeAlias = (
-    Challenge | Environment | Permit | Window | Activate | Standby | Drain | Import | Recover | Inquire | Ping
+    Challenge
+    | Environment
+    | Permit
+    | Window
+    | Activate
+    | Standby
+    | Drain
+    | Import
+    | Recover
+    | Inquire
+    | Serve
+    | Mirror
+    | Overlap
+    | Ping
 )

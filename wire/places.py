@@ -29,3 +29,8 @@ def state_base(ledger: str, supervisor: int) -> str:
 def sessions_path(ledger: str, claimer: int) -> str:
     """Return where a child leaves what its successor needs to resume its sessions: beside the ledger."""
     return f"{ledger}-sessions-{claimer}"
+
+
+def stream_path(ledger: str, claimer: int) -> str:
+    """Return where the holder of the sessions listens for this child: beside the ledger."""
+    return f"{ledger}-stream-{claimer}"

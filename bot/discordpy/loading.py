@@ -58,6 +58,11 @@ class Loading:
         self._collects = gc.isenabled()
         gc.disable()  # a cache is made of objects that stay: looking through them costs a quarter of the time
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether something of a snapshot is still to come."""
+        return bool(self._shards)
+
     def end(self) -> None:
         """Expect nothing more, whatever has come."""
         self._shards.clear()

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import discord
+import msgspec
 from discord.gateway import DiscordWebSocket
 
 from bastion.bot.discordpy import sockets
@@ -17,6 +18,16 @@ from bastion.bot.discordpy.messages import Recent
 from bastion.bot.session import snapshot
 from bastion.bot.session.snapshot import Position
 from bastion.bot.session.stream import Kind, Stream, StreamError
+
+_DISPATCH = 0
+"""Opcode of an event."""
+
+
+class _Sent(msgspec.Struct):
+    op: int
+
+
+_sent = msgspec.json.Decoder(_Sent)
 
 
 class Copies:
@@ -33,17 +44,45 @@ class Copies:
         self._client, self._recent, self._stream = client, recent, stream
         self._websocket_of = websocket_of
         self._copied: set[int] = set()
+        self._kept: list[tuple[int, bytes]] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     def heard(self, shard: int, text: str) -> None:
-        """Copy a payload that a shard has received. Call it before the payload is parsed."""
-        if shard in self._copied:
-            self._stream.send(Kind.PAYLOAD, shard, text.encode())
+        """Copy an event that a shard has received. Call it before the event is parsed.
+
+        What concerns the connection alone (heartbeats, "reconnect") is no event, and the mirror's is another one.
+        """
+        if shard in self._copied and _sent.decode(text).op == _DISPATCH:
+            if self._kept is None:
+                self._stream.send(Kind.PAYLOAD, shard, text.encode())
+            else:
+                self._kept.append((shard, text.encode()))
+
+    def begin(self, shard: int) -> None:
+        """Copy a shard's events from now on, to a mirror whose cache is complete."""
+        self._copied.add(shard)
+
+    def keep(self) -> None:
+        """Send nothing until `release`: what is copied counts as handled, and it is not yet.
+
+        Should this bot die before, the mirror goes on from where the copies end, and is sent all of it.
+        """
+        self._kept = []
+
+    def release(self) -> None:
+        """Send what was kept, and from now on at once."""
+        kept, self._kept = self._kept or [], None
+        for shard, text in kept:
+            self._stream.send(Kind.PAYLOAD, shard, text)
+
+    def end(self, shard: int) -> None:
+        """Copy nothing more of a shard."""
+        self._copied.discard(shard)
 
     def take(self, kind: Kind, shard: int, body: bytes) -> None:
         """Take a frame of the mirror's. Raises `StreamError` if it is none that a mirror sends."""
         if kind is Kind.SNAPSHOT:
-            self._begin(shard)
+            self._begin_with_snapshot(shard)
         elif kind is Kind.REQUEST:
             self._spawn(self._request(shard, body.decode()))
         else:
@@ -62,7 +101,7 @@ class Copies:
             sequence=websocket.sequence,
         )
 
-    def _begin(self, shard: int) -> None:
+    def _begin_with_snapshot(self, shard: int) -> None:
         position = self.position(shard)
         if position is None:
             raise StreamError(f"shard {shard} has no session that could be mirrored")

@@ -8,6 +8,9 @@ from __future__ import annotations
 from bastion.bot.session.standin import StandIn
 from bastion.bot.session.stream import Kind, Stream, StreamError
 
+_INVALID_SESSION = '{"op":9,"d":false,"s":null,"t":null}'
+"""What Discord says of a session that cannot be resumed."""
+
 
 class Mirror:
     """The stand-ins of one client."""
@@ -15,9 +18,24 @@ class Mirror:
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
         self._stand_ins: dict[int, StandIn] = {}
+        self._expected: set[int] = set()
+
+    def expect(self, shard: int) -> None:
+        """Keep what comes of a shard from now on for the connection that will be asked for.
+
+        The other bot may send sooner than discord.py has noticed that its own connection has closed.
+        """
+        self._make(shard)
+        self._expected.add(shard)
 
     def connect(self, shard: int) -> StandIn:
         """Return a new connection for a shard. Its IDENTIFY asks the holder for a snapshot."""
+        if shard in self._expected:
+            self._expected.discard(shard)
+            return self._stand_ins[shard]
+        return self._make(shard)
+
+    def _make(self, shard: int) -> StandIn:
         made = self._stand_ins[shard] = StandIn(
             identified=lambda: self._stream.send(Kind.SNAPSHOT, shard, b""),
             asked=lambda text: self._stream.send(Kind.REQUEST, shard, text.encode()),
@@ -30,6 +48,11 @@ class Mirror:
             raise StreamError(f"a holder does not send frames of kind {kind.name}")
         if (stand_in := self._stand_ins.get(shard)) is not None:
             stand_in.feed(body.decode())
+
+    def invalidate(self, shard: int) -> None:
+        """Tell a shard, behind all that has come, that its session is dead: it IDENTIFYs anew."""
+        if (stand_in := self._stand_ins.get(shard)) is not None:
+            stand_in.feed(_INVALID_SESSION)
 
     def end(self, shard: int, code: int) -> None:
         """Close a shard's stand-in with this code, behind all that has come."""

@@ -18,8 +18,8 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from itertools import islice
 from typing import TypeAlias
@@ -57,6 +57,8 @@ class Kind(IntEnum):
     """From a mirror: the text of a gateway payload that the holder is to send to Discord."""
     SNAPSHOT = 4
     """From a mirror: a snapshot of the shard is wanted, and every payload from then on. No body."""
+    NOTE = 5
+    """From either end: a text of `notes`."""
 
 
 class StreamError(Exception):
@@ -125,6 +127,20 @@ class Stream:
         if self._over:
             raise StreamError("the stream is over")
 
+    def read_rest(self) -> None:
+        """Take now, without a turn of the loop, all that the other end has written so far."""
+        while not self._over and self._readable():
+            pass
+
+    def flush(self) -> None:
+        """Give the kernel now what was sent; else it leaves at the end of this turn of the loop."""
+        self._outbox.flush()
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will come."""
+        return self._over
+
     def close(self) -> None:
         """End the stream behind what the kernel takes at once. ``on_lost`` is not called."""
         if not self._over:
@@ -149,18 +165,19 @@ class Stream:
         if self._patience is not None:
             self._patience.cancel()
 
-    def _readable(self) -> None:
+    def _readable(self) -> bool:
+        """Take what has come, as far as one read brings it; return whether there was anything."""
         assert self._socket is not None
         try:
             data = self._socket.recv(_READ)
         except BlockingIOError:
-            return
+            return False
         except OSError:  # it has closed, and not read all that it was sent
             data = b""
         if not data:
             rest = f" in the middle of a frame, with {len(self._read)} bytes of it" if self._read else ""
             self.fail(f"the other end has closed it{rest}")
-            return
+            return False
         self._read += data
         try:
             self._take_frames()
@@ -168,6 +185,7 @@ class Stream:
             self.fail(str(error))
         except Exception as error:  # of whoever takes frames: what it cannot read must not end the bot
             self.fail(f"a frame cannot be used: {type(error).__name__}: {error}")
+        return True
 
     def _take_frames(self) -> None:
         at = 0
@@ -287,7 +305,8 @@ class Listener:
             os.unlink(self._path)  # noqa: PTH108 - a leftover of a holder that was killed
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.setblocking(False)
-        self._socket.bind(self._path)
+        with _short(self._path) as path:
+            self._socket.bind(path)
         self._socket.listen()
         asyncio.get_running_loop().add_reader(self._socket, self._accept)
 
@@ -306,12 +325,23 @@ class Listener:
             os.unlink(self._path)  # noqa: PTH108
 
 
+@contextmanager
+def _short(path: str) -> Iterator[str]:
+    """Yield a name for a socket that fits into its address, which has room for 107 bytes."""
+    directory = os.open(os.path.dirname(path) or ".", os.O_PATH | os.O_DIRECTORY)  # noqa: PTH120
+    try:
+        yield f"/proc/self/fd/{directory}/{os.path.basename(path)}"  # noqa: PTH119
+    finally:
+        os.close(directory)
+
+
 def connect(path: str, stream: Stream) -> None:
     """Connect this end to a `Listener`; on a Unix socket that waits for nobody. Raises `OSError`."""
     connected = socket.socket(socket.AF_UNIX)
     try:
         connected.setblocking(False)
-        connected.connect(path)
+        with _short(path) as short:
+            connected.connect(short)
     except OSError:
         connected.close()
         raise

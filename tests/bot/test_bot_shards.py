@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +39,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(shards, "time", clock)
     return clock
+
+
+class Alone:
+    """In the place of a `Handover`: nobody else has sessions."""
+
+    def mirrors(self, shard: int) -> bool:
+        return False
+
+    moves = mirrors
+
+    def may_resume(self, shard: int) -> bool:
+        return True
+
+    may_identify = may_resume
+
+    def connecting(self, shard: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    async def connected(self, shard: int, websocket: object, *, resumed: bool) -> None: ...
 
 
 @dataclass
@@ -162,7 +182,8 @@ class World:
     sent: list[wire.FromChild] = field(default_factory=list)
 
     def shards(self, client: discord.Client, requested: str | int = "auto") -> Shards:
-        made = Shards(client=client, requested=requested, send=self.sent.append)
+        handover: Any = Alone()
+        made = Shards(client=client, requested=requested, send=self.sent.append, handover=handover)
         made.install()
         return made
 
@@ -273,7 +294,8 @@ async def test_connections_go_where_discord_said(world: World) -> None:
 async def test_the_one_shard_of_a_client_gets_its_permit_before_discord_py_begins_to_connect(world: World) -> None:
     client = discord.Client(intents=NONE)
     made = world.shards(client)
-    preparing = asyncio.ensure_future(made.prepare())
+    await made.prepare()
+    preparing = asyncio.ensure_future(made.permitted())
     await turns()
     assert world.asked() == [0]
     assert not preparing.done()

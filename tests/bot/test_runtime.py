@@ -231,6 +231,9 @@ class Child:
         assert self.told(wire.Launched).nonce == "n"
         self.order(wire.Environment(variables={"DISCORD_TOKEN": TOKEN}))
         self.order(wire.Permit(shard=0))
+        if role == "standby":
+            self.told(wire.Wants)
+            self.order(wire.Overlap(why="there is no other child"))
 
     def order(self, message: wire.ToChild) -> None:
         os.write(self._to_child, wire.encode(message))

@@ -471,8 +471,13 @@ async def under_traffic(
     mix: dict[str, float] = ALL_KINDS,
     **options: Any,
 ) -> AsyncIterator[Rig]:
-    """An installation under traffic."""
-    options = {"discord__identify_window": WINDOW, "restart__hang_timeout": 4, "restart__backoff_first": 0.2} | options
+    """An installation under traffic, whose bots have sessions of their own: test_moved.py is about those that move."""
+    options = {
+        "discord__identify_window": WINDOW,
+        "restart__hang_timeout": 4,
+        "restart__backoff_first": 0.2,
+        "handoff__session": "overlap",
+    } | options
     async with rig(
         directory, app=app, settings=sandbox or settings(), handler_ms=handler_ms, **options
     ) as installation:

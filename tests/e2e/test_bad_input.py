@@ -22,6 +22,7 @@ from typing import Any
 
 import psutil
 import pytest
+from casualties import Reload
 from rig import ALL_KINDS, APPS, Ended, Rig, active, rig
 
 from bastion.sandbox import Sandbox, SandboxSettings
@@ -463,7 +464,7 @@ BAD_RELEASES = [
     BadRelease(name="wrong type", options={"handoff__settle": "soon"}, says=r"handoff\.settle = 'soon': allowed is a "),
     BadRelease(
         name="READY withheld",
-        options=TOO_SLOW,
+        options={"handoff__session": "overlap", **TOO_SLOW},
         fault=ready_withheld,
         says=rf"not ready within {READY_TIMEOUT} s \(handoff\.ready_timeout\)",
         allowed=READY_TIMEOUT + AFTER_FAULT,
@@ -664,17 +665,22 @@ async def test_a_reload_that_is_not_waited_for_goes_on_in_the_background(tmp_pat
 async def test_reloads_asked_for_during_a_handoff_share_the_one_that_comes_after_it(tmp_path: Path) -> None:
     async with quick(tmp_path) as installation:
         await installation.start()
-        first = asyncio.ensure_future(installation.reload())
-        await installation.until(lambda status: status["supervisor"]["state"] == "handing-off")
-        others = await asyncio.gather(installation.reload(), installation.reload())
-        outcomes = [await first, *others]
-        assert [(outcome["result"], outcome["generation"]) for outcome in outcomes] == [
-            ("succeeded", 2),
-            ("succeeded", 3),
-            ("succeeded", 3),
-        ]
-        status = await installation.status()
+        installation.release("app", HELD)
+        pipe = installation.directory / "release" / "held"
+        os.mkfifo(pipe)
+        first = Reload(installation)
+        await first.until("connecting")
+        for _ in range(2):
+            assert (await installation.command("reload", "--no-wait")).code == 0
+        with await asyncio.to_thread(pipe.open, "wb"):
+            installation.release("app", QUICK)
+        assert await first.result() == 0
+        assert "generation 2 is active" in first.lines[-1]
+        status = await installation.until(
+            lambda status: (status["last_handoff"]["to"], status["last_handoff"]["result"]) == (3, "succeeded")
+        )
         assert [child["generation"] for child in status["children"]] == [3]
+        assert status["supervisor"]["state"] == "serving", "nothing waits any more"
 
 
 async def test_a_reload_asked_for_during_the_start_comes_after_it(tmp_path: Path) -> None:

@@ -93,6 +93,7 @@ async def test_a_child_that_dies_or_hangs_in_a_handoff(
         handler_ms="50-50",
         discord__identify_window=WINDOW,
         restart__hang_timeout=3,
+        handoff__session="overlap",
     ) as installation:
         sandbox = installation.sandbox
         installation.environ["PROBE_WAIT_S"] = "14"
@@ -196,7 +197,12 @@ async def test_an_active_bot_that_stands_still_while_the_new_one_connects_reads_
 
 async def test_a_standby_to_which_discord_gives_nothing_is_not_activated(tmp_path: Path) -> None:
     async with rig(
-        tmp_path, app="sharded_client:client", settings=settings(), handler_ms="0-50", discord__identify_window=WINDOW
+        tmp_path,
+        app="sharded_client:client",
+        settings=settings(),
+        handler_ms="0-50",
+        discord__identify_window=WINDOW,
+        handoff__session="overlap",
     ) as installation:
         sandbox = installation.sandbox
         await installation.start()
@@ -216,7 +222,12 @@ async def test_a_standby_to_which_discord_gives_nothing_is_not_activated(tmp_pat
 
 async def test_a_reload_goes_ahead_where_discord_ends_the_old_session_for_the_new_one(tmp_path: Path) -> None:
     async with rig(
-        tmp_path, app="app:client", settings=settings(), handler_ms="0-50", discord__identify_window=WINDOW
+        tmp_path,
+        app="app:client",
+        settings=settings(),
+        handler_ms="0-50",
+        discord__identify_window=WINDOW,
+        handoff__session="overlap",
     ) as installation:
         sandbox = installation.sandbox
         source = "from sharded_client import ShardedClient\nclient = ShardedClient(guild_ready_timeout=0.5)\n"
@@ -242,7 +253,11 @@ async def test_a_reload_goes_ahead_where_discord_ends_the_old_session_for_the_ne
 @pytest.mark.wide
 async def test_an_active_bot_that_was_kicked_takes_its_shards_back_when_the_reload_fails(tmp_path: Path) -> None:
     async with rig(
-        tmp_path, app="sharded_client:client", settings=settings(), discord__identify_window=WINDOW
+        tmp_path,
+        app="sharded_client:client",
+        settings=settings(),
+        discord__identify_window=WINDOW,
+        handoff__session="overlap",
     ) as installation:
         sandbox = installation.sandbox
         await installation.start()

@@ -111,7 +111,8 @@ async def test_a_handoff_reshards_by_settings_and_by_what_discord_recommends(tmp
             serving = active(await installation.status())
             assert serving is not None
             seen.append(len(serving["shards"]))
-        assert seen == [8, 4, 8, 4]
+        assert seen == [8, 4, 8, 8], "a smaller recommendation is no reason for new sessions"
+        assert "Discord recommends 4 shards" in installation.tail()
         assert_clean(await verdict(installation), installation, at_least=300)
 
 
@@ -185,7 +186,12 @@ class TestTheCheckerCanFail:
 
     async def check(self, tmp_path: Path, app: str) -> Verdict:
         async with rig(
-            tmp_path, app=f"{app}:client", settings=settings(), handler_ms="0-50", discord__identify_window=WINDOW
+            tmp_path,
+            app=f"{app}:client",
+            settings=settings(),
+            handler_ms="0-50",
+            discord__identify_window=WINDOW,
+            handoff__session="overlap",
         ) as installation:
             await installation.start()
             installation.sandbox.traffic.start(rate=100, mix=ALL_KINDS)

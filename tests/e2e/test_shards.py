@@ -68,7 +68,11 @@ async def test_no_identify_comes_too_early_also_when_the_old_child_loses_a_sessi
     tmp_path: Path,
 ) -> None:
     async with rig(
-        tmp_path, app="sharded_client:client", settings=settings(1, 4), discord__identify_window=WINDOW
+        tmp_path,
+        app="sharded_client:client",
+        settings=settings(1, 4),
+        discord__identify_window=WINDOW,
+        handoff__session="overlap",
     ) as installation:
         sandbox = installation.sandbox
         await installation.start()

@@ -117,7 +117,7 @@ async def test_a_spare_that_comes_after_the_active_bot_has_hung_brings_what_that
 @pytest.mark.wide
 async def test_the_members_of_a_guild_that_is_joined_come_to_the_active_bot_first(tmp_path: Path) -> None:
     """Discord answers one such request a guild and half a minute: the spare's would be in its way."""
-    async with with_spare(tmp_path, member_request_window=4) as installation:
+    async with with_spare(tmp_path, member_request_window=4, handoff__session="overlap") as installation:
         await installation.until(serving_with_spare(1, 2))
         sandbox = installation.sandbox
         gateway, journal = sandbox.gateway, sandbox.journal
@@ -137,7 +137,7 @@ async def test_the_members_of_a_guild_that_is_joined_come_to_the_active_bot_firs
 
 @pytest.mark.wide
 async def test_a_spare_to_which_discord_gives_nothing_is_none(tmp_path: Path) -> None:
-    async with with_spare(tmp_path) as installation:
+    async with with_spare(tmp_path, handoff__session="overlap") as installation:
         sandbox = installation.sandbox
         await installation.logged("generation 2 is ready, as a spare")
         sandbox.traffic.start(rate=100, mix=ALL_KINDS)

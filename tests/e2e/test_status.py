@@ -52,7 +52,7 @@ SHARD = {"id", "state", "latency_ms"}
 CLAIMS = {"won", "lost", "errors"}
 HANDOFF = {
     *("kind", "from", "to", "result", "reason", "started_at", "duration", "phases", "replayed", "expired", "cut"),
-    *("overflowed", "unclaimed", "recovered", "state"),
+    *("overflowed", "unclaimed", "recovered", "state", "session", "why", "pause_ms", "identifies"),
 }
 LIMIT = {"total", "remaining", "reset_after", "max_concurrency"}
 
@@ -175,7 +175,9 @@ async def test_it_tells_how_the_last_handoff_went(tmp_path: Path) -> None:
         counted = await installation.until(lambda status: status["children"][0]["claims"]["won"] > 0)
         assert set(counted["children"][0]["claims"]) == CLAIMS
         assert counted["children"][0]["claims"]["errors"] == 0
-        assert counted["session_start_limit"]["remaining"] == 1000 - 2 * SHARDS
+        assert counted["session_start_limit"]["remaining"] == 1000 - SHARDS, "no IDENTIFY for the second bot"
+        assert (handoff["session"], handoff["why"], handoff["identifies"]) == ("moved", None, 0)
+        assert 0 < handoff["pause_ms"] < 1000
 
         installation.configure(bot__app="broken_import:client")
         ended = await installation.command("reload")
@@ -254,4 +256,4 @@ async def test_as_a_table_it_is_readable(tmp_path: Path) -> None:
         assert lines[5].startswith("last handoff: reload 1 -> 2 succeeded after ")
         assert "\x1b" not in ended.out
         assert "None" not in ended.out
-        assert lines[-1].startswith("restarts: 0; IDENTIFYs left: 996 of 1,000, reset in 23 h 59 min")
+        assert lines[-1].startswith("restarts: 0; IDENTIFYs left: 998 of 1,000, reset in 23 h 59 min")

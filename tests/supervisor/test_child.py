@@ -168,7 +168,7 @@ async def test_the_token_is_told_over_the_pipe_to_whoever_answers_the_nonce(nurs
 
 
 @pytest.mark.parametrize(
-    "answer", ['{"type":"launched","nonce":"1234"}', '{"type":"hello","pid":1,"protocol":3,"versions":{}}']
+    "answer", ['{"type":"launched","nonce":"1234"}', '{"type":"hello","pid":1,"protocol":4,"versions":{}}']
 )
 async def test_who_does_not_know_the_nonce_is_told_nothing(nursery: Nursery, answer: str) -> None:
     _, seen = nursery.stranger(

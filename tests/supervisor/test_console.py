@@ -120,6 +120,19 @@ def test_colours_come_only_when_asked_for_and_leave_columns_aligned() -> None:
     [
         ({"result": "succeeded", "generation": 4}, "reload succeeded after 1.5 s: generation 4 is active"),
         (
+            {
+                "result": "succeeded",
+                "generation": 4,
+                "handoff": {"session": "moved", "pause_ms": 30.7, "identifies": 0},
+            },
+            "reload succeeded after 1.5 s: generation 4 is active, with the old one's sessions "
+            "(longest pause 31 ms, 0 IDENTIFYs)",
+        ),
+        (
+            {"result": "succeeded", "generation": 4, "handoff": {"session": "overlap", "why": "w", "identifies": 3}},
+            "reload succeeded after 1.5 s: generation 4 is active, with sessions of its own (w; 3 IDENTIFYs)",
+        ),
+        (
             {"result": "succeeded", "generation": 4, "lingering": 3},
             "reload succeeded after 1.5 s: generation 4 is active; "
             "the old one stays for 3 views and conversations that are open",

@@ -704,11 +704,11 @@ def test_a_new_child_that_dies_while_the_old_one_drains_gives_the_role_back() ->
 def test_a_new_child_that_fails_while_the_old_one_drains_is_ended_too(fault: str) -> None:
     world = reloading_until(Phase.DRAINING)
     world.step(FAULTS[fault](2))
-    assert world.messages(1)[-1] == Activate()
+    assert world.messages(1)[-1] != Activate(), "it may still handle what comes to its sessions"
+    world.step(Exited(2, "killed by SIGKILL"))
+    assert world.messages(1)[-2:] == [Recover(generation=2), Activate()]
     world.activated()
     assert world.answers[1].result == "rolled-back"
-    assert world.phase() is Phase.REVERTING
-    world.step(Exited(2, "killed by SIGKILL"))
     assert world.phase() is Phase.SERVING
     assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
 
@@ -970,7 +970,8 @@ def test_a_new_child_waits_for_the_death_of_an_active_one_that_hangs() -> None:
 @pytest.mark.parametrize("phase", [Phase.CONNECTING, Phase.ACTIVATING])
 def test_a_new_child_that_hangs_is_ended_and_the_old_one_serves_on(phase: Phase) -> None:
     world = reloading_until(phase)
-    assert Signal(2, "SIGTERM") in world.hang(2)
+    # One that was told to activate may have the sessions: who serves goes on only when it is gone.
+    assert Signal(2, "SIGKILL" if phase is Phase.ACTIVATING else "SIGTERM") in world.hang(2)
     assert world.answers[1].result == "failed"
     assert "hangs" in (world.answers[1].reason or "")
     assert world.phase() is Phase.REVERTING
@@ -1110,7 +1111,10 @@ def test_a_new_child_that_fails_on_probation_gives_the_role_back_at_once(fault: 
     world = reloading_until(Phase.PROBATION)
     world.stand_by()
     world.step(FAULTS[fault](2))
-    assert world.messages(1)[-1] == Activate()
+    if fault != "exits":
+        assert world.messages(1)[-1] != Activate(), "it may still handle what comes to its sessions"
+        world.step(FAULTS["exits"](2))
+    assert world.messages(1)[-2:] == [Recover(generation=2), Activate()]
     assert (Alarm.PROBATION, 1) not in world.timers
     world.activated()
     assert world.answers[1].result == "rolled-back"
@@ -2188,3 +2192,31 @@ def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
     assert world.exit is not None
     assert world.unanswered == set()
     assert world.alive == {}
+
+
+def test_a_new_child_that_dies_while_it_takes_the_sessions_leaves_them_to_the_one_that_serves() -> None:
+    world = reloading_until(Phase.ACTIVATING)
+    world.step(Exited(2, "killed by SIGKILL"))
+    assert world.messages(1)[-1] == Recover(generation=2)
+    assert (world.state.active, world.answers[1].result) == (1, "failed")
+
+
+def test_an_active_child_that_dies_while_its_sessions_are_taken_leaves_the_rest_to_the_new_one() -> None:
+    world = reloading_until(Phase.ACTIVATING)
+    world.step(Exited(1, "killed by SIGKILL"))
+    assert world.messages(2)[-1] == Recover(generation=1)
+    world.activated()
+    assert (world.state.active, world.answers[1].result) == (2, "succeeded")
+
+
+def test_where_sessions_cannot_be_resumed_the_next_child_of_the_same_attempt_has_its_own() -> None:
+    world = reloading_until(Phase.ACTIVATING)
+    effects = world.step(GaveUp(2, "Discord does not resume", retryable=True, apart=True))
+    assert Signal(2, "SIGKILL") in effects
+    assert (world.phase(), world.state.apart, 1 in world.answers) == (Phase.OPENING, "Discord does not resume", False)
+    world.step(Exited(2, "killed by SIGKILL"))
+    assert world.phase() is Phase.SPAWNING
+    world.cooperate()
+    assert (world.state.active, world.answers[1].result) == (3, "succeeded")
+    world.reload()
+    assert world.state.apart is None, "the next attempt tries again"

@@ -55,6 +55,7 @@ class Fake:
         self.shards = int(self.script.get("shards", "1"))
         self.buffer = handshake.take()
         self.draining = self.ready = False
+        self.served = self.options.role == "active"
         self.lingering = 0
         signal.signal(signal.SIGWINCH, lambda *_: self.leave("people"))
         faulthandler.register(signal.SIGUSR1, file=sys.stderr)
@@ -118,7 +119,7 @@ class Fake:
                 os._exit(7 if os.fork() else 8)
             os.wait()
         self.at("start")
-        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "3")), versions={"fake": "1"})
+        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "4")), versions={"fake": "1"})
         self.at("hello")
         remaining = int(self.script.get("remaining", "900"))
         limits = {"total": 1000, "remaining": remaining, "reset_after": 3600.0, "max_concurrency": 1}
@@ -153,11 +154,12 @@ class Fake:
                 self.say("window", open=message["open"] and self.script.get("window") != "refused")
         elif kind == "activate":
             self.at("activate")
+            self.served = True
             self.draining, self.lingering = False, 0
             if not deaf:
                 self.say("role", role="active")
             self.at("active")
-        elif kind == "recover" and self.ready:
+        elif kind == "recover" and self.ready and not self.served:
             self.say("ready", shards=self.shards, guilds=7)
         elif kind == "drain":
             self.drain(message["limit"], message["linger"])

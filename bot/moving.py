@@ -1,0 +1,197 @@
+"""One child's sessions, where they move: what it has asked the supervisor for, and what it is told.
+
+    Wants  ->            Mirror: feed from the bot that has the sessions, be ready with its cache, take them when told
+                         Overlap: begin sessions of its own (`shards`)
+    Serve  -> Serving    let another child be the mirror
+
+Knows the supervisor's messages about sessions, and puts the pieces of `session` around a client. What an event means,
+and which role this child has, it does not know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import discord
+from discord.gateway import DiscordWebSocket
+
+from bastion import wire
+from bastion.bot import internals
+from bastion.bot.discordpy.loading import Loading
+from bastion.bot.discordpy.messages import Recent
+from bastion.bot.session.handover import Answers, Handover
+from bastion.bot.session.taking import Taking
+
+_log = logging.getLogger("bastion.session")
+
+STREAM = 1
+"""Version of the stream between two children: frames, notes, and what a snapshot says."""
+
+WORD_SECONDS = 3.0
+"""How long the supervisor has to say that the holder is dead, once its stream has ended: it knows in milliseconds."""
+
+
+class MirrorLostError(Exception):
+    """This child can be no mirror any more. The text says why."""
+
+
+class Moving(Answers):
+    """The sessions of one client, as its supervisor wants them."""
+
+    def __init__(
+        self,
+        client: discord.Client,
+        receiver: internals.Receiver,
+        *,
+        say: Callable[[wire.FromChild], None],
+        takes: Callable[[dict[str, Any]], bool],
+        holds: Callable[[], bool],
+        came: Callable[[DiscordWebSocket], None],
+        lost: Callable[[str], None],
+    ) -> None:
+        """``takes`` handles a component that is ours, ``came`` is told of a session that is ours from now on.
+
+        ``holds`` says whether events wait to be handled, ``lost`` is told why this child can be no mirror any more.
+        """
+        self._client, self._receiver, self._say = client, receiver, say
+        self._takes, self._holds, self._came, self._lost = takes, holds, came, lost
+        self._recent = Recent(client)
+        self.handover = Handover(client, self._recent, receiver, answers=self)
+        self._loading = Loading(client, self._recent, self._loaded)
+        self._answer: asyncio.Future[wire.Mirror | wire.Overlap] | None = None
+        self._complete = asyncio.Event()
+        self._holder_is_dead = False
+
+    def install(self, *, standby: bool) -> None:
+        """Put this in front of the client's own parsers, before anything else is put there."""
+        parsers = internals.parsers(self._client)
+        parsers["MESSAGE_CREATE"] = self._noting(parsers["MESSAGE_CREATE"], self._recent.created)
+        parsers["MESSAGE_UPDATE"] = self._noting(parsers["MESSAGE_UPDATE"], self._recent.updated)
+        if standby:
+            self._loading.install()
+
+    def _noting(self, parser: internals.Parser, note: Callable[[str, Any], None]) -> internals.Parser:
+        receiver = self._receiver
+
+        def parse(data: Any) -> None:
+            parser(data)
+            if data["id"] in receiver.text:  # else it came another way, from a dead child's session
+                note(receiver.text, data)
+
+        return parse
+
+    # Before the connection.
+
+    def tell_wants(self, *, shards: int, ids: list[int], any_count: bool, token: str, api_url: str) -> None:
+        """Tell the supervisor what this child's sessions are like."""
+        policy = internals.cache_policy(self._client)
+        self._say(
+            wire.Wants(
+                application=self._client.application_id or 0,
+                account=hashlib.blake2b(token.encode(), digest_size=16, person=b"bastion account").hexdigest(),
+                api_url=api_url,
+                intents=internals.intents(self._client).value,
+                shards=shards,
+                ids=ids,
+                any_count=any_count,
+                library=".".join(discord.__version__.split(".")[:2]),
+                stream=STREAM,
+                members=policy.members,
+                messages=policy.messages,
+                chunks=policy.chunks,
+            )
+        )
+        self._answer = asyncio.get_running_loop().create_future()
+
+    async def answer(self) -> wire.Mirror | wire.Overlap:
+        """Wait for the supervisor's answer."""
+        assert self._answer is not None
+        return await self._answer
+
+    def answered(self, message: wire.Mirror | wire.Overlap) -> None:
+        """Take the supervisor's answer."""
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(message)
+
+    def follow(self, order: wire.Mirror) -> None:
+        """Mirror the child that has the sessions. Raises `MirrorLostError`."""
+        self._loading.begin(order.ids)
+        try:
+            self.handover.follow(
+                order.path,
+                shows=bytes.fromhex(order.shows),
+                expects=bytes.fromhex(order.expects),
+                shards=order.ids,
+            )
+        except OSError as error:
+            raise MirrorLostError(f"the bot that has the sessions does not listen: {error.strerror or error}") from None
+
+    def serve(self, order: wire.Serve) -> None:
+        """Let another child be the mirror."""
+        problem = ""
+        try:
+            self.handover.serve(
+                order.generation, order.path, shows=bytes.fromhex(order.shows), expects=bytes.fromhex(order.expects)
+            )
+        except OSError as error:
+            problem = f"{order.path}: {error.strerror or error}"
+        self._say(wire.Serving(generation=order.generation, problem=problem))
+
+    def _loaded(self) -> None:
+        self._complete.set()
+
+    @property
+    def is_mirror(self) -> bool:
+        """Whether another child has sessions of this client."""
+        return bool(self.handover.mirrored)
+
+    async def complete(self) -> None:
+        """Wait until the cache is the holder's."""
+        await self._complete.wait()
+
+    # The switch.
+
+    async def take(self) -> Taking | None:
+        """Take the sessions; None if they are this child's already. Raises `HandoverError`."""
+        taking = await self.handover.take()
+        if taking is not None:
+            pause = max(taking.pauses.values(), default=0.0)
+            self._say(wire.Moved(pause_ms=round(pause * 1000, 1), identifies=taking.identified))
+        return taking
+
+    def holder_died(self, handled: dict[int, int]) -> None:
+        """Go on with the sessions of a holder whose process is gone; ``handled`` as for `Handover.holder_died`."""
+        self._holder_is_dead = True
+        if self._loading.incomplete:
+            self._lost("the bot that had the sessions died before its cache was here")
+            return
+        self.handover.holder_died(handled)
+
+    # What the sessions ask for (`handover.Answers`).
+
+    def takes(self, data: dict[str, Any]) -> bool:
+        """Handle a component if it is this child's own; return whether it is."""
+        return self._takes(data)
+
+    def holds(self) -> bool:
+        """Say whether events of this child's own sessions wait to be handled."""
+        return self._holds()
+
+    def session_came(self, websocket: DiscordWebSocket) -> None:
+        """Note a session that is this child's from now on."""
+        self._came(websocket)
+
+    def source_lost(self, why: str) -> None:
+        """Wait for the supervisor's word, if the cache is complete; without that nothing can be done."""
+        if self._loading.incomplete:
+            self._lost(f"the stream from the bot that has the sessions has ended: {why}")
+        else:
+            asyncio.get_running_loop().call_later(WORD_SECONDS, self._no_word, why)
+
+    def _no_word(self, why: str) -> None:
+        if self.is_mirror and not self._holder_is_dead:
+            self._lost(f"the stream from the bot that has the sessions has ended: {why}")

@@ -1,0 +1,431 @@
+"""Who has each shard's session, this bot or another one, and how a session goes from one to the other.
+
+Each shard is in one of three states here:
+
+    own        its connection is Discord's; what comes is this bot's to handle, and is copied to the mirrors
+    ending     it has been stopped and closed; its position is on the way to the mirror (`giving`)
+    mirrored   its connection is a stand-in; what comes is another bot's to handle (`taking` makes it own again)
+
+A session moves by discord.py's own reconnect: on the one side its connection closes and a stand-in takes its place, on
+the other side a stand-in closes and RESUME goes out on a connection that has been opened before. The gateway's sequence
+says who handles what: up to N the one, from N + 1 on the other. Nothing is compared.
+
+Knows shards, connections and streams. Knows nothing of roles, handlers and the supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import discord
+import msgspec
+from discord.gateway import DiscordWebSocket
+
+from bastion.bot.discordpy import sockets
+from bastion.bot.discordpy.messages import Recent
+from bastion.bot.internals import Receiver
+from bastion.bot.session import notes
+from bastion.bot.session.giving import Giving
+from bastion.bot.session.peers import Peer
+from bastion.bot.session.stream import Listener, Stream, connect
+from bastion.bot.session.taking import Taking
+
+_log = logging.getLogger("bastion.session")
+
+ANSWER_SECONDS = 1.0
+"""How long a mirror has to say whether a component is its own: it answers in a millisecond, if it does not hang."""
+
+_connecting: ContextVar[int] = ContextVar("connecting", default=0)
+"""The shard whose connection is being opened."""
+
+
+class _Sequence(msgspec.Struct):
+    s: int | None = None
+
+
+_sequence = msgspec.json.Decoder(_Sequence)
+
+
+class Handover:
+    """The sessions of one client."""
+
+    def __init__(self, client: discord.Client, recent: Recent, receiver: Receiver, *, answers: Answers) -> None:
+        """``receiver`` is told of each payload before it is parsed. ``answers`` takes components that are ours."""
+        self._client, self._recent, self._receiver, self._answers = client, recent, receiver, answers
+        self._opened = sockets.Opened(sockets.choose_sockets(client, self._connect))
+        self._addresses: dict[int, str] = {}
+        """What each shard's connection was opened with last."""
+        self.websockets: dict[int, DiscordWebSocket] = {}
+        self.peers: list[Peer] = []
+        """The bots at the other ends of our streams."""
+        self._source: Peer | None = None
+        """The one whose payloads the mirrored shards get."""
+        self._mirrored: set[int] = set()
+        self._between: set[int] = set()
+        """Shards whose connection is being opened."""
+        self._quiet: set[int] = set()
+        """Shards whose connection closes, and is resumed, because their session moves: no app hears of that."""
+        self._handled: dict[int, int] = {}
+        """Up to which sequence a dead bot has handled what may come once more of its session, by shard."""
+        self._latencies: dict[int, float] = {}
+        self._questions: dict[int, tuple[asyncio.TimerHandle, Callable[[bool], None]]] = {}
+        self._asked = 0
+        self._listeners: dict[int, Listener] = {}
+        self.taking: Taking | None = None
+        self._changed = asyncio.Event()
+
+    # Connections.
+
+    @contextlib.contextmanager
+    def connecting(self, shard: int) -> Iterator[None]:
+        """Note for the time of a ``from_client`` which shard it is for."""
+        token = _connecting.set(shard)
+        self._between.add(shard)
+        try:
+            yield
+        finally:
+            self._between.discard(shard)
+            _connecting.reset(token)
+            self._note_change()
+
+    async def _connect(self, url: str) -> Any:
+        shard = _connecting.get()
+        self._addresses[shard] = url
+        if shard not in self._mirrored and self.taking is not None and self.taking.too_late(shard):
+            self._stay_mirrored(shard)
+        if shard in self._mirrored and self._source is not None:
+            return self._source.mirror.connect(shard)
+        return await self._opened.take(shard, url)
+
+    async def connected(self, shard: int, websocket: DiscordWebSocket, *, resumed: bool) -> None:
+        """Note a shard's new connection. ``resumed``: RESUME has just left on it, and nothing has been read since."""
+        if shard in self._mirrored:
+            self.websockets[shard] = websocket
+            sockets.tap(websocket, lambda text: self._heard_of_another(text))
+            sockets.borrow_latency(websocket, lambda: self._latencies.get(shard, 0.0))
+            return
+        if resumed and self.taking is not None and self.taking.too_late(shard):
+            self.websockets[shard] = websocket
+            self._stay_mirrored(shard)
+            with contextlib.suppress(Exception):
+                await websocket.socket.close(code=4000)  # discord.py reconnects, and finds the stand-in
+            return
+        self.websockets[shard] = websocket
+        if resumed and self.taking is not None:
+            self.taking.took(shard)
+        if resumed:
+            self._answers.session_came(websocket)
+        sockets.tap(websocket, lambda text: self._heard(shard, text))
+        sockets.pace(websocket, lambda: self.websockets.get(shard) is not websocket or shard in self._mirrored)
+
+    def _heard(self, shard: int, text: str) -> None:
+        self._receiver.text, self._receiver.foreign = text, False
+        if self._handled:
+            self._receiver.foreign = self._was_handled(shard, text)
+        for peer in self.peers:
+            peer.copies.heard(shard, text)
+
+    def _was_handled(self, shard: int, text: str) -> bool:
+        """Say whether a dead bot has handled this; from the first that it has not, nobody has."""
+        until, sequence = self._handled.get(shard), _sequence.decode(text).s
+        if until is None or sequence is None:
+            return False
+        if sequence > until:
+            del self._handled[shard]
+        return sequence <= until
+
+    def _heard_of_another(self, text: str) -> None:
+        self._receiver.text, self._receiver.foreign = text, True
+
+    def mirrors(self, shard: int) -> bool:
+        """Whether a shard's session is another bot's."""
+        return shard in self._mirrored
+
+    def moves(self, shard: int) -> bool:
+        """Whether a shard's connection changes because its session moves."""
+        return shard in self._quiet
+
+    def hides(self, name: str, args: tuple[Any, ...]) -> bool:
+        """Whether a dispatch tells of a connection that changes because its session moves."""
+        if not self._quiet:
+            return False
+        if name in ("disconnect", "resumed"):
+            if name == "resumed" and not isinstance(self._client, discord.AutoShardedClient):
+                self.resumed(self._client.shard_id or 0)
+            return True
+        if name in ("shard_disconnect", "shard_resumed") and args and args[0] in self._quiet:
+            if name == "shard_resumed":
+                self.resumed(args[0])
+            return True
+        return False
+
+    def may_resume(self, shard: int) -> bool:
+        """Whether discord.py may resume a shard's session; not if that is dead, and the holder begins a new one."""
+        return self.taking is None or not self.taking.refuses(shard, dead=False)
+
+    def may_identify(self, shard: int) -> bool:
+        """Whether discord.py may begin a session for a shard."""
+        if self.taking is not None and self.taking.refuses(shard, dead=True):
+            return False
+        self._quiet.discard(shard)
+        self._handled.pop(shard, None)
+        if self.taking is not None:
+            self.taking.began_anew(shard)
+        return True
+
+    def resumed(self, shard: int) -> None:
+        """Note that Discord has accepted a shard's RESUME."""
+        if shard not in self._mirrored:
+            self._quiet.discard(shard)
+            if self.taking is not None:
+                self.taking.resumed(shard)
+
+    @property
+    def steady(self) -> bool:
+        """Whether each shard has a connection, with a session, none is being opened, and all that came is handled."""
+        if self._answers.holds():
+            return False
+        return not self._between and all(sockets.is_in_session(self.websockets[shard]) for shard in self.own)
+
+    async def changed(self) -> None:
+        """Wait until something may have changed."""
+        self._changed.clear()
+        await self._changed.wait()
+
+    def _note_change(self) -> None:
+        self._changed.set()
+
+    # Streams.
+
+    def serve(self, number: int, path: str, *, shows: bytes, expects: bytes) -> None:
+        """Listen for the mirror of this number. Raises `OSError`."""
+        listener = Listener(path, lambda: self._stream(shows, expects, accepted=number))
+        listener.open()
+        self._listeners[number] = listener
+
+    def follow(self, path: str, *, shows: bytes, expects: bytes, shards: list[int]) -> None:
+        """Have these shards mirrored by the bot that listens there. Raises `OSError`."""
+        stream = self._stream(shows, expects)
+        self._mirrored.update(shards)
+        connect(path, stream)
+
+    def _stream(self, shows: bytes, expects: bytes, *, accepted: int | None = None) -> Stream:
+        peer = Peer(self._client, self._recent, self.websockets.get, noted=self._noted)
+
+        def opened(stream: Stream) -> bool:
+            if accepted is not None:
+                if (listener := self._listeners.pop(accepted, None)) is None:
+                    return False
+                listener.close()
+            else:
+                self._source = peer
+            self.peers.append(peer)
+            return True
+
+        stream = Stream(
+            shows=shows,
+            expects=expects,
+            on_frame=peer.take,
+            on_lost=lambda why: self._lost(peer, why),
+            on_open=opened,
+        )
+        peer.begin(stream)
+        if accepted is None:
+            self._source = peer  # its stand-ins are asked for before it has proven itself
+        return stream
+
+    def _lost(self, peer: Peer, why: str) -> None:
+        peer.close()
+        if peer in self.peers:
+            self.peers.remove(peer)
+            _log.info("the stream to the other bot has ended: %s", why)
+        self._let_go()
+        if peer is self._source and self._mirrored:
+            if self.taking is not None and self.taking.peer is peer:
+                self.taking.lost()
+            else:
+                self._answers.source_lost(why)
+        self._note_change()
+
+    def _noted(self, peer: Peer, shard: int, note: notes.Note) -> None:
+        match note:
+            case notes.Switch():
+                if peer.giving is None:
+                    peer.giving = Giving(self, peer)
+                    peer.spawn(peer.giving.run())
+            case notes.Ping(number=number):
+                peer.note(notes.Pong(number=number))
+            case notes.Ask(number=number, data=data):
+                peer.note(notes.Answer(number=number, mine=self._answers.takes(data)))
+            case notes.Answer(number=number, mine=mine):
+                self._answered(number, mine=mine)
+            case notes.Latency(seconds=seconds):
+                self._latencies[shard] = seconds
+            case notes.End() | notes.Failed():
+                if self.taking is not None and self.taking.peer is peer:
+                    self.taking.noted(shard, note)
+            case _:
+                if peer.giving is not None:
+                    peer.giving.noted(shard, note)
+
+    def tell_latencies(self) -> None:
+        """Tell the mirrors how far Discord is. Call it about once a second."""
+        for shard, websocket in self.websockets.items():
+            if shard not in self._mirrored and 0 <= (seconds := websocket.latency) < float("inf"):
+                for peer in self.peers:
+                    peer.note(notes.Latency(seconds=seconds), shard=shard)
+
+    def close(self) -> None:
+        """Feed nobody any more, and open nothing."""
+        for listener in self._listeners.values():
+            listener.close()
+        for peer in list(self.peers):
+            peer.stream.close()
+            peer.close()
+        self.peers.clear()
+
+    # Giving: what `Giving` does to a shard.
+
+    @property
+    def own(self) -> list[int]:
+        """The shards whose sessions this bot has."""
+        return [shard for shard in self.websockets if shard not in self._mirrored]
+
+    def guilds(self, shard: int) -> int:
+        """Return how many guilds a shard has."""
+        count = self._client.shard_count or 1
+        return sum(1 for guild in self._client.guilds if (guild.id >> 22) % count == shard)
+
+    async def end(self, shard: int, peer: Peer, *, binding: bool) -> None:
+        """Stop a shard where it stands, close its connection, and tell a mirror its position."""
+        websocket, at = self.websockets[shard], time.monotonic()
+        sequence = websocket.sequence or 0
+        self._source = peer
+        peer.mirror.expect(shard)
+        peer.copies.end(shard)
+        self._quiet.add(shard)
+        self._mirrored.add(shard)  # from here on `sockets.pace` drops what still comes
+        with contextlib.suppress(Exception):
+            await asyncio.wait_for(websocket.close(4000), sockets.CLOSE_SECONDS)
+        waited = time.monotonic() - at
+        peer.note(notes.End(sequence=sequence, at=at, close_seconds=waited, binding=binding), shard=shard)
+
+    def take_back(self, shard: int, peer: Peer) -> None:
+        """Have a shard again that nobody has taken: discord.py resumes it where it was stopped."""
+        self._mirrored.discard(shard)
+        peer.copies.begin(shard)
+        peer.mirror.end(shard, 4000)
+
+    def identify(self, shard: int, peer: Peer) -> None:
+        """Have a shard again whose session is dead."""
+        self._mirrored.discard(shard)
+        self._quiet.discard(shard)
+        peer.copies.begin(shard)
+        peer.mirror.invalidate(shard)
+
+    # Taking: what `Taking` does to a shard.
+
+    @property
+    def mirrored(self) -> list[int]:
+        """The shards whose sessions another bot has."""
+        return sorted(self._mirrored)
+
+    async def take(self) -> Taking | None:
+        """Take all sessions from the bot that has them; return how it went, None if there were none to take.
+
+        Raises `HandoverError` if it keeps them.
+        """
+        if not self._mirrored or self._source is None:
+            return None
+        self.taking = Taking(self, self._source, self.mirrored)
+        try:
+            await self.taking.run()
+        finally:
+            await self._opened.close()
+        return self.taking
+
+    def handles(self) -> None:
+        """Learn that what came since the sessions are this bot's has been handled, and is from now on as it comes."""
+        for peer in self.peers:
+            peer.copies.release()
+        self._note_change()
+
+    async def open(self, shard: int) -> None:
+        """Open a connection for a shard's RESUME. Raises what discord.py's own way raises."""
+        await self._opened.open(shard, sockets.resume_url(self.websockets[shard], self._addresses[shard]))
+
+    def resume(self, shard: int) -> None:
+        """Close a shard's stand-in behind all that has come: discord.py resumes the session then."""
+        self._quiet.add(shard)
+        self._mirrored.discard(shard)
+        if self._source is not None:
+            self._source.mirror.end(shard, 4000)
+
+    def _stay_mirrored(self, shard: int) -> None:
+        assert self._source is not None
+        self._mirrored.add(shard)
+        self._source.mirror.expect(shard)
+        self._source.note(notes.Late(), shard=shard)
+
+    def holder_died(self, handled: Mapping[int, int]) -> None:
+        """Resume what a dead bot had, in any phase: ``handled`` says by shard how far it had come.
+
+        Its events that have been copied here were handled. What it had read and handled, and had not written to the
+        stream any more, comes again and is not handled again.
+        """
+        if self._source is not None:
+            self._source.stream.read_rest()
+        for shard in self.mirrored:
+            if shard in handled:
+                self._handled[shard] = handled[shard]
+            self.resume(shard)
+
+    # Components.
+
+    def ask(self, data: dict[str, Any], then: Callable[[bool], None]) -> bool:
+        """Ask the older bot whether a component is its own, and call ``then`` with the answer; False: there is none."""
+        if not self.peers or self._source is None or self._source not in self.peers or self._mirrored:
+            return False
+        self._asked += 1
+        number = self._asked
+        handle = asyncio.get_running_loop().call_later(ANSWER_SECONDS, lambda: self._answered(number, mine=False))
+        self._questions[number] = handle, then
+        self._source.note(notes.Ask(number=number, data=data))
+        return True
+
+    def _answered(self, number: int, *, mine: bool) -> None:
+        handle, then = self._questions.pop(number, (None, None))
+        if handle is not None and then is not None:
+            handle.cancel()
+            then(mine)
+
+    def _let_go(self) -> None:
+        """Nobody answers any more."""
+        for number in list(self._questions):
+            self._answered(number, mine=False)
+
+
+class Answers:
+    """What the bot around a `Handover` is asked by it."""
+
+    def takes(self, data: dict[str, Any]) -> bool:
+        """Handle a component if it is this bot's own; return whether it is."""
+        raise NotImplementedError
+
+    def holds(self) -> bool:
+        """Say whether events of this bot's own sessions wait to be handled."""
+        raise NotImplementedError
+
+    def session_came(self, websocket: DiscordWebSocket) -> None:
+        """Learn that a session has just become this bot's, or goes on after its connection was cut."""
+        raise NotImplementedError
+
+    def source_lost(self, why: str) -> None:
+        """Learn that the stream has ended from which the mirrored shards are fed. That alone means nothing."""
+        raise NotImplementedError

@@ -1,0 +1,115 @@
+"""Which way a new child gets its sessions: from the child that has them, or by IDENTIFYs of its own.
+
+Both say what their sessions are like (`Wants`). If these are alike, the holder is told to serve, and when it does the
+new child is told to mirror it. An example, for a reload from generation 3 to 4:
+
+    4 -> Wants             3 <- Serve(4)             3 -> Serving(4)             4 <- Mirror
+
+Knows what children said, and passes secrets and a path on. Decides nothing about processes or roles: the machine does.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bastion.wire import Mirror, Overlap, Serve, Serving, ToChild, Wants
+
+_SECRET_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A new child that waits until the holder serves."""
+
+    holder: int
+    mirror: Mirror
+
+
+class Meeting:
+    """What the children of one slot said of their sessions. ``send`` puts a message into a child's pipe."""
+
+    def __init__(self, send: Callable[[int, ToChild], None]) -> None:
+        self._send = send
+        self.wants: dict[int, Wants] = {}
+        """By generation, of the living children."""
+        self._pairs: dict[int, _Pair] = {}
+        self.mirrors: set[int] = set()
+        """The living children that began as mirrors."""
+        self.reasons: dict[int, str] = {}
+        """Why a living child has sessions of its own."""
+
+    def wanted(self, generation: int, wants: Wants, *, holder: int | None, path: str, obstacle: str | None) -> None:
+        """Take what a child says of its sessions, and answer it if it is not the ``holder`` itself.
+
+        ``holder`` is the active child, ``path`` where it is to listen. ``obstacle`` says why nothing can be moved,
+        whatever both are like.
+        """
+        self.wants[generation] = wants
+        if holder == generation:
+            return
+        theirs = self.wants.get(holder) if holder is not None else None
+        why = obstacle or difference(theirs, wants)
+        if why is not None or holder is None or theirs is None:
+            self._overlap(generation, why or "")
+            return
+        first, second = secrets.token_hex(_SECRET_BYTES), secrets.token_hex(_SECRET_BYTES)
+        mirror = Mirror(path=path, shows=second, expects=first, shards=theirs.shards, ids=theirs.ids)
+        self._pairs[generation] = _Pair(holder, mirror)
+        self._send(holder, Serve(generation=generation, path=path, shows=first, expects=second))
+
+    def serving(self, generation: int, message: Serving) -> None:
+        """Take the answer of a holder: its mirror may connect."""
+        pair = self._pairs.pop(message.generation, None)
+        if pair is None or pair.holder != generation:
+            return
+        if message.problem:
+            self._overlap(message.generation, f"generation {generation} cannot be connected to: {message.problem}")
+        else:
+            self.wants[message.generation] = self.wants[generation]
+            self.mirrors.add(message.generation)
+            self._send(message.generation, pair.mirror)
+
+    def left(self, generation: int) -> None:
+        """Forget a child. Who waits for it to serve waits no longer."""
+        self.wants.pop(generation, None)
+        self.reasons.pop(generation, None)
+        self._pairs.pop(generation, None)
+        self.mirrors.discard(generation)
+        for waiting in [number for number, pair in self._pairs.items() if pair.holder == generation]:
+            del self._pairs[waiting]
+            self._overlap(waiting, f"generation {generation} died")
+
+    def _overlap(self, generation: int, why: str) -> None:
+        self.reasons[generation] = why
+        self._send(generation, Overlap(why=why))
+
+
+def difference(theirs: Wants | None, wants: Wants) -> str | None:
+    """Return why sessions of the one kind cannot become sessions of the other; None if they can."""
+    if theirs is None:
+        return "no bot has sessions"
+    checks = (
+        (theirs.library == wants.library, f"discord.py {theirs.library} -> {wants.library}"),
+        (theirs.stream == wants.stream, "both bots write caches in another way"),
+        (theirs.application == wants.application, "another application"),
+        (theirs.account == wants.account, "another token"),
+        (theirs.api_url == wants.api_url, "another discord.api_url"),
+        (theirs.intents == wants.intents, "other intents"),
+        (_fits(theirs, wants), f"shards: {_shards(theirs)} -> {_shards(wants)}"),
+        (wants.members & ~theirs.members == 0, "it caches more members"),
+        (theirs.messages or not wants.messages, "it caches messages"),
+        (theirs.chunks or not wants.chunks, "it wants all members of its guilds"),
+    )
+    return next((why for fine, why in checks if not fine), None)
+
+
+def _fits(theirs: Wants, wants: Wants) -> bool:
+    if wants.any_count and theirs.ids == list(range(theirs.shards)):
+        return wants.shards <= theirs.shards
+    return (theirs.shards, theirs.ids) == (wants.shards, wants.ids)
+
+
+def _shards(wants: Wants) -> str:
+    return f"{len(wants.ids)} of {wants.shards}" if len(wants.ids) != wants.shards else f"{wants.shards}"

@@ -1,0 +1,236 @@
+"""A reload moves the gateway sessions to the new bot: no IDENTIFY, nothing lost or doubled, a pause of milliseconds."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from casualties import Reload, child, missed, unexplained
+from rig import ALL_KINDS, Rig, active, rig
+
+from bastion.sandbox import SandboxSettings
+
+pytestmark = pytest.mark.anyio
+
+WINDOW = 0.25
+PAUSE_MS = 1000.0
+"""Longest pause of a shard on a busy machine; the benchmarks say what it is on a quiet one."""
+
+
+@asynccontextmanager
+async def serving(
+    directory: Path, *, app: str = "sharded_client", shards: int = 4, far: float = 0.0, **changes: Any
+) -> AsyncIterator[Rig]:
+    """An installation that serves. ``far``: seconds to Discord and back."""
+    settings = SandboxSettings(
+        max_concurrency=16,
+        identify_window=WINDOW,
+        recommended_shards=shards,
+        member_request_window=0.0,
+        identifies_per_day=100_000,
+        replay_buffer=3500,
+        network_delay=far,
+    )
+    options = {"discord__identify_window": WINDOW} | changes
+    async with rig(directory, app=f"{app}:client", settings=settings, handler_ms="20-20", **options) as installation:
+        await installation.start()
+        yield installation
+
+
+async def the_end(installation: Rig, *, identifies: int) -> None:
+    """Nothing was lost or doubled, and nobody began a session in the meantime."""
+    await installation.sandbox.traffic.stop()
+    found = await installation.sandbox.settled(timeout=8, quiet=2)
+    assert found.clean, f"{found}\n{installation.tail()}"
+    assert len(installation.sandbox.gateway.identifies) == identifies, installation.tail()
+
+
+@pytest.mark.parametrize(
+    ("app", "shards"),
+    [
+        ("plain_client", 1),
+        ("sharded_bot", 4),
+        pytest.param("prefix_bot", 1, marks=pytest.mark.wide),
+        pytest.param("sharded_client", 1, marks=pytest.mark.wide),
+        pytest.param("sharded_client", 16, marks=pytest.mark.wide),
+    ],
+)
+async def test_reloads_in_a_row_cost_no_identify_and_no_event(tmp_path: Path, app: str, shards: int) -> None:
+    async with serving(tmp_path, app=app, shards=shards) as installation:
+        installation.sandbox.traffic.start(rate=300, mix=ALL_KINDS)
+        for generation in range(2, 5):
+            outcome = await installation.reload()
+            assert outcome["result"] == "succeeded", f"{outcome}\n{installation.tail()}"
+            handoff = (await installation.status())["last_handoff"]
+            assert (handoff["session"], handoff["why"], handoff["identifies"]) == ("moved", None, 0)
+            assert 0 < handoff["pause_ms"] < PAUSE_MS
+            assert handoff["to"] == generation
+        await the_end(installation, identifies=shards)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"handoff__session": "overlap"}, 'handoff.session = "overlap"'),
+        pytest.param({"bot__shards": 2}, "shards: 4 -> 2", marks=pytest.mark.wide),
+    ],
+)
+async def test_where_sessions_cannot_move_the_new_bot_begins_its_own_and_the_status_says_why(
+    tmp_path: Path, change: dict[str, Any], why: str
+) -> None:
+    async with serving(tmp_path) as installation:
+        installation.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        installation.configure(**change)
+        assert (await installation.reload())["result"] == "succeeded"
+        handoff = (await installation.status())["last_handoff"]
+        assert (handoff["session"], handoff["why"]) == ("overlap", why)
+        assert handoff["identifies"] == change.get("bot__shards", 4)
+        await the_end(installation, identifies=4 + handoff["identifies"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.wide)])
+async def test_a_new_bot_that_dies_on_probation_gives_the_sessions_back(tmp_path: Path, number: signal.Signals) -> None:
+    async with serving(tmp_path, handoff__probation=60, restart__hang_timeout=3) as installation:
+        installation.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        reload = Reload(installation)
+        await reload.until("probation")
+        status = await installation.status()
+        installation.hurt[2] = 0.0
+        os.kill(child(status, 2)["pid"], number)
+        assert await reload.result() == 1
+        after = await installation.until(lambda status: len(status["children"]) == 1)
+        assert (active(after) or {})["generation"] == 1
+        assert after["last_handoff"]["result"] == "rolled-back"
+        assert len(installation.sandbox.gateway.identifies) == 4, "its sessions came back"
+        assert (await installation.reload())["result"] == "succeeded", installation.tail()
+        await installation.sandbox.traffic.stop()
+        found = await installation.sandbox.settled(timeout=8, quiet=2)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+
+
+async def test_rollback_on_probation_moves_the_sessions_back(tmp_path: Path) -> None:
+    async with serving(tmp_path, handoff__probation=60) as installation:
+        installation.sandbox.traffic.start(rate=200, mix=ALL_KINDS)
+        reload = Reload(installation)
+        await reload.until("probation")
+        assert (await installation.command("rollback")).code == 0
+        assert await reload.result() == 1
+        after = await installation.until(lambda status: len(status["children"]) == 1)
+        assert (active(after) or {})["generation"] == 1
+        assert (after["last_handoff"]["session"], after["last_handoff"]["identifies"]) == ("moved", 0)
+        assert (await installation.reload())["result"] == "succeeded"
+        await the_end(installation, identifies=4)
+
+
+MOMENTS = [0.0, 0.25, 0.5, 0.75, 1.0]
+"""Seconds after the switch has been asked for: connections are opened, the first shard moves, the others move."""
+
+
+@pytest.mark.parametrize(
+    ("number", "victim", "moment"),
+    [
+        pytest.param(
+            number, victim, moment, marks=() if (number, moment) == (signal.SIGKILL, 0.5) else pytest.mark.wide
+        )
+        for number in (signal.SIGKILL, signal.SIGSTOP)
+        for victim in (1, 2)
+        for moment in MOMENTS
+    ],
+)
+async def test_a_bot_that_is_hurt_in_the_middle_of_a_switch_costs_what_it_ran(
+    tmp_path: Path, number: signal.Signals, victim: int, moment: float
+) -> None:
+    """Discord is far away, so that a switch takes a second and a half."""
+    async with serving(
+        tmp_path, far=0.2, restart__backoff_first=0.2, restart__hang_timeout=3, handoff__drain_timeout=2
+    ) as installation:
+        sandbox = installation.sandbox
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        reload = Reload(installation)
+        await reload.until("activating")
+        pids = {one["generation"]: one["pid"] for one in (await installation.status())["children"]}
+        await asyncio.sleep(moment)
+        hurt_at = time.monotonic()
+        if victim in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pids[victim], number)
+        if number == signal.SIGSTOP:
+            await asyncio.sleep(1)
+            with suppress(ProcessLookupError):
+                os.kill(pids[victim], signal.SIGCONT)
+        await reload.result()
+        await installation.until(
+            lambda status: (
+                status["supervisor"]["state"] == "serving"
+                and len(status["children"]) == 1
+                and active(status) is not None
+            )
+        )
+        served_at = time.monotonic()
+        again = await installation.reload()
+        assert again["result"] == "succeeded", f"{again}\n{installation.tail()}"
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=10, quiet=3)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+        killed = number == signal.SIGKILL
+        if not killed:
+            assert found.lost == 0, f"{found}\n{installation.tail()}"
+            return
+        missing = unexplained(installation, victim, hurt_at, served_at, resumed=True)
+        if any("recovered what generation" in line for line in installation.log):
+            # It was killed after the switch, when the old one had left: updates that nobody can tell are counted.
+            missing = [entry for entry in missing if not missed(entry, sandbox)]
+        assert not missing, f"{missing}\n{found}\n{installation.tail()}"
+
+
+@pytest.mark.parametrize("how", ["invalid", pytest.param("cut", marks=pytest.mark.wide)])
+async def test_a_session_that_cannot_be_resumed_costs_that_one_and_the_reload_goes_by_overlap(
+    tmp_path: Path, how: Any
+) -> None:
+    async with serving(tmp_path) as installation:
+        sandbox = installation.sandbox
+        sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        count = 1 if how == "invalid" else 3
+        with sandbox.faults.refuse_resume(how, count=count):
+            outcome = await installation.reload()
+        assert outcome["result"] == "succeeded", f"{outcome}\n{installation.tail()}"
+        handoff = outcome["handoff"]
+        assert handoff["session"] == "overlap"
+        assert "Discord does not resume the session of shard" in handoff["why"]
+        assert handoff["to"] == 3
+        assert len(sandbox.gateway.identifies) == 4 + 1 + 4, "the canary's, by the old bot; and the new bot's"
+        assert (await installation.reload())["result"] == "succeeded"
+        assert (await installation.status())["last_handoff"]["session"] == "moved"
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+
+
+async def test_a_spare_mirrors_and_takes_over_from_a_bot_that_is_killed_without_an_identify(tmp_path: Path) -> None:
+    async with serving(tmp_path, restart__spare=True, restart__backoff_first=0.2) as installation:
+        sandbox = installation.sandbox
+        sandbox.traffic.start(rate=300, mix=ALL_KINDS)
+        for spare in (2, 3):
+            ready = await installation.until(
+                lambda status, spare=spare: (
+                    any(one["spare"] and one["role"] == "standby" for one in status["children"])
+                    and f"generation {spare} is ready, as a spare" in "\n".join(installation.log)
+                )
+            )
+            os.kill(child(ready, spare - 1)["pid"], signal.SIGKILL)
+            await installation.logged(f"generation {spare} is active")
+        await installation.until(lambda status: status["supervisor"]["state"] == "serving")
+        status = await installation.status()
+        assert len(sandbox.gateway.identifies) == 4, installation.tail()
+        cut = status["last_handoff"]["cut"]
+        await sandbox.traffic.stop()
+        found = await sandbox.settled(timeout=8, quiet=2)
+        assert found.duplicated == 0, f"{found}\n{installation.tail()}"
+        assert found.lost <= 20, f"{found}\n{cut}\n{installation.tail()}"
