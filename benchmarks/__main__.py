@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.report import PLOTS
 
-ORDER = ("handoff_load", "reload_time", "quiet", "claims", "memory", "command_line", "soak", "others")
+ORDER = ("handoff_load", "moved", "reload_time", "quiet", "claims", "memory", "command_line", "soak", "others")
 PAGE = PLOTS.parent / "performance.md"
 
 

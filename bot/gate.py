@@ -459,9 +459,14 @@ class Gate:
         self.holding = True
 
     def claim_alone(self) -> None:
-        """Claim every event from now on: whoever has claimed before receives nothing of its own any more."""
-        self.ledger.clear_events()
-        self._numbering = Numbering(joined=False, clock=self.clock)
+        """Claim every event from now on. Whoever has claimed before receives nothing of its own any more.
+
+        Its claims stay, for it may still wait with one; and this child's numbers go on from them.
+        """
+        began = self.clock()
+        self._numbering = Numbering(
+            joined=False, clock=self.clock, continues=lambda digest: self.ledger.past(digest, began)
+        )
         self.ledger.check()
 
     def take_for_older(self, data: Any) -> bool:

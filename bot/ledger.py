@@ -173,9 +173,6 @@ class Ledger(Others, Protocol):
     def clear(self) -> None:
         """Forget all claims."""
 
-    def clear_events(self) -> None:
-        """Forget the claims of events; those of loops' turns stay."""
-
     def check(self) -> None:
         """See whether the ledger is still the one that the other children find. Call it about once a second."""
 
@@ -310,15 +307,8 @@ class SQLiteLedger:
 
     def clear(self) -> None:
         """Forget all claims and turns."""
-        self._clear("claims", "passed", "turns")
-
-    def clear_events(self) -> None:
-        """Forget the claims of events; turns stay, for a loop goes on from the last one."""
-        self._clear("claims", "passed")
-
-    def _clear(self, *tables: str) -> None:
         self._recent.clear()
-        for table in tables:
+        for table in ("claims", "passed", "turns"):
             self._run(f"DELETE FROM {table}", ())
             if self._lost is not None:
                 self._lost.execute(f"DELETE FROM {table}")

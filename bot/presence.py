@@ -45,12 +45,14 @@ class Presence:
         self._waiting: dict[str, Any] | None = None
         self._own = False
         """Whether the app has set one in this process."""
+        self._given = False
+        """Whether the app has given one to the client's constructor, which travels with IDENTIFY."""
         self._inherited: str | None = None
 
     def install(self, client: discord.Client) -> None:
         """Come between the app and `change_presence`."""
         self._client = client
-        self._own = internals.has_presence(client)
+        self._own = self._given = internals.has_presence(client)
         self._set = client.change_presence
         client.change_presence = self._change  # type: ignore[method-assign]
 
@@ -61,13 +63,18 @@ class Presence:
             presence = msgspec.json.decode(noted)
             internals.identify_with(self._client, activity=presence["activity"], status=presence["status"])
 
-    async def activated(self) -> None:
-        """Set what had to wait; or what the process before has set since this one identified."""
+    async def activated(self, *, moved: bool = False) -> None:
+        """Set what had to wait; or what the process before has set since this one identified.
+
+        ``moved``: it has not identified, for its sessions were the other one's.
+        """
         waiting, self._waiting = self._waiting, None
         noted = self._notes.noted(_NOTE)
         try:
             if waiting is not None:
                 await self._change(**waiting)
+            elif self._given and moved:
+                await self._set(activity=self._client.activity, status=self._client.status)
             elif not self._own and noted is not None and noted != self._inherited:
                 self._inherited = noted
                 presence = msgspec.json.decode(noted)

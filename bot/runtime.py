@@ -683,7 +683,8 @@ class Runtime:
             self._ending = self._drain = None
         if gate.client.is_closed():
             return  # The app or Discord closed it during the drain: `_last_words` says so.
-        if self.moving is not None and self.moving.is_mirror and not await self._take_sessions(gate, self.moving):
+        moved = self.moving is not None and self.moving.is_mirror
+        if moved and not await self._take_sessions(gate):
             return
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
@@ -702,7 +703,7 @@ class Runtime:
         gate.role = "active"
         self._work()
         self._announce(gate, active=True)
-        self._spawn(self.presence.activated())
+        self._spawn(self.presence.activated(moved=moved))
         self._spawn(self.registration.catch_up())
         self._checkpoints = self._spawn(self.carry.keep_checkpoints())
         await self._take_over(gate, announced=not takes_state)
@@ -721,11 +722,12 @@ class Runtime:
             self.moving.handover.handles()
         self._send_beat()
 
-    async def _take_sessions(self, gate: Gate, moving: Moving) -> bool:
+    async def _take_sessions(self, gate: Gate) -> bool:
         """Have the sessions of the child that this one mirrors. Its own first events wait until it is active."""
+        assert self.moving is not None
         gate.mirror()
         try:
-            await moving.take()
+            await self.moving.take()
         except HandoverError as error:
             apart = isinstance(error, RefusedError)
             self._say_fatal(f"the sessions could not be taken: {error}", retryable=True, apart=apart)

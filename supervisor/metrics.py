@@ -25,6 +25,7 @@ from bastion.supervisor.status import (
     HandoffKind,
     HandoffResult,
     SessionStartLimit,
+    SessionWay,
     Status,
     SupervisorState,
 )
@@ -160,6 +161,15 @@ def _handoffs(totals: Totals) -> Iterator[Metric]:
             buckets = [(str(bound), float(n)) for bound, n in zip(DURATION_BOUNDS, found.within, strict=True)]
             duration.add_metric([kind, result], [*buckets, ("+Inf", float(found.count))], found.seconds)
     yield duration
+    sessions = CounterMetricFamily(
+        "bastion_handoff_sessions", "Handoffs by what became of the gateway sessions", labels=["session"]
+    )
+    for way in get_args(SessionWay):
+        sessions.add_metric([way], totals.sessions.get(way, 0))
+    yield sessions
+    text = "Longest time that a shard received nothing in the newest handoff whose sessions moved"
+    yield _gauge("bastion_handoff_pause_seconds", text, totals.pause_ms / 1000)
+    yield _counter("bastion_handoff_identifies", "Sessions that were begun in handoffs", totals.identifies)
 
 
 def _identifies(limit: SessionStartLimit) -> Iterator[Metric]:

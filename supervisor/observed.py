@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Literal
 
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Phase
@@ -18,6 +17,7 @@ from bastion.supervisor.status import (
     HandoffResult,
     HandoffStatus,
     RecoveryStatus,
+    SessionWay,
     ShardStatus,
     SupervisorState,
 )
@@ -226,6 +226,11 @@ class Totals:
     claim_errors: int = 0
     cut: int = 0
     handoffs: dict[tuple[HandoffKind, HandoffResult], Durations] = field(default_factory=dict)
+    sessions: dict[SessionWay, int] = field(default_factory=dict)
+    """How the sessions went, of the handoffs in which a bot came to have some."""
+    pause_ms: float = 0.0
+    """The longest pause of the newest one in which they moved."""
+    identifies: int = 0
 
     def add(self, beat: Beat, *, since: Beat | None) -> None:
         """Count what a child did between two of its beats; ``since`` is None for its first one."""
@@ -239,9 +244,14 @@ class Totals:
         self.claims_lost += max(0, beat.claims.lost - past.claims.lost)
         self.claim_errors += max(0, beat.claims.errors - past.claims.errors)
 
-    def ended(self, kind: HandoffKind, result: HandoffResult, *, seconds: float) -> None:
+    def ended(self, record: HandoffRecord, result: HandoffResult, *, seconds: float) -> None:
         """Count a handoff."""
-        self.handoffs.setdefault((kind, result), Durations()).add(seconds)
+        self.handoffs.setdefault((record.kind, result), Durations()).add(seconds)
+        self.identifies += record.identifies
+        if record.session is not None:
+            self.sessions[record.session] = self.sessions.get(record.session, 0) + 1
+        if record.session == "moved":
+            self.pause_ms = record.pause_ms
 
 
 @dataclass(slots=True, kw_only=True)
@@ -263,7 +273,7 @@ class HandoffRecord:
     cut: dict[int, list[str]] = field(default_factory=dict)
     """Names of what was ended before it was done, by the generation in which it ran."""
     recovered: Recovered | None = None
-    session: Literal["moved", "overlap", "identified"] | None = None
+    session: SessionWay | None = None
     why: str | None = None
     pause_ms: float = 0.0
     identifies: int = 0

@@ -458,7 +458,7 @@ class Slot:
                 self.handoff.kind, self.handoff.target = kind, target
                 self.handoff.close(result, reason, now=now)
                 self._keep_sessions()
-                self.totals.ended(kind, result, seconds=now - self.handoff.began)
+                self.totals.ended(self.handoff, result, seconds=now - self.handoff.began)
                 way = f"{self.handoff.origin or 'none'} -> {target or 'none'}"
                 self._host.log(f"{kind} {way} {result} after {now - self.handoff.began:.1f} s")
                 self._host.handed_over()

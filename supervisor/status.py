@@ -15,6 +15,7 @@ from bastion.wire import Claims, RoleName, ShardState
 SupervisorState: TypeAlias = Literal["starting", "serving", "handing-off", "restarting", "stopping"]
 HandoffKind: TypeAlias = Literal["reload", "rollback", "failover", "recovery"]
 HandoffResult: TypeAlias = Literal["succeeded", "failed", "refused", "rolled-back"]
+SessionWay: TypeAlias = Literal["moved", "overlap", "identified"]
 
 
 class SupervisorStatus(msgspec.Struct, kw_only=True):
@@ -93,7 +94,7 @@ class HandoffStatus(msgspec.Struct, kw_only=True):
     unclaimed: int = 0
     """How often the ledger failed meanwhile: at most so many events were handled by both bots."""
     recovered: RecoveryStatus | None = None
-    session: Literal["moved", "overlap", "identified"] | None = None
+    session: SessionWay | None = None
     """How the new bot came by its sessions: the old one's, its own beside these, or its own after these."""
     why: str | None = None
     """Why the sessions did not move."""

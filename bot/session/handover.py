@@ -38,8 +38,10 @@ from bastion.bot.session.taking import Taking
 
 _log = logging.getLogger("bastion.session")
 
-ANSWER_SECONDS = 1.0
-"""How long a mirror has to say whether a component is its own: it answers in a millisecond, if it does not hang."""
+ASKED_SECONDS = 1.0
+"""How old a question may be that a mirror still says yes to. It answers in a millisecond, if it does not hang."""
+ANSWER_SECONDS = 2.0
+"""How long an answer is waited for: twice as long, so that nobody else handles what the mirror has said yes to."""
 
 _connecting: ContextVar[int] = ContextVar("connecting", default=0)
 """The shard whose connection is being opened."""
@@ -204,7 +206,8 @@ class Handover:
     # Streams.
 
     def serve(self, number: int, path: str, *, shows: bytes, expects: bytes) -> None:
-        """Listen for the mirror of this number. Raises `OSError`."""
+        """Listen for the mirror of this number, and for no earlier one that has not come. Raises `OSError`."""
+        self._stop_listening()
         listener = Listener(path, lambda: self._stream(shows, expects, accepted=number))
         listener.open()
         self._listeners[number] = listener
@@ -261,8 +264,9 @@ class Handover:
                     peer.spawn(peer.giving.run())
             case notes.Ping(number=number):
                 peer.note(notes.Pong(number=number))
-            case notes.Ask(number=number, data=data):
-                peer.note(notes.Answer(number=number, mine=self._answers.takes(data)))
+            case notes.Ask(number=number, data=data, at=at):
+                mine = time.monotonic() - at < ASKED_SECONDS and self._answers.takes(data)
+                peer.note(notes.Answer(number=number, mine=mine))
             case notes.Answer(number=number, mine=mine):
                 self._answered(number, mine=mine)
             case notes.Latency(seconds=seconds):
@@ -281,10 +285,14 @@ class Handover:
                 for peer in self.peers:
                     peer.note(notes.Latency(seconds=seconds), shard=shard)
 
-    def close(self) -> None:
-        """Feed nobody any more, and open nothing."""
+    def _stop_listening(self) -> None:
         for listener in self._listeners.values():
             listener.close()
+        self._listeners.clear()
+
+    def close(self) -> None:
+        """Feed nobody any more, and listen for nobody."""
+        self._stop_listening()
         for peer in list(self.peers):
             peer.stream.close()
             peer.close()
@@ -396,7 +404,7 @@ class Handover:
         number = self._asked
         handle = asyncio.get_running_loop().call_later(ANSWER_SECONDS, lambda: self._answered(number, mine=False))
         self._questions[number] = handle, then
-        self._source.note(notes.Ask(number=number, data=data))
+        self._source.note(notes.Ask(number=number, data=data, at=time.monotonic()))
         return True
 
     def _answered(self, number: int, *, mine: bool) -> None:

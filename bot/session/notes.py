@@ -79,9 +79,13 @@ class Failed(_Note, frozen=True, tag="failed"):
 
 
 class Ask(_Note, frozen=True, tag="ask"):
-    """Of a holder: is this component or modal the mirror's? ``data`` is the interaction, as Discord sent it."""
+    """Of a holder: is this component or modal the mirror's? ``data`` is the interaction, as Discord sent it.
+
+    ``at`` is when it was asked, in seconds of the machine's monotonic clock: a mirror that reads it late says no.
+    """
 
     number: int
+    at: float
     data: dict[str, Any]
 
 

@@ -73,6 +73,11 @@ async def test_claims_race_and_each_key_is_won_once() -> None:
 LONG: Sequence[Any] = [
     pytest.param("handoff_load", ("--rates", "20", "--reloads", "1", "--shards", "2"), id="handoff_load"),
     pytest.param(
+        "moved",
+        ("--shards", "1", "--guilds", "8", "--overlap", "1", "--few", "8", "--rounds", "1", "--window", "0.1"),
+        id="moved",
+    ),
+    pytest.param(
         "reload_time",
         ("--shards", "1", "--max-concurrency", "16", "--rounds", "1", "--window", "0.1", "--stock", "1"),
         id="reload_time",

@@ -104,7 +104,10 @@ def unexplained(
         and not (entry.kind in INTERACTIONS and unserved(entry, deaf, killed_at - unread, served_at))
     ]
     received = {
-        id(entry): max((at for session, at in entry.delivered if session in deaf and at < killed_at), default=0.0)
+        # A child that had taken the sessions over began none of its own.
+        id(entry): max(
+            (at for session, at in entry.delivered if (session in deaf or not deaf) and at < killed_at), default=0.0
+        )
         for entry in missing
     }
     return [entry for entry in missing if killed_at - received[id(entry)] > CUT_SECONDS or not named.excuses(entry)]

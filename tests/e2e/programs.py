@@ -206,7 +206,9 @@ async def reload_of_a_broken_release(it: Installed) -> None:
 
 
 async def assert_exact(it: Installed, *, at_least: int) -> None:
-    """Stop the traffic, and assert that no event was lost or doubled."""
+    """Stop the traffic, when there was ``at_least`` so much, and assert that no event was lost or doubled."""
+    journal = it.rig.sandbox.journal
+    await journal.until(lambda: journal.verdict().emitted >= at_least, timeout=30)
     await it.rig.sandbox.traffic.stop()
     verdict = await it.rig.sandbox.settled(timeout=15, quiet=3)
     assert verdict.clean, f"{verdict}\n{it.rig.tail()}"

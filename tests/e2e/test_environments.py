@@ -188,7 +188,7 @@ async def is_served(place: Place) -> None:
         assert place.marked() == place.runs, it.tail()
         it.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
         await reload_by_command(it)
-        assert_clean(await verdict(it), it, at_least=25)
+        assert_clean(await verdict(it, at_least=25), it, at_least=25)
         assert await it.stop() == 0
         assert it.processes() == []
         assert "FutureWarning" not in "\n".join(it.log), "no old name was taken for ours"
@@ -228,7 +228,7 @@ async def test_a_bot_with_the_old_names_is_served_and_warned(tmp_path: Path, whe
         assert "`from bastion import lifecycle`" in await it.logged("the package `bot` of bastion-supervisor")
         it.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
         await reload_by_command(it)
-        assert_clean(await verdict(it), it, at_least=25)
+        assert_clean(await verdict(it, at_least=25), it, at_least=25)
         assert await it.stop() == 0
 
 

@@ -28,8 +28,10 @@ def settings(**changes: object) -> SandboxSettings:
     return SandboxSettings(**(options | changes))  # type: ignore[arg-type]
 
 
-async def verdict(installation: Rig) -> Verdict:
-    """Stop the traffic and judge all of it."""
+async def verdict(installation: Rig, *, at_least: int = 0) -> Verdict:
+    """Stop the traffic, when there was ``at_least`` so much, and judge all of it."""
+    journal = installation.sandbox.journal
+    await journal.until(lambda: journal.verdict().emitted >= at_least, timeout=30)
     await installation.sandbox.traffic.stop()
     return await installation.sandbox.settled(timeout=15, quiet=3)
 
@@ -90,7 +92,7 @@ async def test_reloads_in_a_row_lose_nothing_double_nothing_and_cut_nothing(
         installation.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
         for _ in range(times):
             await reload(installation)
-        assert_clean(await verdict(installation), installation, at_least=times * 100)
+        assert_clean(await verdict(installation, at_least=times * 100), installation, at_least=times * 100)
         last = (await installation.status())["last_handoff"]
         assert (last["kind"], last["result"], last["to"]) == ("reload", "succeeded", times + 1)
         assert handlers(last["cut"]) == []
@@ -113,7 +115,7 @@ async def test_a_handoff_reshards_by_settings_and_by_what_discord_recommends(tmp
             seen.append(len(serving["shards"]))
         assert seen == [8, 4, 8, 8], "a smaller recommendation is no reason for new sessions"
         assert "Discord recommends 4 shards" in installation.tail()
-        assert_clean(await verdict(installation), installation, at_least=300)
+        assert_clean(await verdict(installation, at_least=300), installation, at_least=300)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,7 @@ async def test_each_client_class_is_handed_over_unmodified(tmp_path: Path, app: 
         sandbox.traffic.start(rate=60, mix=ALL_KINDS)
         await reload_by_command(installation)
         await reload_by_command(installation)
-        assert_clean(await verdict(installation), installation, at_least=100)
+        assert_clean(await verdict(installation, at_least=100), installation, at_least=100)
         serving = active(await installation.status())
         assert serving is not None
         assert serving["guilds"] == len(sandbox.world.guilds)
@@ -172,7 +174,7 @@ async def test_what_people_are_in_the_middle_of_goes_on_in_the_child_that_began_
         assert by == [1, 2, 1, 2]
         assert (outcome["result"], outcome["handoff"]["cut"]) == ("succeeded", [])
         assert [handled.by for handled in journal.handlings("wait_for", said.key)] == [1]
-        assert_clean(await verdict(installation), installation, at_least=9)
+        assert_clean(await verdict(installation, at_least=9), installation, at_least=9)
 
 
 def button(sandbox: Sandbox, *, lasting: bool) -> Component:

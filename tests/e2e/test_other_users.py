@@ -129,7 +129,7 @@ async def test_whatever_another_user_tries_meanwhile_loses_and_doubles_no_event(
         for turn in range(2):
             assert (await here.rig.reload())["result"] == "succeeded", here.rig.tail()
             assert not await attacked(here, generation=turn + 2)
-        assert_clean(await verdict(here.rig), here.rig, at_least=300)
+        assert_clean(await verdict(here.rig, at_least=300), here.rig, at_least=300)
         assert await here.rig.stop() == 0, here.rig.tail()
 
 

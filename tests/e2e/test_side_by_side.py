@@ -81,7 +81,7 @@ async def serves(house: Rig, *, generation: int = 1) -> None:
 
 
 async def assert_clean(found: Street, *, at_least: int) -> None:
-    judged = await verdict(found.first)
+    judged = await verdict(found.first, at_least=at_least)
     assert judged.clean, f"{judged}\n{found.log()}"
     assert judged.emitted >= at_least
 

@@ -60,7 +60,7 @@ async def test_it_is_not_noticed(tmp_path: Path, times: int) -> None:
             )
             assert identity(await installation.status()) == before
         await reload_by_command(installation)
-        assert_clean(await verdict(installation), installation, at_least=times * 50)
+        assert_clean(await verdict(installation, at_least=times * 50), installation, at_least=times * 50)
 
         bot = active(await installation.status())
         assert bot is not None
@@ -88,7 +88,7 @@ async def test_asked_for_during_a_handoff_it_follows(tmp_path: Path) -> None:
         await reload  # the command has its answer though its supervisor is another program soon
         await logged(installation, DONE)
         await reload_by_command(installation)
-        assert_clean(await verdict(installation), installation, at_least=100)
+        assert_clean(await verdict(installation, at_least=100), installation, at_least=100)
         assert await installation.stop() == 0
 
 

@@ -24,7 +24,7 @@ from bastion.supervisor import health
 from bastion.supervisor.health import HealthError
 from bastion.supervisor.healthcheck import Health, NoAnswerError, ask
 from bastion.supervisor.location import HealthAddress, TcpAddress, parse_listen
-from bastion.supervisor.observed import ActiveReadiness, Totals
+from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Totals
 from bastion.wire import Beat, Claims
 
 pytestmark = pytest.mark.anyio
@@ -419,7 +419,8 @@ class TestMetrics:
         before = await scrape(engine)
         assert before[f"{name}_count,kind=reload,result=succeeded"] == 0
         for seconds in (4.0, 7.0, 1000.0):
-            engine.counted.ended("reload", "succeeded", seconds=seconds)
+            record = HandoffRecord(began=0.0, kind="reload", origin=1, session="moved", pause_ms=31.0, identifies=2)
+            engine.counted.ended(record, "succeeded", seconds=seconds)
         after = await scrape(engine)
         assert after[f"{name}_count,kind=reload,result=succeeded"] == 3
         assert after[f"{name}_sum,kind=reload,result=succeeded"] == 1011
@@ -428,6 +429,9 @@ class TestMetrics:
             for bound in ("2.5", "5.0", "10.0", "600.0", "+Inf")
         }
         assert buckets == {"2.5": 0, "5.0": 1, "10.0": 2, "600.0": 2, "+Inf": 3}
+        assert before["bastion_handoff_sessions_total,session=overlap"] == 0
+        assert after["bastion_handoff_sessions_total,session=moved"] == 3
+        assert (after["bastion_handoff_pause_seconds"], after["bastion_handoff_identifies_total"]) == (0.031, 6)
         assert after[f"{name}_count,kind=reload,result=failed"] == 0
 
     async def test_counters_go_on_from_one_generation_to_the_next(self, engine: FakeEngine) -> None:

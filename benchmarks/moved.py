@@ -1,0 +1,119 @@
+"""What a reload costs whose sessions move, by shards and by guilds, and the same reload by overlap beside it.
+
+The floor of either is an interpreter that imports discord.py and the bot. The pause of a shard is from when the old bot
+stops reading it until Discord has accepted the new bot's RESUME.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from typing import Any
+
+from benchmarks.installation import MIX, discord, sandbox_settings, supervised
+from benchmarks.reload_time import importing
+from benchmarks.report import Benchmark, Result, Table, numbers
+from benchmarks.stats import spread
+
+
+async def _reloads(shards: int, guilds: int, session: str, options: argparse.Namespace) -> dict[str, Any]:
+    settings = sandbox_settings(
+        shards=shards,
+        guilds=guilds,
+        channels_per_guild=options.channels,
+        members_per_guild=options.members,
+        identify_window=options.window,
+        network_delay=options.distance,
+    )
+    took, over, pauses, identifies = [], [], [], []
+    async with (
+        discord(settings) as sandbox,
+        supervised(sandbox, start_timeout=300.0, handoff__session=session) as supervisor,
+    ):
+        sandbox.traffic.start(rate=options.rate, mix=MIX)
+        for _ in range(options.rounds):
+            await asyncio.sleep(options.window)
+            imports = await importing(sandbox)
+            handoff = await supervisor.reload()
+            phases = handoff["phases"]
+            took.append(sum(phases[name] for name in ("spawning", "connecting", "activating")))
+            over.append(took[-1] - imports)
+            pauses.append(handoff["pause_ms"])
+            identifies.append(handoff["identifies"])
+            await supervisor.serving()
+    return {
+        "shards": shards,
+        "guilds": guilds,
+        "session": session,
+        "active_after": spread(took).as_dict(),
+        "beyond_imports": spread(over).as_dict(),
+        "pause_ms": spread(pauses).as_dict(),
+        "identifies": max(identifies),
+    }
+
+
+async def run(options: argparse.Namespace) -> Result:
+    """Reload for every number of shards with few guilds, and for every number of guilds with one shard."""
+    moved = [(shards, options.few) for shards in options.shards] + [(1, guilds) for guilds in options.guilds]
+    rows = [await _reloads(shards, guilds, "auto", options) for shards, guilds in moved]
+    rows += [await _reloads(shards, options.few, "overlap", options) for shards in options.overlap]
+    table = Table(
+        title="Seconds from spawn to active, without the imports, and what the switch took",
+        columns=["shards", "guilds", "session", "active after", "beyond imports", "pause ms", "IDENTIFYs"],
+        rows=[
+            [
+                row["shards"],
+                row["guilds"],
+                "moved" if row["session"] == "auto" else "overlap",
+                f"{row['active_after']['median']:.2f}",
+                f"{row['beyond_imports']['median']:.2f}",
+                f"{row['pause_ms']['median']:.0f}",
+                row["identifies"],
+            ]
+            for row in rows
+        ],
+    )
+    by_overlap = {row["shards"]: row["active_after"]["median"] for row in rows if row["session"] == "overlap"}
+    return Result(
+        rows=rows,
+        ratios={
+            "active after, moved / overlap": {
+                str(row["shards"]): round(row["active_after"]["median"] / by_overlap[row["shards"]], 3)
+                for row in rows
+                if row["session"] == "auto" and row["guilds"] == options.few and row["shards"] in by_overlap
+            }
+        },
+        tables=[table],
+        notes=[
+            f"{options.rounds} reloads each under {options.rate:g} events/s; {options.channels} channels and "
+            f"{options.members} members a guild; the gateway {1000 * options.distance:g} ms away and back; IDENTIFY "
+            f"window {options.window:g} s (Discord's is 5 s). Probation is off."
+        ],
+    )
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    parser.add_argument("--shards", type=numbers, default=[1, 16, 64], metavar="N,N")
+    parser.add_argument("--guilds", type=numbers, default=[1000], metavar="N,N", help="with one shard")
+    parser.add_argument("--overlap", type=numbers, default=[1, 16], metavar="N,N", help="shards, by overlap")
+    parser.add_argument("--few", type=int, default=100, help="guilds where shards are varied")
+    parser.add_argument("--channels", type=int, default=50, help="of a guild")
+    parser.add_argument("--members", type=int, default=100, help="of a guild")
+    parser.add_argument("--distance", type=float, default=0.02, help="seconds to the gateway and back")
+    parser.add_argument("--rounds", type=int, default=3, help="reloads of each")
+    parser.add_argument("--window", type=float, default=0.5, help="seconds of the IDENTIFY window")
+    parser.add_argument("--rate", type=float, default=20.0, help="events/s meanwhile")
+
+
+BENCHMARK = Benchmark(
+    name="moved",
+    summary="What a reload costs whose sessions move, by shards and by guilds, beside one by overlap.",
+    limit=900,
+    arguments=arguments,
+    run=run,
+)
+
+if __name__ == "__main__":
+    sys.exit(BENCHMARK.main())
