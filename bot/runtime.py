@@ -977,6 +977,8 @@ class Runtime:
                 await asyncio.wait_for(client.close(), _CLOSE_SECONDS)
             except Exception:
                 _log.exception("the client could not be closed cleanly")
+        if self.moving is not None:
+            self.moving.handover.client_closed()
         if self._logging_in is not None:
             # A client that is closed while it still logs in or sets up does not end by itself.
             await asyncio.wait([self._logging_in], timeout=0.5)

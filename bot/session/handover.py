@@ -298,6 +298,11 @@ class Handover:
             peer.close()
         self.peers.clear()
 
+    def client_closed(self) -> None:
+        """Learn that the client has been closed: no stand-in is to keep it."""
+        if self._source is not None:
+            self._source.mirror.close()
+
     # Giving: what `Giving` does to a shard.
 
     @property

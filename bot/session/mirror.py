@@ -19,6 +19,7 @@ class Mirror:
         self._stream = stream
         self._stand_ins: dict[int, StandIn] = {}
         self._expected: set[int] = set()
+        self._closed = False
 
     def expect(self, shard: int) -> None:
         """Keep what comes of a shard from now on for the connection that will be asked for.
@@ -40,7 +41,18 @@ class Mirror:
             identified=lambda: self._stream.send(Kind.SNAPSHOT, shard, b""),
             asked=lambda text: self._stream.send(Kind.REQUEST, shard, text.encode()),
         )
+        if self._closed:
+            made.end(4000)
         return made
+
+    def close(self) -> None:
+        """Close all connections, and whatever is asked for from now on: the client is closed.
+
+        discord.py closes the connections that it has. One that it is about to get would keep it for ever.
+        """
+        self._closed = True
+        for stand_in in self._stand_ins.values():
+            stand_in.end(4000)
 
     def take(self, kind: Kind, shard: int, body: bytes) -> None:
         """Take a frame of the holder's. Raises `StreamError` if it is none that a holder sends."""

@@ -259,3 +259,12 @@ async def test_a_mirror_resumes_the_session_where_its_payloads_ended(
         assert sorted(number for kind, number in mirror.heard if kind == "message") == sorted(sent[sent.index(first) :])
         assert [one.resumed for one in sandbox.gateway.sessions] == [1] * len(shards)
         assert len(sandbox.gateway.identifies) == len(shards)
+
+
+async def test_a_connection_that_discord_py_gets_after_its_client_was_closed_is_closed() -> None:
+    stream = Stream(shows=b"", expects=b"", on_frame=lambda *_: None, on_lost=lambda _: None)
+    mirror = Mirror(stream)
+    early = mirror.connect(0)
+    mirror.close()
+    assert early.close_code == 4000
+    assert mirror.connect(0).close_code == 4000
