@@ -472,7 +472,8 @@ class Gate:
     def take_for_older(self, data: Any) -> bool:
         """Handle a component that the active child does not know, if it is this one's; return whether it is."""
         mine = components.ownership(self.client, data)
-        if not self._finishing or mine not in (Ownership.OWNER, Ownership.SHARED):
+        ends = self._finishing or self.role == "active"  # it has not heard yet that it is that no longer
+        if not ends or mine not in (Ownership.OWNER, Ownership.SHARED):
             return False
         event = Event("INTERACTION_CREATE", data, self.clock(), True)
         self._run_interaction(event, mine)

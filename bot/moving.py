@@ -163,7 +163,7 @@ class Moving(Answers):
             self._say(wire.Moved(pause_ms=round(pause * 1000, 1), identifies=taking.identified))
         return taking
 
-    def holder_died(self, handled: dict[int, int]) -> None:
+    def holder_died(self, handled: dict[int, tuple[str, int]]) -> None:
         """Go on with the sessions of a holder whose process is gone; ``handled`` as for `Handover.holder_died`."""
         self._holder_is_dead = True
         if self._loading.incomplete:

@@ -742,14 +742,14 @@ class Runtime:
         assert self.gate is not None
         if self.gate.role != "active":
             self.gate.mirror()
-        handled: dict[int, int] = {}
+        handled: dict[int, tuple[str, int]] = {}
         try:
             file = self._file_of(generation)
         except SessionFileError as error:
             _log.warning("how far generation %s had come is not known: %s", generation, error)
         else:
             self._hand_on(file, generation)
-            handled = {one.shard: one.sequence for one in file.sessions()}
+            handled = {one.shard: (one.session, one.sequence) for one in file.sessions()}
             file.close()
         moving.holder_died(handled)
         if self._ready_said and not self._orders:

@@ -28,15 +28,15 @@ _log = logging.getLogger("bastion.session")
 
 TAKE_BACK_SECONDS = 1.0
 """After which time a shard that nobody has taken is taken back: twice as long as the mirror tries."""
-PONG_SECONDS = 0.05
+PONG_SECONDS = 0.1
 """How soon a mirror answers that does not hang, and has applied what was sent before."""
-STEADY_SECONDS = 3.0
+STEADY_SECONDS = 2.0
 """How long a mirror may need to answer so soon, and a shard to have a connection again, before a switch is tried."""
 ACCEPT_SECONDS = 3.0
 """How long Discord's answer to the first RESUME is waited for."""
-TRIES = 3
-"""Switches that are tried, `PAUSE_SECONDS` apart, when one is taken back for time."""
-PAUSE_SECONDS = 1.0
+TRIES = 2
+"""Switches that are tried, `PAUSE_SECONDS` apart, when one is taken back for time: the supervisor waits for 5 s."""
+PAUSE_SECONDS = 0.5
 
 _ENDED = "the stream between both bots has ended"
 

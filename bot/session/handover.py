@@ -248,7 +248,8 @@ class Handover:
         if peer in self.peers:
             self.peers.remove(peer)
             _log.info("the stream to the other bot has ended: %s", why)
-        self._let_go()
+            if peer is self._source:
+                self._let_go()
         if peer is self._source and self._mirrored:
             if self.taking is not None and self.taking.peer is peer:
                 self.taking.lost()
@@ -386,8 +387,8 @@ class Handover:
         self._source.mirror.expect(shard)
         self._source.note(notes.Late(), shard=shard)
 
-    def holder_died(self, handled: Mapping[int, int]) -> None:
-        """Resume what a dead bot had, in any phase: ``handled`` says by shard how far it had come.
+    def holder_died(self, handled: Mapping[int, tuple[str, int]]) -> None:
+        """Resume what a dead bot had, in any phase: ``handled`` says by shard how far it had come in which session.
 
         Its events that have been copied here were handled. What it had read and handled, and had not written to the
         stream any more, comes again and is not handled again.
@@ -395,8 +396,10 @@ class Handover:
         if self._source is not None:
             self._source.stream.read_rest()
         for shard in self.mirrored:
-            if shard in handled:
-                self._handled[shard] = handled[shard]
+            session, sequence = handled.get(shard, ("", 0))
+            websocket = self.websockets.get(shard)
+            if websocket is not None and websocket.session_id == session:
+                self._handled[shard] = sequence
             self.resume(shard)
 
     # Components.
