@@ -25,6 +25,7 @@ async def _reloads(shards: int, guilds: int, session: str, options: argparse.Nam
         members_per_guild=options.members,
         identify_window=options.window,
         network_delay=options.distance,
+        send_limit=1_000_000,  # else a start with 1,000 guilds would measure how often members may be asked for
     )
     took, over, pauses, identifies = [], [], [], []
     async with (
