@@ -69,18 +69,19 @@ class Moving(Answers):
     def install(self, *, standby: bool) -> None:
         """Put this in front of the client's own parsers, before anything else is put there."""
         parsers = internals.parsers(self._client)
-        parsers["MESSAGE_CREATE"] = self._noting(parsers["MESSAGE_CREATE"], self._recent.created)
-        parsers["MESSAGE_UPDATE"] = self._noting(parsers["MESSAGE_UPDATE"], self._recent.updated)
+        for name, note in (("MESSAGE_CREATE", self._recent.created), ("MESSAGE_UPDATE", self._recent.updated)):
+            parsers[name] = self._noting(name, parsers[name], note)
         if standby:
             self._loading.install()
 
-    def _noting(self, parser: internals.Parser, note: Callable[[str, Any], None]) -> internals.Parser:
-        receiver = self._receiver
+    def _noting(self, name: str, parser: internals.Parser, note: Callable[[str, Any], None]) -> internals.Parser:
+        receiver, quoted = self._receiver, f'"{name}"'
 
         def parse(data: Any) -> None:
             parser(data)
-            if data["id"] in receiver.text:  # else it came another way, from a dead child's session
-                note(receiver.text, data)
+            text = receiver.text
+            if data["id"] in text and quoted in text:  # else it came another way, from a dead child's session
+                note(text, data)
 
         return parse
 

@@ -283,7 +283,8 @@ async def test_a_file_that_is_gone_or_damaged_holds_up_nobody(tmp_path: Path, da
         if damage == "removed":
             file.unlink()
         else:
-            file.write_bytes(b"nonsense")
+            with file.open("r+b") as damaged:  # not cut short: its writer, who has it mapped, would be killed by that
+                damaged.write(b"nonsense")
         death = await kill(installation)
         assert death.handoff["recovered"] == {"sessions": 0, "lost": 0, "missed": 0}
         await installation.logged("nothing of generation 1 can be recovered: its file")
@@ -328,7 +329,11 @@ async def test_a_child_that_hangs_is_recovered_as_one_that_was_killed(tmp_path: 
 @pytest.mark.parametrize("phase", ["spawning", "connecting"])
 async def test_a_new_child_that_connects_still_recovers_the_old_one_that_dies(tmp_path: Path, phase: str) -> None:
     async with rig(
-        tmp_path, app="sharded_client:client", settings=settings(4), discord__identify_window=WINDOW
+        tmp_path,
+        app="sharded_client:client",
+        settings=settings(4),
+        discord__identify_window=WINDOW,
+        handoff__session="overlap",
     ) as installation:
         sandbox = installation.sandbox
         await installation.start()

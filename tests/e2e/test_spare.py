@@ -89,7 +89,7 @@ async def test_a_spare_takes_over_at_once_is_followed_by_another_and_gives_way_t
 
 @pytest.mark.wide
 async def test_a_spare_that_comes_after_the_active_bot_has_hung_brings_what_that_one_missed(tmp_path: Path) -> None:
-    async with with_spare(tmp_path, restart__hang_timeout=5) as installation:
+    async with with_spare(tmp_path, restart__hang_timeout=5, handoff__session="overlap") as installation:
         sandbox = installation.sandbox
         await installation.until(lambda status: active(status) is not None)
         sandbox.traffic.start(rate=100, mix=ALL_KINDS)
