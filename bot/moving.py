@@ -23,23 +23,20 @@ from bastion import wire
 from bastion.bot import internals
 from bastion.bot.discordpy.loading import Loading
 from bastion.bot.discordpy.messages import Recent
-from bastion.bot.session.handover import Answers, Handover
-from bastion.bot.session.taking import Taking
+from bastion.bot.session.handover import Handover
+from bastion.bot.session.taking import WORD_SECONDS
 
 _log = logging.getLogger("bastion.session")
 
 STREAM = 1
 """Version of the stream between two children: frames, notes, and what a snapshot says."""
 
-WORD_SECONDS = 3.0
-"""How long the supervisor has to say that the holder is dead, once its stream has ended: it knows in milliseconds."""
-
 
 class MirrorLostError(Exception):
     """This child can be no mirror any more. The text says why."""
 
 
-class Moving(Answers):
+class Moving:
     """The sessions of one client, as its supervisor wants them."""
 
     def __init__(
@@ -156,13 +153,12 @@ class Moving(Answers):
 
     # The switch.
 
-    async def take(self) -> Taking | None:
-        """Take the sessions; None if they are this child's already. Raises `HandoverError`."""
+    async def take(self) -> None:
+        """Take the sessions, unless they are this child's already. Raises `HandoverError`."""
         taking = await self.handover.take()
         if taking is not None:
             pause = max(taking.pauses.values(), default=0.0)
             self._say(wire.Moved(pause_ms=round(pause * 1000, 1), identifies=taking.identified))
-        return taking
 
     def holder_died(self, handled: dict[int, tuple[str, int]]) -> None:
         """Go on with the sessions of a holder whose process is gone; ``handled`` as for `Handover.holder_died`."""

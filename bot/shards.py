@@ -97,8 +97,6 @@ class Shards:
     """How many shards the bot has in all."""
     ids: list[int] | range = field(default_factory=list)
     """Those that this child connects."""
-    identifies: int = 0
-    """How many sessions this child has begun."""
     _own_count: int | None = None
     """What the app itself asks for."""
 
@@ -255,7 +253,6 @@ class Shards:
             self._become(shard, "waiting")
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
-            self.identifies += 1
             try:
                 websocket = await self._open(inner, client, shard, options)
             except Exception:

@@ -88,7 +88,7 @@ class DiscordSettings(msgspec.Struct, frozen=True, kw_only=True):
 class HandoffSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``[handoff]``: limits in seconds; ``headroom`` is a factor on the active child's memory.
 
-    ``probation``: for so long after the switch the old child stays connected and takes over again if the new one fails.
+    ``probation``: for so long after the switch the old child stays and takes over again if the new one fails.
     ``linger``: for so long a draining child goes on with what people are in the middle of (views, modals,
     conversations); the handoff does not wait for that. ``stale_after``: a supervisor that starts so long after its
     ``--standby-since`` was restarted, and does not wait to be called. ``session``: "auto" moves the gateway sessions to

@@ -329,9 +329,10 @@ class Import(_Message, frozen=True, tag="import"):
 
 
 class Recover(_Message, frozen=True, tag="recover"):
-    """The active child of this generation is dead: resume its sessions beside your own, where these missed something.
+    """The active child of this generation is dead: go on with its sessions.
 
-    Answered by `Recovered`, unless they did not. A child that has said `Ready` says it once more when it has caught up.
+    A child that mirrors it resumes them in its place. Any other one resumes them beside its own, where these missed
+    something, answered by `Recovered`. A child that has said `Ready`, and was not told to activate, says it once more.
     """
 
     generation: int

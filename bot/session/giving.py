@@ -13,12 +13,14 @@ Knows the order of a switch. What is done to a shard is `handover`'s.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from bastion.bot.session import notes
+from bastion.bot.session.taking import ACCEPT_SECONDS
 
 if TYPE_CHECKING:
     from bastion.bot.session.handover import Handover
@@ -32,8 +34,6 @@ PONG_SECONDS = 0.1
 """How soon a mirror answers that does not hang, and has applied what was sent before."""
 STEADY_SECONDS = 2.0
 """How long a mirror may need to answer so soon, and a shard to have a connection again, before a switch is tried."""
-ACCEPT_SECONDS = 3.0
-"""How long Discord's answer to the first RESUME is waited for."""
 TRIES = 2
 """Switches that are tried, `PAUSE_SECONDS` apart, when one is taken back for time: the supervisor waits for 5 s."""
 PAUSE_SECONDS = 0.5
@@ -47,8 +47,6 @@ class Giving:
     def __init__(self, handover: Handover, peer: Peer) -> None:
         self._handover, self._peer = handover, peer
         self._pong = 0
-        self._ended: dict[int, float] = {}
-        """When each shard's end was told, by the loop's clock."""
         self._taken: set[int] = set()
         self._late: set[int] = set()
         self._resumed: set[int] = set()
@@ -82,15 +80,15 @@ class Giving:
         first, *others = self._in_order()
         if why := await self._give_first(first):
             return why
-        await asyncio.gather(*(self._end(shard, binding=True) for shard in others))
+        await asyncio.gather(*(self._handover.end(shard, self._peer, binding=True) for shard in others))
         return None
 
     def _in_order(self) -> list[int]:
         return sorted(self._handover.own, key=lambda shard: (self._handover.guilds(shard), shard))
 
     async def _give_first(self, shard: int) -> str | None:
-        await self._end(shard, binding=False)
-        until = self._ended[shard] + TAKE_BACK_SECONDS
+        await self._handover.end(shard, self._peer, binding=False)
+        until = time.monotonic() + TAKE_BACK_SECONDS
         await self._until(lambda: shard in self._taken | self._late or shard in self._refused, until)
         self._peer.stream.read_rest()
         if self._lost and shard not in self._taken:
@@ -106,16 +104,12 @@ class Giving:
             return f"Discord does not resume the session of shard {shard}: {self._refused[shard]}"
         return None
 
-    async def _end(self, shard: int, *, binding: bool) -> None:
-        await self._handover.end(shard, self._peer, binding=binding)
-        self._ended[shard] = time.monotonic()
-
     async def _not_steady(self) -> str | None:
         """Wait until the mirror keeps up, and no shard is between two connections: such a one would steal it back."""
         until = time.monotonic() + STEADY_SECONDS
         while time.monotonic() < until and not self._lost:
             if not self._handover.steady:
-                await asyncio.wait({asyncio.ensure_future(self._handover.changed())}, timeout=until - time.monotonic())
+                await _within(until - time.monotonic(), self._handover.changed())
                 continue
             asked_at, number = time.monotonic(), self._pong + 1
             self._peer.note(notes.Ping(number=number))
@@ -129,7 +123,7 @@ class Giving:
     async def _until(self, condition: Callable[[], bool], until: float) -> None:
         while not condition() and not self._lost and (left := until - time.monotonic()) > 0:
             self._news.clear()
-            await _wait(self._news, left)
+            await _within(left, self._news.wait())
 
     def noted(self, shard: int, note: notes.Note) -> None:
         """Take what the mirror says."""
@@ -153,9 +147,8 @@ class Giving:
         self._news.set()
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    try:
+async def _within(seconds: float, waiting: Awaitable[object]) -> None:
+    """Wait for something, for so long at most."""
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+            await waiting

@@ -21,7 +21,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 import discord
 import msgspec
@@ -427,21 +427,17 @@ class Handover:
             self._answered(number, mine=False)
 
 
-class Answers:
+class Answers(Protocol):
     """What the bot around a `Handover` is asked by it."""
 
     def takes(self, data: dict[str, Any]) -> bool:
         """Handle a component if it is this bot's own; return whether it is."""
-        raise NotImplementedError
 
     def holds(self) -> bool:
         """Say whether events of this bot's own sessions wait to be handled."""
-        raise NotImplementedError
 
     def session_came(self, websocket: DiscordWebSocket) -> None:
         """Learn that a session has just become this bot's, or goes on after its connection was cut."""
-        raise NotImplementedError
 
     def source_lost(self, why: str) -> None:
         """Learn that the stream has ended from which the mirrored shards are fed. That alone means nothing."""
-        raise NotImplementedError
