@@ -102,9 +102,11 @@ class Gateway:
 
     @property
     def presence(self) -> Payload | None:
-        """What people see of the bot: status and activities as a living session set them last. None: offline."""
-        connected = [session for session in self._sessions.values() if session.connected]
-        newest = max(connected, key=lambda session: session.presence_at, default=None)
+        """What people see of the bot: status and activities as a living session set them last. None: offline.
+
+        A session lives on while Discord would still take its RESUME, and so does its presence.
+        """
+        newest = max(self._sessions.values(), key=lambda session: session.presence_at, default=None)
         return None if newest is None else newest.presence
 
     def set_presence(self, session: Session, data: Payload) -> None:

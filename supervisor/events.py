@@ -103,9 +103,10 @@ class Progressed:
 
 @dataclass(frozen=True, slots=True)
 class BecameReady:
-    """All shards of the child are ready."""
+    """All shards of the child are ready. A mirror hears the active child's sessions, and has none of its own."""
 
     generation: int
+    mirror: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -294,7 +294,7 @@ def identifies_later(state: State, generation: int, *, kicked_by: int) -> bool:
 def _note_ready(turn: Turn, event: BecameReady) -> None:
     """From here on it must beat, if it has not begun before."""
     turn.cancel(Alarm.READY, generation=event.generation)
-    turn.change(event.generation, ready=True)
+    turn.change(event.generation, ready=True, mirror=event.mirror)
     turn.start(Alarm.HANG, turn.state.timing.hang_timeout, generation=event.generation)
 
 

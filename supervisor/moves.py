@@ -227,8 +227,8 @@ def incoming_failed(turn: Turn, generation: int, reason: str, *, retryable: bool
     child = turn.need(generation)
     touched = child.standing is not Standing.STARTING
     turn.set(incoming=None, unsettled=turn.state.unsettled or touched)
-    # One that may have taken the sessions is killed at once: who serves can go on only when it is gone.
-    turn.end(generation, patience=None if child.promoted else patience)
+    # The active child can go on with its sessions only when this one is gone; with sessions of its own nobody waits.
+    turn.end(generation, patience=None if child.takes_sessions else patience)
     attempt_failed(turn, f"generation {generation}: {reason}", retryable=retryable)
 
 

@@ -638,16 +638,21 @@ class Slot:
     def _meant(self, member: _Member, message: FromChild) -> Event | None:
         """Return what a message means to the machine. A deaf standby that calls itself ready has failed."""
         generation = member.seen.generation
-        own = generation not in self._meeting.mirrors
-        if isinstance(message, Ready) and generation == self._newcomer and member.seen.standby and own:
-            heard = member.seen.beat.heard if member.seen.beat else 0
-            if reason := self._hearing.deaf(heard):
-                return Broke(generation, reason, True)
+        if isinstance(message, Ready):
+            return self._ready(member, mirror=generation in self._meeting.mirrors)
         if isinstance(message, Fatal):
             if member.seen.fault is None:
                 member.seen.fault = self._with_holder(message.reason)
             return GaveUp(generation, member.seen.fault, message.retryable, message.apart)
         return _event(generation, message)
+
+    def _ready(self, member: _Member, *, mirror: bool) -> Event:
+        generation = member.seen.generation
+        if generation == self._newcomer and member.seen.standby and not mirror:
+            heard = member.seen.beat.heard if member.seen.beat else 0
+            if reason := self._hearing.deaf(heard):
+                return Broke(generation, reason, True)
+        return BecameReady(generation, mirror=mirror)
 
     def _with_holder(self, reason: str) -> str:
         """Add who holds the port, where a port that is taken is the reason."""
@@ -774,8 +779,6 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return Greeted(generation)
         case Shard(state="ready"):
             return Progressed(generation)
-        case Ready():
-            return BecameReady(generation)
         case Role(role=role):
             return RoleTaken(generation, role)
         case WindowAck(open=open):
@@ -786,7 +789,7 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return HasDrained(generation)
         case Beat():
             return Beaten(generation)
-        case Launched() | Starting() | LoggedIn() | Remark() | Identify() | Limits() | Shard():
+        case Launched() | Starting() | LoggedIn() | Remark() | Identify() | Limits() | Shard() | Ready():
             return None
         case Fatal() | Recovered() | Cut() | Exported() | Imported() | Wants() | Serving() | Moved():
             return None

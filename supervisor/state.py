@@ -151,8 +151,10 @@ class Child:
     """All its shards have been ready; asked for only until it is told to activate."""
     again: bool = False
     """It has been ready, but has to see first to what a dead one left."""
+    mirror: bool = False
+    """The sessions are to move to it from the active child; it has none of its own."""
     promoted: bool = False
-    """It was told to activate, and has not said yet that it is active: it may have taken the sessions."""
+    """It was told to activate, and has not said yet that it is active."""
     hurried: bool = False
     """It was told to be quick about the drain it is in."""
     drained: bool = False
@@ -162,6 +164,11 @@ class Child:
     """Its stacks have been asked for; if it does not beat meanwhile it is ended."""
     fault: str | None = None
     """Why it is being ended, if its exit alone does not tell."""
+
+    @property
+    def takes_sessions(self) -> bool:
+        """Say whether it may have taken sessions that the active child served with."""
+        return self.mirror and self.promoted
 
     @property
     def stays(self) -> bool:

@@ -72,10 +72,10 @@ class Turn:
     def remove(self, generation: int) -> None:
         """Forget a child that is gone, its timers and its part.
 
-        If it was about to become active, the one that still is goes on with whatever sessions it had taken.
+        If sessions were moving to it, the child that is still active goes on with whatever it had taken of them.
         """
         state = self.state
-        if self.need(generation).promoted and state.active not in (None, generation):
+        if self.need(generation).takes_sessions and state.active not in (None, generation):
             self.do(Send(self.need(state.active).generation, Recover(generation=generation)))
         self.cancel(*CHILD_ALARMS, generation=generation)
         self.set(

@@ -95,6 +95,8 @@ class World:
     commands: int = 0
     releases: int = 1
     timing: Timing = TIMING
+    mirrors: bool = False
+    """New children wait for the sessions of the active one."""
 
     @classmethod
     def begun(cls, timing: Timing = TIMING, *, company: bool = False, waits: bool = False) -> World:
@@ -292,7 +294,7 @@ class World:
         self.step(Greeted(self.new))
 
     def ready(self) -> None:
-        self.step(BecameReady(self.new))
+        self.step(BecameReady(self.new, mirror=self.mirrors))
 
     def activated(self) -> None:
         self.step(RoleTaken(self.new, "active"))
@@ -426,9 +428,10 @@ def reloading_beside_a_lingerer(phase: Phase) -> World:
     return world
 
 
-def reloading_until(phase: Phase, timing: Timing | None = None) -> World:
+def reloading_until(phase: Phase, timing: Timing | None = None, *, mirrors: bool = False) -> World:
     """A first child serves, a reload has come to ``phase``."""
     world = serving(timing or (ON_PROBATION if phase is Phase.PROBATION else TIMING))
+    world.mirrors = mirrors
     world.reload()
     while world.state.phase is not phase:
         world.one_good_step()
@@ -968,10 +971,12 @@ def test_a_new_child_waits_for_the_death_of_an_active_one_that_hangs() -> None:
 
 
 @pytest.mark.parametrize("phase", [Phase.CONNECTING, Phase.ACTIVATING])
-def test_a_new_child_that_hangs_is_ended_and_the_old_one_serves_on(phase: Phase) -> None:
-    world = reloading_until(phase)
-    # One that was told to activate may have the sessions: who serves goes on only when it is gone.
-    assert Signal(2, "SIGKILL" if phase is Phase.ACTIVATING else "SIGTERM") in world.hang(2)
+@pytest.mark.parametrize("mirrors", [True, False])
+def test_a_new_child_that_hangs_is_ended_and_the_old_one_serves_on(phase: Phase, mirrors: bool) -> None:
+    world = reloading_until(phase, mirrors=mirrors)
+    # One that was told to take the sessions may have them: the active child goes on only when it is gone.
+    at_once = mirrors and phase is Phase.ACTIVATING
+    assert Signal(2, "SIGKILL" if at_once else "SIGTERM") in world.hang(2)
     assert world.answers[1].result == "failed"
     assert "hangs" in (world.answers[1].reason or "")
     assert world.phase() is Phase.REVERTING
@@ -1901,7 +1906,8 @@ def every_event(generation: int) -> Iterator[Event]:
     yield from (Prepared(release("x"), TIMING), Prepared(release("x"), TIMING, crowded=True), Refused("no"))
     yield from (Weighed(None), Weighed("too little memory"))
     yield from (ALONE, BEFORE_US, AFTER_US, ByHand(True), ByHand(False))
-    yield from (Greeted(generation), Progressed(generation), BecameReady(generation))
+    yield from (Greeted(generation), Progressed(generation))
+    yield from (BecameReady(generation), BecameReady(generation, mirror=True))
     yield from (RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
     yield from (WindowAnswered(generation, True), WindowAnswered(generation, False), HasDrained(generation))
     yield from (Beaten(generation), Lingers(generation, 2, 1), Kicked(generation, 0))
@@ -2194,8 +2200,15 @@ def test_whatever_happens_the_invariants_hold_and_there_is_a_way_back(
     assert world.alive == {}
 
 
-def test_a_new_child_that_dies_while_it_takes_the_sessions_leaves_them_to_the_one_that_serves() -> None:
+def test_a_new_child_that_breaks_and_has_sessions_of_its_own_may_end_what_it_began() -> None:
     world = reloading_until(Phase.ACTIVATING)
+    assert Signal(2, "SIGTERM") in world.step(Broke(2, "closed its pipe", retryable=True))
+    world.step(Exited(2, "exited with status 0"))
+    assert Recover(generation=2) not in world.messages(1), "the active one heard everything itself"
+
+
+def test_a_new_child_that_dies_while_it_takes_the_sessions_leaves_them_to_the_one_that_serves() -> None:
+    world = reloading_until(Phase.ACTIVATING, mirrors=True)
     world.step(Exited(2, "killed by SIGKILL"))
     assert world.messages(1)[-1] == Recover(generation=2)
     assert (world.state.active, world.answers[1].result) == (1, "failed")
