@@ -31,7 +31,7 @@ wide: $(BIN)/.installed
 	$(BIN)/python -m pytest -m "wide and not deploy"
 
 soak: $(BIN)/.installed
-	BASTION_SOAK=1 $(BIN)/python -m pytest -m soak -s
+	BASTION_SOAK=1 $(BIN)/python -m pytest -m "soak or matrix" -s
 
 bench: $(BIN)/.installed
 	$(BIN)/python -m benchmarks

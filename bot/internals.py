@@ -413,112 +413,6 @@ def sign_requests(client: discord.Client, suffix: str) -> None:
     session.headers["User-Agent"] = client.http.user_agent
 
 
-GIVE_WAY_SECONDS = 2.0
-"""How much later a child asks for a guild's members that leaves the first answer to another: more than the time
-between the two receipts of a join."""
-
-
-class MemberRequests:
-    """Asks Discord for the members of guilds, for discord.py.
-
-    Discord answers one such request a guild and 30 s, over all sessions of a bot, and discord.py does not know the
-    refusal: a bot that starts soon after another one would be ready with half a cache. What was put off is asked again,
-    and readiness waits ``patience`` seconds for it. discord.py does not know either that a request went down with its
-    connection, so what is open is asked again on each new one. Nobody answers for a guild that the bot has left
-    meanwhile: whoever waits for its members is done.
-
-    A ready child that ``gives_way`` asks a little later: that of a guild which is joined now is for the child whose app
-    is told of it.
-    """
-
-    def __init__(
-        self, client: discord.Client, *, patience: float, gives_way: Callable[[], bool] = lambda: False
-    ) -> None:
-        self._client = client
-        self._state = client._connection
-        self._patience = patience
-        self._gives_way = gives_way
-        self._own_chunker = self._state.chunker
-        self._own_timeout = self._state._chunk_timeout
-        self._own_guild_delete = self._state.parsers["GUILD_DELETE"]
-        self._put_back: dict[asyncio.TimerHandle, tuple[int, str | None]] = {}
-
-    def install(self) -> None:
-        """Take the place of discord.py's own asking."""
-        state = self._state
-        state.parsers["GUILD_DELETE"] = self._left
-        state.parsers["RATE_LIMITED"] = self._refused
-        state.parsers["READY"] = self._connected(state.parsers["READY"], lambda data: data.get("shard", (0, 1))[0])
-        state.parsers["RESUMED"] = self._connected(state.parsers["RESUMED"], lambda data: data.get("__shard_id__") or 0)
-        state.chunker = self._chunk  # type: ignore[method-assign]
-        state._chunk_timeout = self._timeout  # type: ignore[method-assign]
-
-    def ask_now(self) -> None:
-        """Ask for what was left to another child: this one gives way no longer."""
-        for handle, request in self._put_back.items():
-            handle.cancel()
-            asyncio.get_running_loop().create_task(self._again(*request))
-        self._put_back.clear()
-
-    async def _chunk(self, guild_id: int, *args: Any, **options: Any) -> None:
-        if not (self._client.is_ready() and self._gives_way()):
-            await self._ask(guild_id, *args, **options)
-            return
-        loop = asyncio.get_running_loop()
-        handle: asyncio.TimerHandle = loop.call_later(
-            GIVE_WAY_SECONDS, lambda: loop.create_task(self._again(*self._put_back.pop(handle)))
-        )
-        self._put_back[handle] = guild_id, options.get("nonce")
-
-    async def _ask(self, guild_id: int, *args: Any, **options: Any) -> None:
-        if self._client.get_guild(guild_id) is None:
-            for key in self._open(guild_id):
-                # Whoever asks begins to wait for the request only when this returns.
-                asyncio.get_running_loop().call_soon(self._close, key)
-            return
-        # On a connection that has just broken the request would raise, and readiness would never come.
-        with contextlib.suppress(OSError, discord.ConnectionClosed):
-            await self._own_chunker(guild_id, *args, **options)
-
-    async def _again(self, guild_id: int, nonce: str | None) -> None:
-        requests = self._state._chunk_requests.values()
-        if not self._client.is_closed() and any(request.nonce == nonce for request in requests):
-            await self._ask(guild_id, nonce=nonce)
-
-    def _open(self, guild_id: int) -> list[Any]:
-        return [key for key, request in self._state._chunk_requests.items() if request.guild_id == guild_id]
-
-    def _close(self, key: Any) -> None:
-        if request := self._state._chunk_requests.pop(key, None):
-            request.done()
-
-    def _left(self, data: Any) -> None:
-        for key in self._open(int(data["id"])):
-            self._close(key)
-        self._own_guild_delete(data)
-
-    def _refused(self, data: Mapping[str, Any]) -> None:
-        meta = data.get("meta") or {}
-        if data.get("opcode") != DiscordWebSocket.REQUEST_MEMBERS or "guild_id" not in meta:
-            return
-        request = int(meta["guild_id"]), meta.get("nonce")
-        loop = asyncio.get_running_loop()
-        loop.call_later(float(data.get("retry_after", 1.0)), lambda: loop.create_task(self._again(*request)))
-
-    def _connected(self, parser: Parser, shard_of: Callable[[Any], int]) -> Parser:
-        def parse(data: Any) -> None:
-            parser(data)
-            for request in list(self._state._chunk_requests.values()):
-                if (request.guild_id >> 22) % (self._state.shard_count or 1) == shard_of(data):
-                    asyncio.get_running_loop().create_task(self._again(request.guild_id, request.nonce))
-
-        return parse
-
-    def _timeout(self, guild: discord.Guild) -> float:
-        _heed_cancellation()
-        return self._own_timeout(guild) + (0.0 if self._client.is_ready() else self._patience)
-
-
 def let_shards_be_ready_on_their_own(client: discord.AutoShardedClient) -> None:
     """Keep a shard that identifies anew from cutting off what the others do to be ready.
 
@@ -631,7 +525,7 @@ def on_awaited_guild(client: discord.Client, note: Callable[[], None]) -> None:
     state._add_ready_state = add  # type: ignore[method-assign]
 
 
-def _heed_cancellation() -> None:
+def heed_cancellation() -> None:
     """End the current task if it was cancelled and went on.
 
     On Python 3.11 `asyncio.wait_for` swallows a cancellation that comes together with what it waits for. discord.py's
@@ -661,7 +555,7 @@ class _Arrivals(asyncio.Queue[discord.Guild]):
         super().put_nowait(guild)
 
     def get(self) -> Coroutine[Any, Any, discord.Guild]:
-        _heed_cancellation()
+        heed_cancellation()
         return self._get_or_end()
 
     async def _get_or_end(self) -> discord.Guild:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import discord
@@ -48,14 +48,16 @@ class Moving:
         takes: Callable[[dict[str, Any]], bool],
         holds: Callable[[], bool],
         came: Callable[[DiscordWebSocket], None],
+        asks: Callable[[Iterable[int]], None],
         lost: Callable[[str], None],
     ) -> None:
         """``takes`` handles a component that is ours, ``came`` is told of a session that is ours from now on.
 
+        ``asks`` asks Discord for the members of guilds, as far as they are not here.
         ``holds`` says whether events wait to be handled, ``lost`` is told why this child can be no mirror any more.
         """
         self._client, self._receiver, self._say = client, receiver, say
-        self._takes, self._holds, self._came, self._lost = takes, holds, came, lost
+        self._takes, self._holds, self._came, self._asks, self._lost = takes, holds, came, asks, lost
         self._recent = Recent(client)
         self.handover = Handover(client, self._recent, receiver, answers=self)
         self._loading = Loading(client, self._recent, self._loaded)
@@ -181,6 +183,10 @@ class Moving:
     def session_came(self, websocket: DiscordWebSocket) -> None:
         """Note a session that is this child's from now on."""
         self._came(websocket)
+
+    def ask_for_members(self, guilds: Iterable[int]) -> None:
+        """Ask Discord for the members of these guilds, unless they are all here."""
+        self._asks(guilds)
 
     def source_lost(self, why: str) -> None:
         """Wait for the supervisor's word, if the cache is complete; without that nothing can be done."""

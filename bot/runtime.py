@@ -14,7 +14,7 @@ import os
 import platform
 import signal
 import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +30,7 @@ from bastion.bot.apps import one_line
 from bastion.bot.carry import Carry, Limits
 from bastion.bot.controls import Controls
 from bastion.bot.dated import DiscordClock
+from bastion.bot.discordpy.members import MemberRequests
 from bastion.bot.drain import Drain
 from bastion.bot.ending import Ending
 from bastion.bot.expired import ExpiredControls
@@ -153,7 +154,7 @@ class Runtime:
     moving: Moving | None = None
     trail: Trail | None = None
     recovery: Recovery | None = None
-    members: internals.MemberRequests | None = None
+    members: MemberRequests | None = None
     _beats: int = 0
     _pong: int = 0
     _late: float = 0.0
@@ -393,6 +394,7 @@ class Runtime:
             takes=self._takes_for_younger,
             holds=self._holds,
             came=self._session_came,
+            asks=self._ask_for_members,
             lost=self._mirror_lost,
         )
         self.moving.install(standby=self.options.standby)
@@ -415,7 +417,7 @@ class Runtime:
             client=client, requested=self.options.shards, send=self.link.send, handover=self.moving.handover
         )
         self.shards.install()
-        self.members = internals.MemberRequests(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
+        self.members = MemberRequests(client, patience=MEMBERS_PATIENCE, gives_way=self._leaves_joins)
         self.members.install()
         internals.on_session(client, self._session_began)
         self._leave_trail(receiver)
@@ -446,6 +448,10 @@ class Runtime:
         self.trail = Trail(file, self.gate, receiver)
         self.trail.install(self.inflight)
         internals.note_receiver(self.gate.ears, self.trail.receiver)
+
+    def _ask_for_members(self, guilds: Iterable[int]) -> None:
+        if self.members is not None:
+            self._spawn(self.members.ask(guilds))
 
     def _leaves_joins(self) -> bool:
         """Whether another child's app is told of the guilds that are joined now."""

@@ -6,7 +6,9 @@ Knows how each kind changes the world, its journal key and its dispatch. It know
 
 from __future__ import annotations
 
+import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from . import payloads
@@ -14,7 +16,19 @@ from .events import Event
 from .gateway import Gateway
 from .journal import Entry, Journal
 from .settings import SandboxSettings
-from .world import Channel, Component, Guild, Interaction, Member, Message, OpenModal, Payload, User, World
+from .world import (
+    Channel,
+    Component,
+    Guild,
+    Interaction,
+    Member,
+    Message,
+    OpenModal,
+    Payload,
+    User,
+    VoiceState,
+    World,
+)
 
 EMOJIS = ("👍", "🎉", "❤️", "🔥", "👀")
 """Emojis that reactions use."""
@@ -42,6 +56,7 @@ class Emitter:
         self.gateway = Gateway(settings, self.world)
         self.journal = Journal()
         self._nicks = 0
+        self._threads = 0
         self._typing: dict[tuple[int, int], int] = {}
 
     # --- who and where ----------------------------------------------------------------------------------------------
@@ -287,12 +302,15 @@ class Emitter:
         return self._send("GUILD_MEMBER_ADD", payloads.member(member) | {"guild_id": str(home.id)}, entry)
 
     def emit_member_leave(self, *, guild: int | None = None, user: int | None = None) -> Entry:
-        """A member leaves. Key: ``<guild>:<user>``. The owner and the bot stay."""
+        """A member leaves, and their voice channel before. Key: ``<guild>:<user>``. The owner and the bot stay."""
         home = self._guild(guild)
         candidates = [one.user.id for one in home.people() if one.user.id != home.owner_id]
         if not candidates or (user is not None and user not in candidates):
             raise EmitError(f"no member {user if user is not None else ''} who could leave guild {home.id}")
-        member = self.world.leave_member(home, user if user is not None else self.world.random.choice(candidates))
+        who = user if user is not None else self.world.random.choice(candidates)
+        if who in home.voice:
+            self.emit_voice_leave(guild=home.id, user=who)
+        member = self.world.leave_member(home, who)
         entry = self._record("member_leave", f"{home.id}:{member.user.id}", guild_id=home.id, user_id=member.user.id)
         data = {"guild_id": str(home.id), "user": payloads.user(member.user)}
         return self._send("GUILD_MEMBER_REMOVE", data, entry)
@@ -308,6 +326,85 @@ class Emitter:
         key = f"{home.id}:{member.user.id}:{member.nick}"
         entry = self._record("member_update", key, guild_id=home.id, user_id=member.user.id)
         return self._send("GUILD_MEMBER_UPDATE", payloads.member(member) | {"guild_id": str(home.id)}, entry)
+
+    # --- voice and threads ------------------------------------------------------------------------------------------
+
+    def emit_voice_join(self, *, guild: int | None = None, user: int | None = None) -> Entry:
+        """A member enters the voice channel. Key of all voice kinds: ``<guild>:<user>:<session>``, `_voice`."""
+        home = self._guild(guild)
+        outside = [one.user.id for one in home.people() if one.user.id not in home.voice]
+        who = user if user is not None else self.world.random.choice(outside or [0])
+        if who not in outside:
+            raise EmitError(f"no member {user if user is not None else ''} outside of the voice of guild {home.id}")
+        state = VoiceState(user_id=who, channel_id=home.voice_channel().id, session_id=secrets.token_hex(16))
+        home.voice[who] = state
+        return self._voice("voice_join", home, state, connected=True)
+
+    def emit_voice_mute(self, *, guild: int | None = None, user: int | None = None) -> Entry:
+        """A member in the voice channel, who has not yet, switches their microphone off."""
+        home, state = self._speaker(guild, user, lambda one: not one.self_mute)
+        state.self_mute = True
+        return self._voice("voice_mute", home, state, connected=True)
+
+    def emit_voice_leave(self, *, guild: int | None = None, user: int | None = None) -> Entry:
+        """A member leaves the voice channel."""
+        home, state = self._speaker(guild, user, lambda one: True)
+        del home.voice[state.user_id]
+        return self._voice("voice_leave", home, state, connected=False)
+
+    def _speaker(
+        self, guild: int | None, user: int | None, fits: Callable[[VoiceState], bool]
+    ) -> tuple[Guild, VoiceState]:
+        home = self._guild(guild)
+        found = [one for one in home.voice.values() if fits(one) and user in (None, one.user_id)]
+        if not found:
+            raise EmitError(f"nobody like that is in the voice channel of guild {home.id}")
+        return home, self.world.random.choice(found)
+
+    def _voice(self, kind: str, home: Guild, state: VoiceState, *, connected: bool) -> Entry:
+        key = f"{home.id}:{state.user_id}:{state.session_id}"
+        entry = self._record(kind, key, guild_id=home.id, channel_id=state.channel_id, user_id=state.user_id)
+        data = payloads.voice_state(state, connected=connected)
+        member = payloads.member(home.members[state.user_id])
+        return self._send("VOICE_STATE_UPDATE", data | {"guild_id": str(home.id), "member": member}, entry)
+
+    def emit_thread_create(self, *, guild: int | None = None, channel: int | None = None) -> Entry:
+        """A member opens a public thread. Key: ``<thread>``."""
+        home, where = self._place(guild, channel)
+        self._threads += 1
+        owner = self._member(home, None).user
+        thread = self.world.add_thread(where, f"thread-{self._threads}", owner=owner)
+        entry = self._record("thread_create", str(thread.id), guild_id=home.id, channel_id=where.id, user_id=owner.id)
+        return self._send("THREAD_CREATE", payloads.channel(thread) | {"newly_created": True}, entry)
+
+    def emit_thread_update(self, *, guild: int | None = None, thread: int | None = None) -> Entry:
+        """A thread gets a name that it never had. Key: ``<thread>:<name>``."""
+        found = self._thread(guild, thread)
+        self._threads += 1
+        found.name = f"thread-{self._threads}"
+        key = f"{found.id}:{found.name}"
+        entry = self._record("thread_update", key, guild_id=found.guild_id, channel_id=found.parent_id)
+        return self._send("THREAD_UPDATE", payloads.channel(found), entry)
+
+    def emit_thread_delete(self, *, guild: int | None = None, thread: int | None = None) -> Entry:
+        """A thread is deleted, with its messages. Key: ``<thread>``."""
+        found = self._thread(guild, thread)
+        self.world.remove_channel(found)
+        entry = self._record("thread_delete", str(found.id), guild_id=found.guild_id, channel_id=found.parent_id)
+        data = {
+            "id": str(found.id),
+            "guild_id": str(found.guild_id),
+            "parent_id": str(found.parent_id),
+            "type": found.type,
+        }
+        return self._send("THREAD_DELETE", data, entry)
+
+    def _thread(self, guild: int | None, thread: int | None) -> Channel:
+        home = self._guild(guild)
+        threads = [one for one in home.threads() if thread in (None, one.id)]
+        if not threads:
+            raise EmitError(f"no thread {thread if thread is not None else ''} in guild {home.id}")
+        return self.world.random.choice(threads)
 
     def emit_guild_join(self, *, guild: int | None = None) -> Entry:
         """The bot is added to a guild: one it had left, or a new one. Key: ``<guild>``."""

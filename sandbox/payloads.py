@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .world import DM, THREAD, Channel, Guild, Member, Message, Payload, Role, User, World
+from .world import DM, THREAD, VOICE, Channel, Guild, Member, Message, Payload, Role, User, VoiceState, World
 
 
 def user(who: User) -> Payload:
@@ -62,7 +62,7 @@ def role(what: Role) -> Payload:
 
 
 def channel(what: Channel, *, self_user: User | None = None) -> Payload:
-    """A channel object: text, thread or direct."""
+    """A channel object: text, voice, thread or direct."""
     last = next(reversed(what.messages), None)
     body: Payload = {
         "id": str(what.id),
@@ -84,7 +84,10 @@ def channel(what: Channel, *, self_user: User | None = None) -> Payload:
                 "flags": 1,
             }
         return body
-    return body | {"position": what.position, "permission_overwrites": [], "nsfw": False, "topic": None}
+    body |= {"position": what.position, "permission_overwrites": [], "nsfw": False}
+    if what.type == VOICE:
+        return body | {"bitrate": 64_000, "user_limit": 0, "rtc_region": None, "video_quality_mode": 1}
+    return body | {"topic": None}
 
 
 def _thread_fields(what: Channel) -> Payload:
@@ -147,7 +150,7 @@ def guild_create(what: Guild, *, bot: User, all_members: bool) -> Payload:
         "joined_at": what.joined_at,
         "large": len(what.members) >= 250,
         "member_count": len(what.members),
-        "voice_states": [],
+        "voice_states": [voice_state(one) for one in what.voice.values()],
         "members": [member(who) for who in members],
         "channels": [channel(item) for item in what.channels.values() if item.type != THREAD],
         "threads": [channel(item, self_user=bot) for item in what.channels.values() if item.type == THREAD],
@@ -157,6 +160,22 @@ def guild_create(what: Guild, *, bot: User, all_members: bool) -> Payload:
         "soundboard_sounds": [],
     }
     return body
+
+
+def voice_state(what: VoiceState, *, connected: bool = True) -> Payload:
+    """A voice state object; ``connected``: whether the member is in the channel still."""
+    return {
+        "channel_id": str(what.channel_id) if connected else None,
+        "user_id": str(what.user_id),
+        "session_id": what.session_id,
+        "deaf": False,
+        "mute": False,
+        "self_deaf": False,
+        "self_mute": what.self_mute,
+        "self_video": False,
+        "suppress": False,
+        "request_to_speak_timestamp": None,
+    }
 
 
 def message(what: Message, *, viewer: User | None = None) -> Payload:

@@ -44,7 +44,7 @@ DEFAULT_MIX: dict[str, float] = {
 
 _LOOK_BACK = 200
 _TOGGLE_GAP = 0.2
-_RENAME_GAP = 2.0
+_CHANGE_GAP = 2.0
 _MIN_PEOPLE = 3
 
 
@@ -95,7 +95,7 @@ class Traffic:
         self._task: asyncio.Task[TrafficReport] | None = None
         self._toggles: set[asyncio.Task[None]] = set()
         self._toggling: set[str] = set()
-        self._renamed: dict[tuple[int, int], float] = {}
+        self._changed: dict[tuple[int, int], float] = {}
         self.report = TrafficReport()
         self._makers: dict[str, Callable[[], Entry | None]] = {
             "message": self._message,
@@ -114,6 +114,9 @@ class Traffic:
             "member_join": self._member_join,
             "member_leave": self._member_leave,
             "member_update": self._member_update,
+            "direct_message": lambda: self._emitter.emit_direct_message(content=self._chatter()),
+            "voice": self._voice,
+            "thread": self._thread,
             "guild_join": self._guild_join,
             "guild_leave": self._guild_leave,
         }
@@ -238,7 +241,10 @@ class Traffic:
     # --- finding something to happen to -----------------------------------------------------------------------------
 
     def _message(self) -> Entry:
-        return self._emitter.emit_message(content=self._random.choice(self.options.chatter))
+        return self._emitter.emit_message(content=self._chatter())
+
+    def _chatter(self) -> str:
+        return self._random.choice(self.options.chatter)
 
     def _command_message(self) -> Entry:
         return self._emitter.emit_message(content=self._random.choice(self.options.commands), kind="command_message")
@@ -392,11 +398,43 @@ class Traffic:
         """
         home = self._random.choice(list(self._world.guilds.values()))
         who = self._random.choice(home.people()).user.id
-        now = time.monotonic()
-        if now - self._renamed.get((home.id, who), float("-inf")) < _RENAME_GAP:
+        if not self._rarely(home.id, who):
             return None
-        self._renamed[(home.id, who)] = now
         return self._emitter.emit_member_update(guild=home.id, user=who)
+
+    def _rarely(self, guild: int, user: int) -> bool:
+        """Say whether nothing has happened to a member for a while; from now on something has."""
+        now = time.monotonic()
+        if now - self._changed.get((guild, user), float("-inf")) < _CHANGE_GAP:
+            return False
+        self._changed[(guild, user)] = now
+        return True
+
+    def _voice(self) -> Entry | None:
+        """Somebody enters the voice channel, is muted there, or leaves it; each person once in a while.
+
+        discord.py gives handlers the cached state itself: after a second update in the same moment both handlers would
+        see the newer one.
+        """
+        home = self._random.choice(list(self._world.guilds.values()))
+        who = self._random.choice(home.people()).user.id
+        if not self._rarely(home.id, who):
+            return None
+        state = home.voice.get(who)
+        if state is None:
+            return self._emitter.emit_voice_join(guild=home.id, user=who)
+        if state.self_mute or self._random.random() < 0.5:
+            return self._emitter.emit_voice_leave(guild=home.id, user=who)
+        return self._emitter.emit_voice_mute(guild=home.id, user=who)
+
+    def _thread(self) -> Entry:
+        """A thread is opened, renamed or deleted."""
+        home = self._random.choice(list(self._world.guilds.values()))
+        if not home.threads():
+            return self._emitter.emit_thread_create(guild=home.id)
+        emitter = self._emitter
+        emit = self._random.choice((emitter.emit_thread_create, emitter.emit_thread_update, emitter.emit_thread_delete))
+        return emit(guild=home.id)
 
     def _guild_join(self) -> Entry:
         """A guild that was left before, if there is one, every other time."""

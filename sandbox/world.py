@@ -55,7 +55,7 @@ _LAST = [
 _PLACES = ["harbour", "tavern", "library", "workshop", "garden", "arena", "market", "tower", "cellar", "meadow"]
 _TOPICS = ["general", "trading", "decks", "rules", "off-topic", "announcements", "help", "drafts"]
 
-TEXT, DM, THREAD = 0, 1, 11
+TEXT, DM, VOICE, THREAD = 0, 1, 2, 11
 """Channel types used here."""
 
 _DELETED_KEPT = 50_000
@@ -107,6 +107,16 @@ class Member:
 
 
 @dataclass(slots=True, kw_only=True)
+class VoiceState:
+    """A member in a voice channel. ``session_id`` is another one each time they connect."""
+
+    user_id: int
+    channel_id: int
+    session_id: str
+    self_mute: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
 class Role:
     """A role of a guild. The default role has the guild's id."""
 
@@ -139,7 +149,7 @@ class Message:
 
 @dataclass(slots=True, kw_only=True)
 class Channel:
-    """A text channel, thread or direct channel, with its newest messages."""
+    """A text or voice channel, thread or direct channel, with its newest messages."""
 
     id: int
     type: int
@@ -165,6 +175,7 @@ class Guild:
     roles: list[Role] = field(default_factory=list)
     channels: dict[int, Channel] = field(default_factory=dict)
     members: dict[int, Member] = field(default_factory=dict)
+    voice: dict[int, VoiceState] = field(default_factory=dict)
 
     def people(self) -> list[Member]:
         """The members that are no bots."""
@@ -173,6 +184,14 @@ class Guild:
     def text_channels(self) -> list[Channel]:
         """Text channels, threads left out."""
         return [channel for channel in self.channels.values() if channel.type == TEXT]
+
+    def threads(self) -> list[Channel]:
+        """The threads of all text channels."""
+        return [channel for channel in self.channels.values() if channel.type == THREAD]
+
+    def voice_channel(self) -> Channel:
+        """Its one voice channel."""
+        return next(channel for channel in self.channels.values() if channel.type == VOICE)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -274,6 +293,7 @@ class World:
         for position in range(self.settings.channels_per_guild):
             topic = _TOPICS[position % len(_TOPICS)] + (f"-{position}" if position >= len(_TOPICS) else "")
             self._add_channel(guild, Channel(id=make(), type=TEXT, name=topic, guild_id=guild.id, position=position))
+        self._add_channel(guild, Channel(id=make(), type=VOICE, name="lounge", guild_id=guild.id))
         for index, person in enumerate(people):
             roles = [guild.roles[1].id] if index % 5 == 0 else []
             guild.members[person.id] = Member(user=person, joined_at=joined(), roles=roles)
@@ -314,6 +334,7 @@ class World:
     def leave_member(self, guild: Guild, user_id: int) -> Member:
         """A user leaves a guild and may come back later."""
         member = guild.members.pop(user_id)
+        guild.voice.pop(user_id, None)
         self.former.setdefault(guild.id, []).append(member.user)
         return member
 
@@ -325,21 +346,30 @@ class World:
             user.dm_channel = channel.id
         return self.channels[user.dm_channel]
 
-    def add_thread(self, parent: Channel, name: str) -> Channel:
-        """A public thread of a text channel, opened by the bot."""
+    def add_thread(self, parent: Channel, name: str, *, owner: User | None = None) -> Channel:
+        """A public thread of a text channel, opened by ``owner`` (None: the bot)."""
         thread = Channel(
             id=self.ids.next(),
             type=THREAD,
             name=name,
             guild_id=parent.guild_id,
             parent_id=parent.id,
-            owner_id=self.bot.id,
+            owner_id=(owner or self.bot).id,
         )
         guild = self.guild_of(parent)
         if guild is not None:
             guild.channels[thread.id] = thread
         self.channels[thread.id] = thread
         return thread
+
+    def remove_channel(self, channel: Channel) -> None:
+        """A channel or thread is deleted, with its messages."""
+        self.channels.pop(channel.id, None)
+        guild = self.guild_of(channel)
+        if guild is not None:
+            guild.channels.pop(channel.id, None)
+        for message in channel.messages:
+            self._forget_components(message)
 
     def guild_of(self, channel: Channel) -> Guild | None:
         """The guild of a channel, None for a direct channel or a guild that was left."""

@@ -104,6 +104,17 @@ def add_members(guild: Guild, chunk: Payload) -> None:
             found._presence_update(discord.RawPresenceUpdateEvent(data=presence, state=guild._state), ())  # type: ignore[arg-type]
 
 
+def add_unknown_members(guild: Guild, chunk: Payload) -> None:
+    """Put members of a GUILD_MEMBERS_CHUNK into a guild's cache, as discord.py does: whom it knows it keeps."""
+    known = guild._members
+    news = [
+        one for one in chunk["members"] if (found := known.get(int(one["user"]["id"]))) is None or not found.joined_at
+    ]
+    ids = {one["user"]["id"] for one in news}
+    presences = [one for one in chunk.get("presences", ()) if one["user"]["id"] in ids]
+    add_members(guild, {"members": news, "presences": presences})
+
+
 def after_guild_create(guild: Guild) -> Iterator[tuple[str, Payload]]:
     """Yield events that bring a guild's cache to what no GUILD_CREATE can say: members of threads, and of events."""
     for thread in guild._threads.values():

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -27,7 +27,7 @@ import discord
 import msgspec
 from discord.gateway import DiscordWebSocket
 
-from bastion.bot.discordpy import sockets
+from bastion.bot.discordpy import members, sockets
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.internals import Receiver
 from bastion.bot.session import notes
@@ -328,7 +328,9 @@ class Handover:
         with contextlib.suppress(Exception):
             await asyncio.wait_for(websocket.close(4000), sockets.CLOSE_SECONDS)
         waited = time.monotonic() - at
-        peer.note(notes.End(sequence=sequence, at=at, close_seconds=waited, binding=binding), shard=shard)
+        asking = members.asking(self._client, shard)
+        end = notes.End(sequence=sequence, at=at, close_seconds=waited, binding=binding, asking=asking)
+        peer.note(end, shard=shard)
 
     def take_back(self, shard: int, peer: Peer) -> None:
         """Have a shard again that nobody has taken: discord.py resumes it where it was stopped."""
@@ -381,6 +383,10 @@ class Handover:
         if self._source is not None:
             self._source.mirror.end(shard, 4000)
 
+    def ask_for_members(self, guilds: Iterable[int]) -> None:
+        """Ask for members that the other bot was asking for when its session came here."""
+        self._answers.ask_for_members(guilds)
+
     def _stay_mirrored(self, shard: int) -> None:
         assert self._source is not None
         self._mirrored.add(shard)
@@ -401,6 +407,8 @@ class Handover:
             if websocket is not None and websocket.session_id == session:
                 self._handled[shard] = sequence
             self.resume(shard)
+        # What it was asking for nobody knows.
+        self.ask_for_members([guild.id for guild in self._client.guilds])
 
     # Components.
 
@@ -438,6 +446,9 @@ class Answers(Protocol):
 
     def session_came(self, websocket: DiscordWebSocket) -> None:
         """Learn that a session has just become this bot's, or goes on after its connection was cut."""
+
+    def ask_for_members(self, guilds: Iterable[int]) -> None:
+        """Ask Discord for the members of these guilds, unless they are all here."""
 
     def source_lost(self, why: str) -> None:
         """Learn that the stream has ended from which the mirrored shards are fed. That alone means nothing."""

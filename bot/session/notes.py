@@ -52,6 +52,8 @@ class End(_Note, frozen=True, tag="end"):
     """How long it waited for the answer to its close."""
     binding: bool = False
     """Whether another shard has been taken already: then this one is the mirror's, however late it is."""
+    asking: list[int] = []
+    """Guilds whose members it has asked for, and not all got: their answer may have gone with the connection."""
 
 
 class Taken(_Note, frozen=True, tag="taken"):

@@ -131,6 +131,7 @@ class Taking:
         self._awaited.discard(shard)
         if (end := self._ended.get(shard)) is not None:
             self.pauses[shard] = time.monotonic() - end.at
+            self._handover.ask_for_members(end.asking)
         self.peer.note(notes.Resumed(), shard=shard)
         self._news.set()
 

@@ -24,7 +24,7 @@ else:
     AnyClient = AnyBot = object
 
 PROBE_INTENTS = discord.Intents(
-    guilds=True, members=True, messages=True, message_content=True, reactions=True, typing=True
+    guilds=True, members=True, messages=True, message_content=True, reactions=True, typing=True, voice_states=True
 )
 
 
@@ -156,6 +156,24 @@ class Probe(AnyClient):
     async def on_member_update(self, before: discord.Member, after: discord.Member) -> None:
         if before.nick != after.nick:
             await self.handled("member_update", f"{after.guild.id}:{after.id}:{after.nick or ''}")
+
+    # --- voice and threads ------------------------------------------------------------------------------------------
+
+    async def on_voice_state_update(
+        self, member: discord.Member, before: discord.VoiceState, after: discord.VoiceState
+    ) -> None:
+        kind = "voice_leave" if after.channel is None else "voice_join" if before.channel is None else "voice_mute"
+        await self.handled(kind, f"{member.guild.id}:{member.id}:{after.session_id}")
+
+    async def on_thread_create(self, thread: discord.Thread) -> None:
+        if thread.owner_id is None or not self._is_self(thread.owner_id):
+            await self.handled("thread_create", thread.id)
+
+    async def on_raw_thread_update(self, payload: discord.RawThreadUpdateEvent) -> None:
+        await self.handled("thread_update", f"{payload.thread_id}:{payload.data['name']}")
+
+    async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
+        await self.handled("thread_delete", payload.thread_id)
 
     async def on_guild_join(self, guild: discord.Guild) -> None:
         await self.handled("guild_join", guild.id)

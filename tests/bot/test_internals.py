@@ -27,6 +27,7 @@ from discord.shard import Shard
 from discord.state import ChunkRequest, ConnectionState
 
 from bastion.bot import gate, internals
+from bastion.bot.discordpy import members
 
 SUPPORTED = ("2.5.0", "2.6.4", "2.7.1")
 """The oldest of pyproject's range, one between, and the newest one known."""
@@ -170,7 +171,7 @@ def test_a_loop_calls_its_function_and_its_hooks_in_the_way_that_the_runtime_exp
 def test_who_waits_for_the_members_of_a_guild_that_is_left_waits_no_longer() -> None:
     loop = asyncio.new_event_loop()
     client = discord.AutoShardedClient(intents=discord.Intents.none())
-    internals.MemberRequests(client, patience=35).install()
+    members.MemberRequests(client, patience=35).install()
     requests = client._connection._chunk_requests
     waiting = {}
     for guild in (1, 2):
@@ -186,7 +187,7 @@ def test_who_waits_for_the_members_of_a_guild_that_is_left_waits_no_longer() -> 
 async def test_who_asks_for_the_members_of_a_guild_that_is_left_already_does_not_wait() -> None:
     async with discord.AutoShardedClient(intents=discord.Intents(guilds=True, members=True)) as client:
         internals.prepare_shards(client, 1, range(1))
-        internals.MemberRequests(client, patience=35).install()
+        members.MemberRequests(client, patience=35).install()
         state = client._connection
         gone = discord.Guild(data={"id": "1"}, state=state)  # type: ignore[typeddict-item]
         assert await asyncio.wait_for(state.chunk_guild(gone), 1) == []
@@ -194,6 +195,7 @@ async def test_who_asks_for_the_members_of_a_guild_that_is_left_already_does_not
         assert not state._chunk_requests
 
 
+WHEN = "2026-01-01T00:00:00.000001+00:00"
 USER = {"id": "1", "username": "bot", "discriminator": "0", "avatar": None, "bot": True}
 
 
@@ -325,7 +327,7 @@ async def test_members_asked_for_on_a_connection_that_broke_are_asked_for_again(
 
     state.chunker = broken  # type: ignore[assignment]
     internals.parsers(client)["READY"] = lambda data: None
-    internals.MemberRequests(client, patience=35).install()
+    members.MemberRequests(client, patience=35).install()
     guilds = (4 << 22, 5 << 22)
     for guild in guilds:
         state._add_guild(discord.Guild(data={"id": str(guild)}, state=state))  # type: ignore[typeddict-item]
@@ -344,7 +346,7 @@ async def test_a_ready_child_whose_app_is_not_told_of_a_join_leaves_the_first_an
     monkeypatch: pytest.MonkeyPatch, ready: bool, gives_way: bool, asks: str
 ) -> None:
     """Discord puts off whoever asks second, for half a minute."""
-    monkeypatch.setattr(internals, "GIVE_WAY_SECONDS", 0.05)
+    monkeypatch.setattr(members, "GIVE_WAY_SECONDS", 0.05)
     client = discord.AutoShardedClient(intents=discord.Intents.none())
     monkeypatch.setattr(client, "is_ready", lambda: ready)
     internals.prepare_shards(client, 1, range(1))
@@ -355,7 +357,7 @@ async def test_a_ready_child_whose_app_is_not_told_of_a_join_leaves_the_first_an
         asked.set_result(loop.time())
 
     state.chunker = note  # type: ignore[assignment]
-    internals.MemberRequests(client, patience=35, gives_way=lambda: gives_way).install()
+    members.MemberRequests(client, patience=35, gives_way=lambda: gives_way).install()
     guild = discord.Guild(data={"id": "7"}, state=state)  # type: ignore[typeddict-item]
     state._add_guild(guild)
     async with client:
@@ -377,7 +379,7 @@ async def test_what_a_child_left_to_another_it_asks_as_soon_as_it_is_in_its_plac
         asked.append(guild_id)
 
     state.chunker = note  # type: ignore[assignment]
-    requests = internals.MemberRequests(client, patience=35, gives_way=lambda: True)
+    requests = members.MemberRequests(client, patience=35, gives_way=lambda: True)
     requests.install()
     async with client:
         for number in (7, 8):
@@ -389,6 +391,26 @@ async def test_what_a_child_left_to_another_it_asks_as_soon_as_it_is_in_its_plac
         requests.ask_now()
         await asyncio.sleep(0)
         assert asked == [7, 8]
+
+
+@pytest.mark.anyio
+async def test_members_that_another_bot_has_asked_for_are_taken_as_the_answer_to_the_own_question() -> None:
+    client = discord.AutoShardedClient(intents=discord.Intents(guilds=True, members=True))
+    client.is_ready = lambda: True  # type: ignore[method-assign]
+    internals.prepare_shards(client, 1, range(1))
+    state = client._connection
+    members.MemberRequests(client, patience=35, gives_way=lambda: True).install()
+    async with client:
+        guild = discord.Guild(data={"id": "7", "member_count": 2}, state=state)  # type: ignore[typeddict-item]
+        state._add_guild(guild)
+        waiting = asyncio.ensure_future(state.chunk_guild(guild))
+        await asyncio.sleep(0)
+        for index in range(2):
+            who = {"user": USER | {"id": str(index + 1)}, "roles": [], "joined_at": WHEN, "flags": 0}
+            chunk = {"guild_id": "7", "members": [who], "chunk_index": index, "chunk_count": 2, "nonce": "another's"}
+            internals.parsers(client)["GUILD_MEMBERS_CHUNK"](chunk)
+        assert [one.id for one in await asyncio.wait_for(waiting, 5)] == [1, 2]
+        assert (guild.chunked, state._chunk_requests) == (True, {})
 
 
 class Becoming:

@@ -43,6 +43,7 @@ ALL_KINDS = {
 EXPECTED = (
     *("message", "slash", "autocomplete", "button", "select", "modal", "reaction_add", "reaction_remove", "edit"),
     *("delete", "typing", "member_join", "member_leave", "member_update", "guild_join", "guild_leave"),
+    *("voice_join", "voice_mute", "voice_leave", "thread_create", "thread_update", "thread_delete"),
 )
 
 

@@ -42,6 +42,7 @@ def a_sandbox(ahead: float) -> SandboxSettings:
     return SandboxSettings(max_concurrency=16, clock_offset=ahead, identify_window=0.2, member_request_window=0.0)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("ahead", [60, 3, 0, -3, -60])
 async def test_every_interaction_that_discord_still_takes_an_answer_to_is_answered_after_a_kill(

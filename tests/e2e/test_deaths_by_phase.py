@@ -45,6 +45,7 @@ os.execv({python!r}, [{python!r}, *sys.argv[1:]])
 """An interpreter that holds the second generation back before Python starts, until a file is there."""
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("phase", "number", "kind"),
     [
@@ -133,6 +134,7 @@ async def with_probation_and_linger(tmp_path: Path, phase: str) -> AsyncIterator
         yield installation, following
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("phase", ["probation", "draining"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 async def test_with_probation_and_linger_a_new_child_that_is_lost_gives_way_to_the_old_one(
@@ -185,6 +187,7 @@ async def test_an_old_child_that_is_killed_as_it_takes_what_it_had_left_to_an_ol
         assert named, f"{outcome} {installation.tail()}"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("which", ["oldest", "newest"])
 @pytest.mark.parametrize("resumable", [True, False])
 async def test_with_probation_and_linger_sessions_may_break_while_the_old_child_drains(
@@ -199,6 +202,7 @@ async def test_with_probation_and_linger_sessions_may_break_while_the_old_child_
         await serving_alone(installation, 2)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("deed", ["kill", "stop"])
 @pytest.mark.parametrize("moment", ["claimed", "counted"])
 @pytest.mark.parametrize("live", [True, False])

@@ -36,6 +36,7 @@ def settings() -> SandboxSettings:
     )
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("number", "victim", "phase", "code", "serving", "kind", "result"),
     [

@@ -61,6 +61,7 @@ def close_resumably(faults: Faults, shard: int, which: str) -> None:
 BREAKS = [cut, ask_to_reconnect, invalidate_resumably, invalidate, close_resumably]
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("break_shard", [pytest.param(one, marks=wide, id=one.__name__) for one in BREAKS])
 async def test_the_old_childs_shards_may_break_in_any_phase(
     tmp_path: Path, break_shard: Callable[[Faults, int, str], None]
@@ -81,6 +82,7 @@ async def test_the_old_childs_shards_may_break_in_any_phase(
             assert outcome["result"] == "succeeded", f"{phase}: {outcome}\n{installation.tail()}"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("break_shard", [pytest.param(one, marks=wide, id=one.__name__) for one in BREAKS])
 async def test_the_new_childs_shards_may_break_in_any_phase(
     tmp_path: Path, break_shard: Callable[[Faults, int, str], None]
@@ -109,6 +111,7 @@ async def test_the_new_childs_shards_may_break_in_any_phase(
             assert outcome["result"] == "succeeded", f"{phase}: {outcome}\n{installation.tail()}"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("which", ["oldest", "newest"])
 @pytest.mark.parametrize("break_shard", BREAKS)
 @wide
@@ -141,6 +144,7 @@ async def on_probation(tmp_path: Path) -> AsyncIterator[tuple[Rig, Following]]:
         yield installation, following
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("which", ["oldest", "newest"])
 @pytest.mark.parametrize("break_shard", BREAKS)
 @wide
@@ -240,6 +244,7 @@ async def test_an_old_child_that_reconnects_on_probation_and_gets_no_ready_holds
         await installation.logged("generation 1 has left: exited with status 0")
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "arm",
     [
@@ -267,6 +272,7 @@ async def test_a_new_child_that_discord_does_not_let_in_fails_and_the_old_one_se
         installation.configure(handoff__ready_timeout=60)  # for the reload that works
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "arm",
     [
@@ -360,6 +366,7 @@ async def revoked_while_serving(installation: Rig) -> None:
     revoke(installation)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "revoked",
     [

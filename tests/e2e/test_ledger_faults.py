@@ -67,6 +67,7 @@ def doubled(installation: Rig) -> list[float]:
     return found
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("deed", "phase", "most"),
     [
@@ -147,6 +148,7 @@ def removed(directory: Path) -> Iterator[None]:
     directory.mkdir(mode=0o700)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("fault", "why"),
     [

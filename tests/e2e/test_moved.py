@@ -142,6 +142,7 @@ MOMENTS = [0.0, 0.25, 0.5, 0.75, 1.0]
 """Seconds after the switch has been asked for: connections are opened, the first shard moves, the others move."""
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("number", "victim", "moment"),
     [

@@ -53,6 +53,7 @@ async def test_a_new_child_that_breaks_its_pipe_before_hello_changes_nothing(
         installation.configure(handoff__ready_timeout=60)  # for the reload that works
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("moment", "deed", "result", "reason"),
     [
@@ -92,6 +93,7 @@ async def test_a_new_child_that_breaks_gives_way_to_the_old_one(
         installation.configure(handoff__ready_timeout=60)  # for the reload that works
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("deed", ["garbage", "close", "deaf"])
 @pytest.mark.parametrize(
     ("phase", "kind"), [("spawning", "failover"), ("connecting", "failover"), ("draining", "reload")]
@@ -112,6 +114,7 @@ async def test_an_old_child_that_breaks_its_pipe_in_a_handoff_is_replaced_by_the
         await serving_alone(installation, 2)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("deed", ["garbage", "close"])
 @pytest.mark.wide
 async def test_an_old_child_that_breaks_its_pipe_on_probation_ends_the_probation_and_costs_nothing(
@@ -130,6 +133,7 @@ async def test_an_old_child_that_breaks_its_pipe_on_probation_ends_the_probation
     assert installation.sandbox.journal.verdict().lost == 0  # it ran no handler any more
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("deed", ["garbage", "close"])
 @pytest.mark.wide
 async def test_the_only_child_that_breaks_its_pipe_is_killed_and_replaced(tmp_path: Path, deed: str) -> None:

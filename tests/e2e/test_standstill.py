@@ -180,6 +180,7 @@ async def stand_still(directory: Path, pause: Pause) -> dict[str, Any]:
         }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("who", WHO)
 async def test_a_pause_of_a_second_costs_a_reload_nothing(tmp_path: Path, who: str) -> None:
     counts = await stand_still(tmp_path, Pause(who, 1, int(os.environ.get("BASTION_SEED", "1"))))

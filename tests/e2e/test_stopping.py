@@ -238,6 +238,7 @@ def options(moment: object, **changes: Any) -> dict[str, Any]:
     return found | changes
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moment", MOMENTS)
 async def test_sigterm_lets_handlers_finish_and_ends_everybody_in_time(
     tmp_path: Path, moment: Callable[[Rig], Awaitable[None]]
@@ -252,6 +253,7 @@ async def test_sigterm_lets_handlers_finish_and_ends_everybody_in_time(
         await assert_begun_is_finished(installation, stopped_at)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moment", MOMENTS)
 @wide
 async def test_a_second_sigterm_ends_everybody_at_once(
@@ -286,6 +288,7 @@ async def test_a_second_sigterm_ends_a_child_at_once_that_neither_reads_its_pipe
         assert_killed(installation)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("generation", [1, 2])
 @pytest.mark.parametrize("times", [1, 2])
 @wide

@@ -60,6 +60,7 @@ async def with_a_spare(installation: Rig) -> tuple[int, Following | None]:
     return 2, None
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     "reach",
     [

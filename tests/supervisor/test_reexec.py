@@ -495,6 +495,7 @@ def test_five_at_once_are_one_or_two(it: Installed) -> None:
     assert it.stop() == 0
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("delay", MOMENTS)
 def test_a_stop_at_any_moment_of_it_stops(it: Installed, delay: float) -> None:
     it.signal(signal.SIGUSR2)
@@ -503,6 +504,7 @@ def test_a_stop_at_any_moment_of_it_stops(it: Installed, delay: float) -> None:
     assert "gen 1: drained within" in it.text
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("delay", MOMENTS)
 def test_a_reload_asked_for_at_any_moment_of_it_is_not_lost(it: Installed, delay: float) -> None:
     it.signal(signal.SIGUSR2)
