@@ -244,7 +244,9 @@ class Shards:
             if options.get("resume") and options.get("session") is not None:
                 if not self.handover.may_resume(shard):
                     raise asyncio.CancelledError
-                return await self._resume(inner, client, shard, options)
+                if not self.handover.is_dead(shard):
+                    return await self._resume(inner, client, shard, options)
+                options |= {"session": None, "sequence": None, "gateway": None}
             if self.handover.mirrors(shard):
                 return await self._open(inner, client, shard, options)
             options["resume"] = False  # discord.py also asks to resume what was cut before READY: nothing is there yet

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 ACK_TIMEOUT = 5.0
 """Seconds within which a child answers `Window` or `Activate`: its loop has one small thing to do."""
+MOVE_TIMEOUT = 15.0
+"""Seconds within which a mirror that is told to activate has the sessions, beyond those in which an active child that
+hangs is found out: three tries of 3 s, a second apart, and Discord's answers."""
+SIGN_TIMEOUT = 2.0
+"""Seconds between two beats (one a second) of a child that takes sessions: while it hangs nobody has them."""
 HELLO_TIMEOUT = 30.0
 """Seconds from spawn to `Hello`: an interpreter and its imports; the app is loaded later."""
 RECOVER_TIMEOUT = 30.0

@@ -295,7 +295,7 @@ def _note_ready(turn: Turn, event: BecameReady) -> None:
     """From here on it must beat, if it has not begun before."""
     turn.cancel(Alarm.READY, generation=event.generation)
     turn.change(event.generation, ready=True, mirror=event.mirror)
-    turn.start(Alarm.HANG, turn.state.timing.hang_timeout, generation=event.generation)
+    turn.expect_beat(event.generation)
 
 
 def _role_taken(turn: Turn, event: RoleTaken) -> None:
@@ -304,7 +304,9 @@ def _role_taken(turn: Turn, event: RoleTaken) -> None:
         return
     new, old = event.generation, turn.state.child(turn.state.active)
     turn.cancel(Alarm.ACK, generation=new)
-    turn.change(new, standing=Standing.ACTIVE, promoted=False)
+    if old is not None and turn.need(new).mirror:
+        turn.change(old.generation, mirror=True)  # the sessions that it had are the new one's
+    turn.change(new, standing=Standing.ACTIVE, promoted=False, mirror=False)
     turn.set(active=new, incoming=None, bereft=None, served=True, fault="")
     turn.note(f"generation {new} is active")
     turn.start(Alarm.STABLE, turn.state.timing.stable_after, generation=new)
@@ -709,7 +711,7 @@ def _beaten(turn: Turn, event: Beaten) -> None:
         turn.note(f"generation {event.generation} beats again and goes on")
         turn.cancel(Alarm.DUMP, generation=event.generation)
         turn.change(event.generation, hung=False)
-    turn.start(Alarm.HANG, turn.state.timing.hang_timeout, generation=event.generation)
+    turn.expect_beat(event.generation)
 
 
 def _hangs(turn: Turn, event: Rang) -> None:
@@ -756,9 +758,11 @@ def _lateness(turn: Turn, event: Rang) -> str:
             where = f": it has not logged in, its main thread is at {event.doing}" if event.doing else ""
             return f"not ready within {timing.ready_timeout:g} s (handoff.ready_timeout){where}"
         case Alarm.ACK:
-            return f"did not become active within {limits.ACK_TIMEOUT:g} s"
+            return f"did not become active within {turn.activation_limit(event.generation):g} s"
         case Alarm.ANSWER:
             return f"beats, but has not answered for {timing.hang_timeout:g} s (restart.hang_timeout)"
+        case _ if turn.need(event.generation).takes_sessions:
+            return f"hangs: no sign of life for {limits.SIGN_TIMEOUT:g} s while the sessions moved to it"
         case _:
             return f"hangs: no sign of life for {timing.hang_timeout:g} s (restart.hang_timeout)"
 

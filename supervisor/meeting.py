@@ -71,6 +71,15 @@ class Meeting:
             self.mirrors.add(message.generation)
             self._send(message.generation, pair.mirror)
 
+    def overdue(self, generation: int) -> None:
+        """Let a new child wait no longer for its holder, which reads its pipe no more, or hangs."""
+        if (pair := self._pairs.pop(generation, None)) is not None:
+            self._overlap(generation, f"generation {pair.holder} does not answer")
+
+    def waits(self, generation: int) -> bool:
+        """Whether a new child waits for its holder."""
+        return generation in self._pairs
+
     def left(self, generation: int) -> None:
         """Forget a child. Who waits for it to serve waits no longer."""
         self.wants.pop(generation, None)

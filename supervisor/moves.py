@@ -82,7 +82,9 @@ def activate(turn: Turn, generation: int) -> None:
     turn.change(generation, standing=Standing.ACTIVATING, promoted=True)
     turn.enter(Phase.ACTIVATING)
     turn.do(Send(generation, Activate()))
-    turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=generation)
+    turn.start(Alarm.ACK, turn.activation_limit(generation), generation=generation)
+    if turn.need(generation).takes_sessions:
+        turn.expect_beat(generation)
 
 
 def take_over_from_dead(turn: Turn, generation: int) -> None:

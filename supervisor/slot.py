@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bastion.supervisor import machine, ports, relay
+from bastion.supervisor import limits, machine, ports, relay
 from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
 from bastion.supervisor.effects import (
     Answer,
@@ -547,10 +547,19 @@ class Slot:
                 path=self._host.stream_path(generation),
                 obstacle=self._obstacle(),
             )
+            if self._meeting.waits(generation):
+                self._loop.call_later(limits.ACK_TIMEOUT, self._met_too_late, generation)
         elif isinstance(message, Serving):
             self._meeting.serving(generation, message)
         else:
             return
+        self._note_way()
+
+    def _met_too_late(self, generation: int) -> None:
+        self._meeting.overdue(generation)
+        self._note_way()
+
+    def _note_way(self) -> None:
         if self.handoff is not None and (why := self._meeting.reasons.get(self.state.incoming or 0)) is not None:
             self.handoff.overlaps(why)
 

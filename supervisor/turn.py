@@ -96,6 +96,20 @@ class Turn:
         """Forget these timers, as far as they run."""
         self.do(*(CancelTimer(alarm, generation) for alarm in alarms))
 
+    def activation_limit(self, generation: int) -> float:
+        """Return the seconds in which a child that is told to activate is active."""
+        if self.need(generation).takes_sessions:
+            return self.state.timing.hang_timeout + limits.MOVE_TIMEOUT
+        return limits.ACK_TIMEOUT
+
+    def beat_limit(self, generation: int) -> float:
+        """Return the seconds in which a child has to beat."""
+        return limits.SIGN_TIMEOUT if self.need(generation).takes_sessions else self.state.timing.hang_timeout
+
+    def expect_beat(self, generation: int) -> None:
+        """Begin to wait for a child's next beat."""
+        self.start(Alarm.HANG, self.beat_limit(generation), generation=generation)
+
     def window(self, generation: int, *, open: bool) -> None:
         """Ask a child to open or close its window."""
         child = self.need(generation)

@@ -107,6 +107,11 @@ def is_in_session(websocket: DiscordWebSocket) -> bool:
     return websocket.session_id is not None and websocket.sequence is not None and not websocket.socket.closed
 
 
+def closed_by_discord(websocket: DiscordWebSocket) -> int | None:
+    """Return the code with which the other side has ended a connection, 1006 or 1000 for none; None if we have."""
+    return websocket.socket.close_code if websocket._close_code is None else None
+
+
 def resume_url(websocket: DiscordWebSocket, opened_with: str) -> str:
     """Return the address at which discord.py resumes a websocket's session, given the one it was opened with."""
     gateway = websocket.gateway or websocket.DEFAULT_GATEWAY

@@ -34,9 +34,9 @@ PONG_SECONDS = 0.1
 """How soon a mirror answers that does not hang, and has applied what was sent before."""
 STEADY_SECONDS = 2.0
 """How long a mirror may need to answer so soon, and a shard to have a connection again, before a switch is tried."""
-TRIES = 2
-"""Switches that are tried, `PAUSE_SECONDS` apart, when one is taken back for time: the supervisor waits for 5 s."""
-PAUSE_SECONDS = 0.5
+TRIES = 3
+"""Switches that are tried, `PAUSE_SECONDS` apart, when one is taken back for time: the supervisor waits for 15 s."""
+PAUSE_SECONDS = 1.0
 
 _ENDED = "the stream between both bots has ended"
 

@@ -33,6 +33,7 @@ from bastion.bot.internals import Receiver
 from bastion.bot.session import notes
 from bastion.bot.session.giving import Giving
 from bastion.bot.session.peers import Peer
+from bastion.bot.session.resumes import Resumes
 from bastion.bot.session.stream import Listener, Stream, connect
 from bastion.bot.session.taking import Taking
 
@@ -80,6 +81,7 @@ class Handover:
         self._asked = 0
         self._listeners: dict[int, Listener] = {}
         self.taking: Taking | None = None
+        self.resumes = Resumes()
         self._changed = asyncio.Event()
 
     # Connections.
@@ -119,10 +121,13 @@ class Handover:
                 await websocket.socket.close(code=4000)  # discord.py reconnects, and finds the stand-in
             return
         self.websockets[shard] = websocket
-        if resumed and self.taking is not None:
-            self.taking.took(shard)
         if resumed:
+            self.resumes.sent(shard, websocket)
+            if self.taking is not None:
+                self.taking.took(shard)
             self._answers.session_came(websocket)
+        elif self.taking is not None:
+            self.taking.began_anew(shard)
         sockets.tap(websocket, lambda text: self._heard(shard, text))
         sockets.pace(websocket, lambda: self.websockets.get(shard) is not websocket or shard in self._mirrored)
 
@@ -130,6 +135,8 @@ class Handover:
         self._receiver.text, self._receiver.foreign = text, False
         if self._handled:
             self._receiver.foreign = self._was_handled(shard, text)
+        if self.resumes.heard(shard, text):
+            self._note_change()
         for peer in self.peers:
             peer.copies.heard(shard, text)
 
@@ -168,17 +175,23 @@ class Handover:
         return False
 
     def may_resume(self, shard: int) -> bool:
-        """Whether discord.py may resume a shard's session; not if that is dead, and the holder begins a new one."""
-        return self.taking is None or not self.taking.refuses(shard, dead=False)
+        """Whether discord.py may resume a shard's session, and has not given that up to the holder."""
+        return shard in self._mirrored or self.taking is None or not self.taking.refused
+
+    def is_dead(self, shard: int) -> bool:
+        """Whether Discord resumes a shard's session no more. Ask before each RESUME."""
+        return shard not in self._mirrored and self.resumes.dead(shard) is not None
 
     def may_identify(self, shard: int) -> bool:
-        """Whether discord.py may begin a session for a shard."""
-        if self.taking is not None and self.taking.refuses(shard, dead=True):
+        """Whether discord.py may begin a session for a shard; not if its session is dead, and the holder begins one."""
+        why = self.resumes.dead(shard)
+        if self.taking is not None and self.taking.refuses(shard, why or "it is not valid any more"):
             return False
+        if why is not None:
+            _log.warning("Discord does not resume the session of shard %d, %s: it begins a new one", shard, why)
+        self.resumes.forget(shard)
         self._quiet.discard(shard)
         self._handled.pop(shard, None)
-        if self.taking is not None:
-            self.taking.began_anew(shard)
         return True
 
     def resumed(self, shard: int) -> None:
@@ -191,7 +204,7 @@ class Handover:
     @property
     def steady(self) -> bool:
         """Whether each shard has a connection, with a session, none is being opened, and all that came is handled."""
-        if self._answers.holds():
+        if self._answers.holds() or any(map(self.resumes.waits, self.own)):
             return False
         return not self._between and all(sockets.is_in_session(self.websockets[shard]) for shard in self.own)
 
@@ -324,6 +337,7 @@ class Handover:
         peer.mirror.expect(shard)
         peer.copies.end(shard)
         self._quiet.add(shard)
+        self.resumes.forget(shard)
         self._mirrored.add(shard)  # from here on `sockets.pace` drops what still comes
         with contextlib.suppress(Exception):
             await asyncio.wait_for(websocket.close(4000), sockets.CLOSE_SECONDS)

@@ -33,8 +33,6 @@ ACCEPT_SECONDS = 3.0
 """How long Discord's answer to the first RESUME is waited for."""
 WORD_SECONDS = 3.0
 """How long the supervisor has to say that the other bot is dead, once the stream has ended: it knows in no time."""
-RESUMES = 3
-"""How often the first shard may try to resume, before its session counts as dead."""
 
 
 class HandoverError(Exception):
@@ -55,13 +53,12 @@ class Taking:
         """The shards that are not resumed."""
         self._ended: dict[int, notes.End] = {}
         self._taken: set[int] = set()
-        self._tries: dict[int, int] = {}
         self.pauses: dict[int, float] = {}
         """By shard, the seconds from when it was stopped until Discord accepted the RESUME."""
         self.identified = 0
         """Shards whose session Discord did not resume."""
         self._failed: str | None = None
-        self._refused = False
+        self.refused = False
         self._news = asyncio.Event()
         self._first: asyncio.TimerHandle | None = None
 
@@ -75,7 +72,7 @@ class Taking:
             self._news.clear()
             await self._news.wait()
         if self._failed is not None:
-            raise (RefusedError if self._refused else HandoverError)(self._failed)
+            raise (RefusedError if self.refused else HandoverError)(self._failed)
 
     async def _open(self) -> None:
         opening = asyncio.gather(*(self._handover.open(shard) for shard in self._awaited), return_exceptions=True)
@@ -115,7 +112,6 @@ class Taking:
         if first:
             self.peer.copies.keep()
         self.peer.copies.begin(shard)
-        self._tries[shard] = self._tries.get(shard, 0) + 1
         if first and len(self._awaited) > 1:
             loop = asyncio.get_running_loop()
             why = f"no answer to RESUME for {ACCEPT_SECONDS:g} s"
@@ -136,26 +132,24 @@ class Taking:
         self._news.set()
 
     def began_anew(self, shard: int) -> None:
-        """A shard's session is dead, and it begins a new one."""
+        """A shard's session is dead, and IDENTIFY has left for a new one."""
         self.identified += shard in self._awaited
         self.resumed(shard)
 
-    def refuses(self, shard: int, *, dead: bool) -> bool:
-        """Say whether a shard must not connect again, for its session is dead and the holder begins a new one.
+    def refuses(self, shard: int, why: str) -> bool:
+        """Say whether a shard must begin no session, though its own is dead: the holder begins the new one.
 
-        Only of the first of several shards: from then on every one is this bot's. ``dead``: Discord has said so.
+        Only the first of several shards: from then on every one is this bot's.
         """
-        if self._first is None and not self._refused:
+        if self._first is None and not self.refused:
             return False
-        if not dead and self._tries.get(shard, 0) < RESUMES:
-            return self._refused
-        self._refuse(shard, "it is not valid any more" if dead else f"closed {RESUMES} times")
+        self._refuse(shard, why)
         return True
 
     def _refuse(self, shard: int, why: str) -> None:
-        if self._refused:
+        if self.refused:
             return
-        self._refused = True
+        self.refused = True
         if self._first is not None:
             self._first.cancel()
         self.peer.copies.end(shard)

@@ -52,6 +52,9 @@ class Alone:
     def may_resume(self, shard: int) -> bool:
         return True
 
+    def is_dead(self, shard: int) -> bool:
+        return False
+
     may_identify = may_resume
 
     def connecting(self, shard: int) -> AbstractContextManager[None]:

@@ -318,7 +318,10 @@ class World:
     def hang(self, generation: int) -> tuple[Effect, ...]:
         """Let a child beat no more; returns what is done when its stacks have been seen."""
         self.step(Beaten(generation))
-        assert self.timers[Alarm.HANG, generation] == TIMING.hang_timeout
+        child = self.state.child(generation)
+        takes_sessions = child is not None and child.takes_sessions
+        expected = limits.SIGN_TIMEOUT if takes_sessions else TIMING.hang_timeout
+        assert self.timers[Alarm.HANG, generation] == expected
         assert Signal(generation, "SIGUSR1") in self.step(Rang(Alarm.HANG, generation))
         return self.step(Rang(Alarm.DUMP, generation))
 

@@ -116,6 +116,18 @@ def test_who_waits_for_a_holder_that_dies_or_cannot_listen_begins_sessions_of_it
     assert world.meeting.reasons == {2: "generation 1 cannot be connected to: no room"}
 
 
+def test_who_waits_too_long_for_a_holder_begins_sessions_of_its_own_and_a_late_answer_changes_nothing() -> None:
+    world = World()
+    world.comes(2)
+    assert world.meeting.waits(2)
+    world.meeting.overdue(2)
+    assert world.sent[-1] == (2, wire.Overlap(why="generation 1 does not answer"))
+    told = list(world.sent)
+    world.meeting.serving(1, wire.Serving(generation=2))
+    world.meeting.overdue(2)
+    assert (world.sent, world.meeting.waits(2)) == (told, False)
+
+
 def test_a_mirror_that_became_the_holder_is_the_next_ones() -> None:
     world = World()
     world.comes(2, shards=2, ids=[0, 1], any_count=True)
