@@ -9,12 +9,17 @@ from __future__ import annotations
 import argparse
 import asyncio
 import sys
+import time
 from typing import Any
 
+from bastion.sandbox import Sandbox
 from benchmarks.installation import MIX, discord, sandbox_settings, supervised
 from benchmarks.reload_time import importing
 from benchmarks.report import Benchmark, Result, Table, numbers
 from benchmarks.stats import spread
+
+REPORTED = 0.5
+"""Seconds until what a bot notes has come."""
 
 
 async def _reloads(shards: int, guilds: int, session: str, options: argparse.Namespace) -> dict[str, Any]:
@@ -28,15 +33,23 @@ async def _reloads(shards: int, guilds: int, session: str, options: argparse.Nam
         send_limit=1_000_000,  # else a start with 1,000 guilds would measure how often members may be asked for
     )
     took, over, pauses, identifies = [], [], [], []
+    quiet, blocked = [], []
+    environ = {"BENCH_PRESENCES": "1", "BENCH_LAG": "1"}
     async with (
         discord(settings) as sandbox,
-        supervised(sandbox, start_timeout=300.0, handoff__session=session) as supervisor,
+        supervised(sandbox, start_timeout=300.0, environ=environ, handoff__session=session) as supervisor,
     ):
         sandbox.traffic.start(rate=options.rate, mix=MIX)
         for _ in range(options.rounds):
             await asyncio.sleep(options.window)
             imports = await importing(sandbox)
+            began = time.monotonic()
+            await asyncio.sleep(options.quiet)
+            asked = time.monotonic()
             handoff = await supervisor.reload()
+            await asyncio.sleep(REPORTED)
+            quiet.append(_longest_block(sandbox, handoff["from"], began, asked))
+            blocked.append(_longest_block(sandbox, handoff["from"], asked, time.monotonic()))
             phases = handoff["phases"]
             took.append(sum(phases[name] for name in ("spawning", "connecting", "activating")))
             over.append(took[-1] - imports)
@@ -51,7 +64,15 @@ async def _reloads(shards: int, guilds: int, session: str, options: argparse.Nam
         "beyond_imports": spread(over).as_dict(),
         "pause_ms": spread(pauses).as_dict(),
         "identifies": max(identifies),
+        "block_quiet_ms": spread(quiet).as_dict(),
+        "block_ms": spread(blocked).as_dict(),
     }
+
+
+def _longest_block(sandbox: Sandbox, generation: int, since: float, until: float) -> float:
+    """Return for how many milliseconds a bot's event loop was blocked at most, 0 for less than it reports."""
+    notes = (note.split(":") for note in sandbox.journal.notes("lag"))
+    return max((float(ms) for by, at, ms in notes if int(by) == generation and since < float(at) < until), default=0.0)
 
 
 async def run(options: argparse.Namespace) -> Result:
@@ -61,7 +82,10 @@ async def run(options: argparse.Namespace) -> Result:
     rows += [await _reloads(shards, options.few, "overlap", options) for shards in options.overlap]
     table = Table(
         title="Seconds from spawn to active, without the imports, and what the switch took",
-        columns=["shards", "guilds", "session", "active after", "beyond imports", "pause ms", "IDENTIFYs"],
+        columns=[
+            *("shards", "guilds", "session", "active after", "beyond imports", "pause ms", "IDENTIFYs"),
+            *("longest block of the old bot, ms", "and without a reload, ms"),
+        ],
         rows=[
             [
                 row["shards"],
@@ -71,6 +95,8 @@ async def run(options: argparse.Namespace) -> Result:
                 f"{row['beyond_imports']['median']:.2f}",
                 f"{row['pause_ms']['median']:.0f}",
                 row["identifies"],
+                f"{row['block_ms']['median']:.0f}",
+                f"{row['block_quiet_ms']['median']:.0f}",
             ]
             for row in rows
         ],
@@ -89,7 +115,7 @@ async def run(options: argparse.Namespace) -> Result:
         notes=[
             f"{options.rounds} reloads each under {options.rate:g} events/s; {options.channels} channels and "
             f"{options.members} members a guild; the gateway {1000 * options.distance:g} ms away and back; IDENTIFY "
-            f"window {options.window:g} s (Discord's is 5 s). Probation is off."
+            f"window {options.window:g} s (Discord's is 5 s). Probation is off. The bot has the presences intent."
         ],
     )
 
@@ -104,6 +130,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--members", type=int, default=100, help="of a guild")
     parser.add_argument("--distance", type=float, default=0.02, help="seconds to the gateway and back")
     parser.add_argument("--rounds", type=int, default=3, help="reloads of each")
+    parser.add_argument("--quiet", type=float, default=3.0, help="seconds before each reload, to compare with")
     parser.add_argument("--window", type=float, default=0.5, help="seconds of the IDENTIFY window")
     parser.add_argument("--rate", type=float, default=20.0, help="events/s meanwhile")
 

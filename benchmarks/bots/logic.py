@@ -3,7 +3,9 @@
 Ordinary discord.py code, the same whoever runs it. Reports are collected and posted a few times a second, so that
 thousands of events a second can be reported; each carries the moment at which its handler had done its work.
 
-BENCH_HANDLER_MS ("low-high", default "0-0") is how long a handler works.
+BENCH_HANDLER_MS ("low-high", default "0-0") is how long a handler works. With BENCH_PRESENCES=1 each guild comes with
+its members: discord.py asks for those of no more than 110 guilds a minute. With BENCH_LAG=1 blocks of the event loop
+are reported.
 """
 
 from __future__ import annotations
@@ -28,6 +30,11 @@ else:
     AnyClient = object
 
 INTENTS = discord.Intents(guilds=True, members=True, messages=True, message_content=True, reactions=True, typing=True)
+INTENTS.presences = os.environ.get("BENCH_PRESENCES") == "1"
+LAG_EVERY: Final = 0.002
+"""Seconds between two looks at the event loop."""
+LAG_LEAST: Final = 0.002
+"""Blocks that are shorter are not reported."""
 POST_EVERY: Final = 0.1
 """Seconds between two posts of reports."""
 AT_ONCE: Final = os.environ.get("BENCH_POST") == "at once"
@@ -108,6 +115,18 @@ class Bot(AnyClient):
 
     async def setup_hook(self) -> None:
         await self.bench_tree.sync()
+        if os.environ.get("BENCH_LAG") == "1":
+            self.lag = asyncio.create_task(self.watch_loop())
+
+    async def watch_loop(self) -> None:
+        """Report how long the loop was blocked: "<generation>:<monotonic seconds>:<milliseconds>"."""
+        generation = os.environ.get("BASTION_GENERATION", "0")
+        while not self.is_closed():
+            began = time.monotonic()
+            await asyncio.sleep(LAG_EVERY)
+            late = time.monotonic() - began - LAG_EVERY
+            if late >= LAG_LEAST:
+                self.reports.note("lag", f"{generation}:{began:.4f}:{1000 * late:.1f}")
 
     async def close(self) -> None:
         await self.reports.close()
