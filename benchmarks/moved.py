@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import sys
 import time
 from typing import Any
@@ -18,6 +19,8 @@ from benchmarks.reload_time import importing
 from benchmarks.report import Benchmark, Result, Table, numbers
 from benchmarks.stats import spread
 
+PER_SHARD = 2500
+"""Guilds that Discord allows a shard."""
 REPORTED = 0.5
 """Seconds until what a bot notes has come."""
 
@@ -76,8 +79,10 @@ def _longest_block(sandbox: Sandbox, generation: int, since: float, until: float
 
 
 async def run(options: argparse.Namespace) -> Result:
-    """Reload for every number of shards with few guilds, and for every number of guilds with one shard."""
-    moved = [(shards, options.few) for shards in options.shards] + [(1, guilds) for guilds in options.guilds]
+    """Reload for every number of shards with few guilds, and for every number of guilds with few shards."""
+    moved = [(shards, options.few) for shards in options.shards] + [
+        (math.ceil(guilds / PER_SHARD), guilds) for guilds in options.guilds
+    ]
     rows = [await _reloads(shards, guilds, "auto", options) for shards, guilds in moved]
     rows += [await _reloads(shards, options.few, "overlap", options) for shards in options.overlap]
     table = Table(
@@ -123,7 +128,9 @@ async def run(options: argparse.Namespace) -> Result:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     parser.add_argument("--shards", type=numbers, default=[1, 16, 64], metavar="N,N")
-    parser.add_argument("--guilds", type=numbers, default=[1000], metavar="N,N", help="with one shard")
+    parser.add_argument(
+        "--guilds", type=numbers, default=[1000, 5000], metavar="N,N", help="with as few shards as Discord allows"
+    )
     parser.add_argument("--overlap", type=numbers, default=[1, 16], metavar="N,N", help="shards, by overlap")
     parser.add_argument("--few", type=int, default=100, help="guilds where shards are varied")
     parser.add_argument("--channels", type=int, default=50, help="of a guild")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import statistics
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,8 +31,9 @@ OF_ANYBODY = ("lasting", "dynamic")
 
 
 @asynccontextmanager
-async def installed(tmp_path: Path, **options: Any) -> AsyncIterator[Rig]:
+async def installed(tmp_path: Path, *, skew: tuple[float, float] = (0.0, 0.3), **options: Any) -> AsyncIterator[Rig]:
     settings = SandboxSettings(
+        skew=skew,
         max_concurrency=16,
         identify_window=WINDOW,
         member_request_window=0.0,
@@ -308,3 +310,38 @@ async def test_five_hundred_views_at_once_are_answered_once_each_by_the_child_th
         await nothing_more(sandbox)
         assert sandbox.journal.verdict().late == 0
         assert await installation.stop() == 0
+
+
+VIEWS, PRESSES = 500, 200
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(os.environ.get("BASTION_SOAK") != "1", reason="compares times: set BASTION_SOAK=1 to run it")
+async def test_hundreds_of_views_answer_as_quickly_after_their_bot_was_replaced(tmp_path: Path) -> None:
+    """The 95th percentile of an answer is at most twice that of the same views before."""
+    async with installed(tmp_path, skew=(0.0, 0.0)) as installation:
+        sandbox = installation.sandbox
+        for _ in range(VIEWS):
+            await sandbox.journal.wait_handled(sandbox.emit_slash("panel"))
+        panels = [one.message_id for one in sandbox.world.components.values()][-VIEWS:]
+
+        async def p95(messages: list[int]) -> float:
+            pressed = [await press(sandbox, message) for message in messages]
+            return statistics.quantiles(pressed, n=20)[-1]
+
+        before = await p95(panels[:PRESSES])
+        await reloaded(installation)
+        after = await p95(panels[PRESSES : 2 * PRESSES])
+        print(f"95th percentile of an answer: {1000 * before:.1f} ms, after the switch {1000 * after:.1f} ms")
+        assert after <= 2 * before
+        verdict = sandbox.journal.verdict()
+        assert (verdict.lost, verdict.duplicated) == (0, 0), verdict
+
+
+async def press(sandbox: Sandbox, message: int) -> float:
+    """Press a button and return how many seconds its answer took."""
+    entry = sandbox.emit_button(message=message)
+    await sandbox.journal.wait_handled(entry)
+    interaction = sandbox.world.interactions[int(entry.key)]
+    assert interaction.answered is not None
+    return interaction.answered - interaction.created

@@ -279,7 +279,12 @@ async def test_no_app_hears_of_a_moving_connection_and_a_presence_of_the_constru
 
 @pytest.mark.wide
 @pytest.mark.parametrize(
-    ("version", "session", "why"), [("2.7.0", "moved", None), ("2.5.0", "overlap", "discord.py 2.7 -> 2.5")]
+    ("version", "session", "why"),
+    [
+        ("2.7.0", "moved", None),
+        ("2.6.4", "overlap", "discord.py 2.7 -> 2.6"),
+        ("2.5.0", "overlap", "discord.py 2.7 -> 2.5"),
+    ],
 )
 async def test_between_versions_of_discord_py_sessions_move_within_a_minor_one(
     tmp_path: Path, version: str, session: str, why: str | None
@@ -298,3 +303,16 @@ async def test_between_versions_of_discord_py_sessions_move_within_a_minor_one(
         assert (outcome["handoff"]["session"], outcome["handoff"]["why"]) == (session, why)
         assert (await installation.reload())["handoff"]["session"] == "moved", "from that version on"
         await the_end(installation, identifies=before + outcome["handoff"]["identifies"])
+
+
+@pytest.mark.wide
+@pytest.mark.timeout(300)
+async def test_a_session_moves_between_two_versions_of_python(tmp_path: Path, newest_python: str) -> None:
+    async with serving(tmp_path) as installation:
+        installation.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        for python in (newest_python, sys.executable):
+            installation.configure(bot__python=python)
+            outcome = await installation.reload()
+            assert outcome["result"] == "succeeded", f"{outcome}\n{installation.tail()}"
+            assert (outcome["handoff"]["session"], outcome["handoff"]["identifies"]) == ("moved", 0)
+        await the_end(installation, identifies=4)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from interpreters import environment, newest
 from layouts import EXAMPLES, LAYOUTS, Program
 from programs import (
     Installed,
@@ -44,16 +43,6 @@ def require(program: Program, python: str) -> None:
     version = tuple(int(number) for number in ran.stdout.split())
     if version < program.since:
         pytest.skip(f"{program.name} needs Python {'.'.join(map(str, program.since))}")
-
-
-@pytest.fixture(scope="session")
-def newest_python(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> str:
-    """An interpreter that has the product, newer than the tests' own."""
-    python = newest()
-    if python is None:
-        pytest.skip(f"there is no Python newer than {sys.version.split()[0]}: name one in BASTION_NEWEST_PYTHON")
-    base = tmp_path_factory.getbasetemp()
-    return str(environment(python, (base if worker_id == "master" else base.parent) / "newest-python"))
 
 
 @pytest.mark.parametrize("program", cases([program for program in LAYOUTS if program.quick]))
