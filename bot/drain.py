@@ -16,6 +16,9 @@ from bastion.bot.inflight import Handler, InFlight
 GRACE = 2.0
 """Seconds that tasks which the app itself began inside a handler are waited for: some of them never end."""
 
+COUNT_SECONDS = 0.1
+"""How often live controls are counted at most: 500 views take 2 ms."""
+
 _CLEAN_UP = 1.0
 """Seconds that handlers which are cut have to clean up."""
 
@@ -67,6 +70,8 @@ class Drain:
         on_cut: Callable[[list[str]], None] = lambda _: None,
     ) -> None:
         self.lingering = 0
+        self._controls_then: list[Control] = []
+        self._counted_at = 0.0
         """How many views, modals and conversations it waits for."""
         self.cut: list[str] = []
         """Names of what was cut so far."""
@@ -91,7 +96,8 @@ class Drain:
         Tasks that the app began inside handlers get `GRACE` seconds after the last handler and are then left alone.
         """
         before = self._inflight.ended
-        self._inflight.on_change = self._controls.on_change = self._changed.set
+        self._inflight.on_change = self._changed.set
+        self._controls.on_change = self._count_again
         while (wake := self._advance()) is not None:
             await self._change(until=wake)
         self._on_over()
@@ -116,10 +122,23 @@ class Drain:
             del ends[handler]
             self._cancelled.add(handler.task)
         self._note_cut([self._inflight.cut(handler.task) for handler in late])
-        controls = self._live() if now < self._linger_end() else []
+        controls = self._counted(now) if now < self._linger_end() else []
         self._note(controls, list(ends))
         wakes = [*ends.values(), *(min(control.until, self._linger_end()) for control in controls)]
+        if controls and now > self._counted_at:
+            wakes.append(self._counted_at + COUNT_SECONDS)
         return min(wakes, default=None)
+
+    def _count_again(self) -> None:
+        self._counted_at = float("-inf")
+        self._changed.set()
+
+    def _counted(self, now: float) -> list[Control]:
+        """Return the live controls, or those of a moment ago: each press of one of hundreds would count them all."""
+        over = min((control.until for control in self._controls_then), default=now)
+        if over <= now or now - self._counted_at >= COUNT_SECONDS:
+            self._controls_then, self._counted_at = self._live(), now
+        return self._controls_then
 
     def _note_cut(self, names: list[str]) -> None:
         if names:
