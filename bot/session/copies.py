@@ -45,6 +45,7 @@ class Copies:
         self._websocket_of = websocket_of
         self._copied: set[int] = set()
         self._kept: list[tuple[int, bytes]] | None = None
+        self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def heard(self, shard: int, text: str) -> None:
@@ -111,7 +112,7 @@ class Copies:
 
     async def _write(self, rest: snapshot.Snapshot) -> None:
         try:
-            await rest.write(self._stream.room)
+            await rest.write(self._stream.room, self._turn)
         except StreamError:
             return  # whoever made the stream is told of its end
 

@@ -38,6 +38,10 @@ TRIES = 3
 """Switches that are tried, `PAUSE_SECONDS` apart, when one is taken back for time: the supervisor waits for 15 s."""
 PAUSE_SECONDS = 1.0
 
+TOGETHER = 8
+"""Shards that are given at the same time. All of 64 at once would block both bots' loops for 0.1 s, and wait for each
+other."""
+
 _ENDED = "the stream between both bots has ended"
 
 
@@ -80,8 +84,13 @@ class Giving:
         first, *others = self._in_order()
         if why := await self._give_first(first):
             return why
-        await asyncio.gather(*(self._handover.end(shard, self._peer, binding=True) for shard in others))
+        together = asyncio.Semaphore(TOGETHER)
+        await asyncio.gather(*(self._end(shard, together) for shard in others))
         return None
+
+    async def _end(self, shard: int, together: asyncio.Semaphore) -> None:
+        async with together:
+            await self._handover.end(shard, self._peer, binding=True)
 
     def _in_order(self) -> list[int]:
         return sorted(self._handover.own, key=lambda shard: (self._handover.guilds(shard), shard))

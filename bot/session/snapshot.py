@@ -18,6 +18,7 @@ Knows the order. What a payload says is `bastion.bot.discordpy`'s.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 
@@ -59,16 +60,27 @@ class Snapshot:
     def __init__(self, steps: Iterator[tuple[str, Payload]], send: Callable[[bytes], None]) -> None:
         self._steps, self._send = steps, send
 
-    async def write(self, room: Callable[[], Awaitable[None]]) -> None:
-        """Send it in slices, and wait for ``room`` between them. Raises what ``room`` raises."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+    async def write(self, room: Callable[[], Awaitable[None]], turn: asyncio.Lock) -> None:
+        """Send it in slices, and wait for ``room`` between them. Raises what ``room`` raises.
+
+        ``turn`` is that of all snapshots of this bot: 64 shards with a slice each in one turn of the loop would block
+        it for 0.2 s.
+        """
+        over = False
+        while not over:
+            async with turn:
+                over = self._write_slice()
+                await asyncio.sleep(0)
+            await room()
+
+    def _write_slice(self) -> bool:
+        """Send one slice; return whether it was the last."""
+        until = time.monotonic() + SLICE_SECONDS
         for name, data in self._steps:
             self._send(encode(name, data))
-            if loop.time() - began > SLICE_SECONDS:
-                await asyncio.sleep(0)
-                await room()
-                began = loop.time()
+            if time.monotonic() > until:
+                return False
+        return True
 
 
 def _steps(
