@@ -33,7 +33,7 @@ from bastion.bot.dated import DiscordClock
 from bastion.bot.gate import HELD_COUNT, HELD_SECONDS, INTERACTION_LIFE, Event, Gate
 from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify, shard_of
 from bastion.bot.ledger import Ledger, number_key
-from bastion.bot.sessions import DeadSession, SessionFile
+from bastion.bot.sessions import DeadSession, SessionFile, whose
 
 _log = logging.getLogger("bastion.recovery")
 
@@ -222,7 +222,7 @@ class Recovery:
             if not self.settled or self._began_at is None:
                 await asyncio.wait_for(self._settled.wait(), max(0.0, left))
         except TimeoutError:
-            _log.warning("the sessions of generation %s do not all answer; going on without", self.generation)
+            _log.warning("the sessions of %s do not all answer; going on without", whose(self.generation))
         await self._sure()
 
     def session_began(self, shard: int, shards: int) -> None:
@@ -303,9 +303,9 @@ class Recovery:
                 self._lose(side, str(error))
                 return
             except (ConnectionError, TimeoutError) as error:
-                _log.info("shard %s of generation %s: %s", side.dead.shard, self.generation, error or "no answer")
+                _log.info("shard %s of %s: %s", side.dead.shard, whose(self.generation), error or "no answer")
             except Exception:
-                _log.exception("shard %s of generation %s", side.dead.shard, self.generation)
+                _log.exception("shard %s of %s", side.dead.shard, whose(self.generation))
                 self._lose(side, "it cannot be read")
                 return
             if side.connected:  # Discord counts from the end of the connection
@@ -356,9 +356,9 @@ class Recovery:
         side.over = True
         self.lost += 1
         _log.warning(
-            "the session of shard %s of generation %s cannot be resumed: %s; what was sent on it %s is lost",
+            "the session of shard %s of %s cannot be resumed: %s; what was sent on it %s is lost",
             side.dead.shard,
-            self.generation,
+            whose(self.generation),
             reason,
             "from now on until this child's own begins" if side.resumed else "meanwhile",
         )
@@ -376,7 +376,7 @@ class Recovery:
     def _take(self, side: _Side, name: str, data: Any) -> None:
         if name == "RESUMED":
             if not side.resumed:
-                _log.info("resumed shard %s of generation %s", side.dead.shard, self.generation)
+                _log.info("resumed shard %s of %s", side.dead.shard, whose(self.generation))
             side.resumed = side.connected = True
             if self._own:
                 self._gate.begin_anew(side.dead.shard, side.dead.shards, told=self._is_told)
@@ -564,8 +564,8 @@ class Recovery:
         self._ledger.close()
         self._changed()
         _log.info(
-            "recovered what generation %s left: %s sessions, %s lost, %s events missed",
-            self.generation,
+            "recovered what %s left: %s sessions, %s lost, %s events missed",
+            whose(self.generation),
             self.sessions,
             self.lost,
             self.missed,

@@ -47,7 +47,7 @@ from bastion.bot.reasons import ForkError, NoTokenError, SetupError, TwoClientsE
 from bastion.bot.recovery import Recovery
 from bastion.bot.registration import Registration
 from bastion.bot.session.taking import HandoverError, RefusedError
-from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, keys_in_hand
+from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, former_file, keys_in_hand, whose
 from bastion.bot.shards import PARSED, Shards, turns
 from bastion.bot.stalls import Stalls
 from bastion.bot.starting import Starting
@@ -752,7 +752,7 @@ class Runtime:
         try:
             file = self._file_of(generation)
         except SessionFileError as error:
-            _log.warning("how far generation %s had come is not known: %s", generation, error)
+            _log.warning("how far %s had come is not known: %s", whose(generation), error)
         else:
             self._hand_on(file, generation)
             handled = {one.shard: (one.session, one.sequence) for one in file.sessions()}
@@ -780,7 +780,7 @@ class Runtime:
         try:
             file = self._file_of(generation)
         except SessionFileError as error:
-            _log.warning("nothing of generation %s can be recovered: %s", generation, error)
+            _log.warning("nothing of %s can be recovered: %s", whose(generation), error)
             self.link.send(wire.Recovered(generation=generation, sessions=0))
             self._take_over_early(gate)
             return
@@ -832,11 +832,13 @@ class Runtime:
         """Let somebody else claim what a dead child had claimed, and of which it had not begun a handler."""
         key = file.in_hand
         if key is not None and self.ledger.give_back(key, self.options.claimer(generation)):
-            _log.info("generation %s died before it began to handle %s: that is left to others", generation, key)
+            _log.info("%s died before it began to handle %s: that is left to others", whose(generation), key)
         file.let_go()
 
     def _file_of(self, generation: int) -> SessionFile:
-        """Open what a dead child of this supervisor left. Raises `SessionFileError`."""
+        """Open what a dead child left, of this supervisor's or of one that was killed. Raises `SessionFileError`."""
+        if generation == wire.FORMER:
+            return former_file(self.options.ledger, token=self._token)
         return SessionFile.open(self._sessions_path(generation), token=self._token, supervisor=_supervisor())
 
     def _sessions_path(self, generation: int) -> Path:
@@ -1031,10 +1033,11 @@ class Runtime:
     def _orphaned(self, reason: str) -> None:
         """End soon: the supervisor is gone. Called in the link's thread."""
         _log.warning("%s: ending", reason)
-        self._end_soon(contextvars.Context())
+        self._terminated(contextvars.Context())
 
     def _terminated(self, context: contextvars.Context) -> None:
-        if self.gate is not None and self.gate.role == "active":
+        taking = self.moving is not None and self.moving.handover.took_some
+        if taking or (self.gate is not None and self.gate.role == "active"):
             internals.keep_sessions()  # It is ended, not relieved: its successor resumes them.
         self._end_soon(context)
 

@@ -21,6 +21,7 @@ import json
 import mmap
 import os
 import struct
+import time
 import zlib
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,10 +30,13 @@ from pathlib import Path
 from string import digits
 from typing import Any
 
+from bastion.wire import FORMER, beside_former, claimer, sessions_path
 from bastion.wire.private import open_private
 
 MAX_SHARDS = 1024
 """Sessions that one file has room for: far more than one process can serve."""
+RESUMABLE_SECONDS = 120.0
+"""How long after a bot has stopped to read its sessions are worth a try: Discord keeps them for about as long."""
 MAX_RUNNING = 256
 """Handlers that can be named in full at the same time; further ones are counted. As many more by kind and id."""
 MAX_KINDS = 128
@@ -144,8 +148,8 @@ class SessionFile:
         return made
 
     @classmethod
-    def open(cls, path: Path, *, token: str, supervisor: int) -> SessionFile:
-        """Open what another generation left. Raises `SessionFileError`."""
+    def open(cls, path: Path, *, token: str, supervisor: int | None) -> SessionFile:
+        """Open what another generation left, of any supervisor's with None. Raises `SessionFileError`."""
         try:
             descriptor = open_private(path, os.O_RDWR)
         except OSError as error:
@@ -165,13 +169,13 @@ class SessionFile:
             raise
         return found
 
-    def _adopt(self, token: str, supervisor: int) -> None:
+    def _adopt(self, token: str, supervisor: int | None) -> None:
         magic, digest, parent = _HEADER.unpack_from(self._map, 0)
         if magic != _MAGIC:
             raise SessionFileError("its file is another version's, or damaged")
         if digest != _digest(token):
             raise SessionFileError("its file is of another token")
-        if parent != supervisor:
+        if supervisor is not None and parent != supervisor:
             raise SessionFileError("its file is of another supervisor's time")
         for slot, body in self._found():
             self._slots[body["shard"]] = slot
@@ -220,6 +224,13 @@ class SessionFile:
         """
         slot = self._slots.get(shard, MAX_SHARDS)
         return (_RECORDS_AT + slot * _RECORD if slot < MAX_SHARDS else _NOBODYS_AT) // 8
+
+    def catch_up(self, other: SessionFile) -> None:
+        """Note that in each session that both files have, everything was handed over that was by either."""
+        further = {one.session: one.sequence for one in other.sessions()}
+        for one in self.sessions():
+            if further.get(one.session, 0) > one.sequence:
+                self.handed(one.shard, further[one.session])
 
     def sessions(self) -> list[DeadSession]:
         """Return the sessions of which something was handed to the app."""
@@ -325,6 +336,29 @@ class SessionFile:
         """Let go of the memory. The file stays."""
         self.words.release()
         self._map.close()
+
+
+def whose(generation: int) -> str:
+    """Return how messages name the dead bot of this generation."""
+    return "the bot that a killed supervisor has left" if generation == FORMER else f"generation {generation}"
+
+
+def former_file(ledger: str, *, token: str) -> SessionFile:
+    """Open what the bot of a supervisor that was killed left. Raises `SessionFileError`.
+
+    If another bot of that supervisor's had taken some of its sessions, its own file says how far it was in those.
+    """
+    found = SessionFile.open(Path(sessions_path(ledger, claimer(0, FORMER))), token=token, supervisor=None)
+    if not 0 <= time.monotonic() - found.reading_at < RESUMABLE_SECONDS:
+        found.close()
+        raise SessionFileError("it has stopped to read too long ago")
+    beside = Path(beside_former(ledger))
+    for path in beside.parent.glob(f"{beside.name}*"):
+        with contextlib.suppress(SessionFileError):
+            other = SessionFile.open(path, token=token, supervisor=None)
+            found.catch_up(other)
+            other.close()
+    return found
 
 
 def keys_in_hand(own: Path) -> set[str]:

@@ -27,13 +27,13 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from bastion.supervisor import __version__, diskroom, headroom, neighbours, orphans
+from bastion.supervisor import __version__, diskroom, headroom, neighbours, orphans, sessionfiles
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
 from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
-from bastion.supervisor.ledgerdir import Place, base_directory, held, keep_sessions, ledger_place
+from bastion.supervisor.ledgerdir import Place, base_directory, held, ledger_place
 from bastion.supervisor.location import SettingsError
 from bastion.supervisor.logs import LogLine as LogLine
 from bastion.supervisor.logs import to_logging
@@ -119,6 +119,7 @@ class Engine:
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""
         self._settings = settings
+        self._control = settings.control.socket
         self._wanted: Settings | None = None
         """Settings of the handoff under way; they replace the others when it has succeeded."""
         self._reread = reread
@@ -180,7 +181,7 @@ class Engine:
         ledger = self._settings.ledger
         try:
             place = self._place = stack.enter_context(
-                ledger_place(ledger.path, environ=os.environ, shared=ledger.shared)
+                ledger_place(ledger.path, environ=os.environ, control=self._control, shared=ledger.shared)
             )
             if place.membership is not None:
                 self._register = Register(place.membership)
@@ -218,7 +219,9 @@ class Engine:
                 company, waits = self._begins_beside()
                 # One that was held back asks for a reload when the next turn begins, and so once there is a child.
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-                slot.begin(start, timing_of(self._settings), company=company, waits=waits)
+                if former := self._place.former:
+                    self.log("a supervisor that was killed has left its bot's sessions: generation 1 resumes them")
+                slot.begin(start, timing_of(self._settings), company=company, waits=waits, former=former)
             if self._register is not None:
                 self._tasks.start_soon(self._watch_neighbours, self._register, slot)
             if self._by_hand is not None:
@@ -574,7 +577,12 @@ class Engine:
 
     def keep_sessions(self, generations: set[int]) -> None:
         """Remove what all other generations have left of their gateway sessions."""
-        keep_sessions(self._place, generations)
+        sessionfiles.keep(self._place.path, self._place.supervisor, generations)
+
+    def holds(self, generation: int) -> None:
+        """Write down which child has the sessions, for whoever follows a supervisor that is killed."""
+        if self._place.membership is None:
+            sessionfiles.note_holder(self._place.path, control=self._control, generation=generation)
 
     def stream_path(self, generation: int) -> str:
         """Return where the holder of the sessions is to listen for a child."""

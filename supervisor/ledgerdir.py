@@ -13,7 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,11 +21,13 @@ from bastion.supervisor import neighbours, private, relay
 from bastion.supervisor.diskroom import not_writable
 from bastion.supervisor.neighbours import Membership
 from bastion.supervisor.private import UnsafeError
-from bastion.wire import claimer, sessions_path, supervisor_of
+from bastion.supervisor.sessionfiles import beside, forget, inherit, session_files
+from bastion.wire import supervisor_of
 from bastion.wire.private import foreign, open_private
 
 _PREFIX = "bastion-ledger-"
 _UNFINISHED = "bastion-new-"
+_NAME = "ledger.sqlite3"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ class Place:
     path: Path
     lock: int | None = None
     membership: Membership | None = None
+    former: bool = False
+    """Whether a supervisor that was killed has left sessions of the bot there."""
 
     @property
     def supervisor(self) -> int:
@@ -78,7 +82,7 @@ def place_problem(configured: Path | None, *, environ: Mapping[str, str]) -> str
 
 def _prepared_by_others(ledger: Path) -> str | None:
     """Name a file at the ledger's path, or beside the ledger, which our user cannot have made."""
-    for _, file in _beside(ledger, ledger.name):
+    for _, file in beside(ledger, ledger.name):
         try:
             found = file.lstat()
         except FileNotFoundError:  # a supervisor that shares the ledger replaces its own files meanwhile
@@ -92,10 +96,13 @@ def _prepared_by_others(ledger: Path) -> str | None:
 
 
 @contextlib.contextmanager
-def ledger_place(configured: Path | None, *, environ: Mapping[str, str], shared: bool = False) -> Iterator[Place]:
+def ledger_place(
+    configured: Path | None, *, environ: Mapping[str, str], control: Path, shared: bool = False
+) -> Iterator[Place]:
     """Give the place of the ledger's file; the default's directory is removed at the end.
 
-    ``shared``: other supervisors may have the configured file too.
+    ``control`` is our control socket: who was killed there has left its bot's sessions to us. ``shared``: other
+    supervisors may have the configured file too; then they are left to those.
     Raises OSError if there is no place for it.
     """
     if problem := place_problem(configured, environ=environ):
@@ -104,18 +111,19 @@ def ledger_place(configured: Path | None, *, environ: Mapping[str, str], shared:
     if configured is not None:
         private.make(directory)
         path = directory / configured.name
-        place = Place(path=path)
         if shared:
             place = Place(path=path, membership=_joined(path))
             _forget_the_dead(place)
         else:
-            keep_sessions(place, ())
+            place = Place(path=path, former=inherit(path, path, control=control))
+            if not place.former:
+                forget(path, 0)
         with held(place):
             yield place
         return
-    _sweep(directory)
-    directory, lock = _create(directory)
-    with held(Place(path=directory / "ledger.sqlite3", lock=lock)) as place:
+    made, lock = _create(directory)
+    path = made / _NAME
+    with held(Place(path=path, lock=lock, former=_sweep(directory, path, control))) as place:
         yield place
 
 
@@ -126,22 +134,13 @@ def held(place: Place) -> Iterator[Place]:
         yield place
     finally:
         if place.lock is None:
-            keep_sessions(place, ())
+            forget(place.path, place.supervisor)
         else:
             shutil.rmtree(place.path.parent, ignore_errors=True)
             os.close(place.lock)
         if place.membership is not None:
             relay.forget(place.path, supervisor=place.supervisor)
             neighbours.leave(place.membership)
-
-
-def keep_sessions(place: Place, generations: Collection[int]) -> None:
-    """Remove our session files beside the ledger, but for those of these generations."""
-    kept = {claimer(place.supervisor, generation) for generation in generations}
-    for whose, file in _session_files(place.path):
-        if supervisor_of(whose) == place.supervisor and whose not in kept:
-            with contextlib.suppress(OSError):
-                file.unlink()
 
 
 def _joined(ledger: Path) -> Membership:
@@ -158,31 +157,15 @@ def _forget_the_dead(place: Place) -> None:
     """Remove the session files of supervisors that are gone, and the state of their apps."""
     assert place.membership is not None
     living = neighbours.living(place.membership)
-    for name, file in _beside(place.path, f"{place.path.name}-"):
+    for name, file in beside(place.path, f"{place.path.name}-"):
         number = name.partition(".")[0]
         if number.isdecimal() and int(number) not in living:
             with contextlib.suppress(OSError):
                 file.unlink()  # an app's state
-    for whose, file in _session_files(place.path):
+    for whose, file in session_files(place.path):
         if supervisor_of(whose) not in living:
             with contextlib.suppress(OSError):
                 file.unlink()
-
-
-def _session_files(ledger: Path) -> Iterator[tuple[int, Path]]:
-    prefix = Path(sessions_path(str(ledger), 0)).name.removesuffix("0")
-    for number, file in _beside(ledger, prefix):
-        if number.isdecimal():
-            yield int(number), file
-
-
-def _beside(ledger: Path, prefix: str) -> list[tuple[str, Path]]:
-    """Return the files there whose name begins so, with the rest of that name."""
-    try:
-        found = list(ledger.parent.iterdir())
-    except OSError:  # it is gone, or there is no descriptor left to look at it
-        return []
-    return [(file.name.removeprefix(prefix), file) for file in found if file.name.startswith(prefix)]
 
 
 def base_directory(environ: Mapping[str, str]) -> Path:
@@ -209,8 +192,9 @@ def _create(base: Path) -> tuple[Path, int]:
     return directory, lock
 
 
-def _sweep(base: Path) -> None:
-    """Remove our own directories that nobody holds any more."""
+def _sweep(base: Path, ledger: Path, control: Path) -> bool:
+    """Remove our own directories that nobody holds any more; return whether one had sessions for us, which we take."""
+    former = False
     for directory in base.glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
             found = directory.lstat()
@@ -219,6 +203,8 @@ def _sweep(base: Path) -> None:
             lock = open_private(directory / "lock", os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                former |= inherit(directory / _NAME, ledger, control=control)
                 shutil.rmtree(directory, ignore_errors=True)
             finally:
                 os.close(lock)
+    return former

@@ -44,21 +44,24 @@ from bastion.supervisor.events import (
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.turn import Turn
-from bastion.wire import Recover
+from bastion.wire import FORMER, Recover
 
 # --- beginnings -------------------------------------------------------------------------------------------------
 
 
 def begin(
-    release: Release, timing: Timing, *, company: bool = False, waits: bool = False
+    release: Release, timing: Timing, *, company: bool = False, waits: bool = False, former: bool = False
 ) -> tuple[State, tuple[Effect, ...]]:
     """Return the first state, with the first child on its way.
 
     ``company``: other supervisors share the ledger, and claim. ``waits``: one of their bots has the active role.
+    ``former``: a supervisor that was killed has left its bot's sessions, as those of generation `FORMER`.
     """
     state = State(phase=Phase.WAITING, timing=timing, good=release, good_timing=timing, company=company, waits=waits)
     turn = Turn(state)
-    moves.spawn(turn, release, standby=company)
+    turn.set(bereft=FORMER if former else None)
+    moves.spawn(turn, release, standby=company or former)
+    moves.recover(turn)
     return turn.state, tuple(turn.effects)
 
 

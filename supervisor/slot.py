@@ -119,6 +119,9 @@ class Host(Protocol):
     def keep_sessions(self, generations: set[int]) -> None:
         """Remove what all other generations have left of their gateway sessions."""
 
+    def holds(self, generation: int) -> None:
+        """Write down which child has the sessions."""
+
     def answered(self, commands: Sequence[int], result: HandoffResult, reason: str | None) -> None:
         """Answer commands."""
 
@@ -216,11 +219,21 @@ class Slot:
         self.handoff: HandoffRecord | None = None
         """The newest handoff, under way or ended."""
         self.totals = Totals()
+        self._holder: int | None = None
+        """Which child's having the sessions is written down."""
         self.state: State
 
-    def begin(self, release: Release, timing: Timing, *, company: bool = False, waits: bool = False) -> None:
-        """Spawn the first child; ``company`` and ``waits`` as for `machine.begin`."""
-        self.state, effects = machine.begin(release, timing, company=company, waits=waits)
+    def begin(
+        self,
+        release: Release,
+        timing: Timing,
+        *,
+        company: bool = False,
+        waits: bool = False,
+        former: bool = False,
+    ) -> None:
+        """Spawn the first child; ``company``, ``waits`` and ``former`` as for `machine.begin`."""
+        self.state, effects = machine.begin(release, timing, company=company, waits=waits, former=former)
         self._busy = True
         self._carry_out(effects)
         self._busy = False
@@ -380,6 +393,7 @@ class Slot:
             self._host.crashed(error)
         finally:
             self._busy = False
+        self._note_holder()
         self._host.stepped()
 
     # Effects.
@@ -464,7 +478,15 @@ class Slot:
                 self._host.handed_over()
 
     def _keep_sessions(self) -> None:
-        self._host.keep_sessions({*self._members, *self._inquest.open, self.state.bereft or 0})
+        bereft = () if self.state.bereft is None else (self.state.bereft,)
+        self._host.keep_sessions({*self._members, *self._inquest.open, *bereft})
+
+    def _note_holder(self) -> None:
+        """Have it written down who has the sessions, or will: who serves, else who is on the way to."""
+        holder = self.state.active if self.state.active is not None else self.state.incoming
+        if holder is not None and holder != self._holder:
+            self._holder = holder
+            self._host.holds(holder)
 
     async def _bring(self, effect: Spawn) -> None:
         """Spawn a child. Nobody but the child waits for the disks that it needs."""

@@ -57,7 +57,10 @@ from bastion.wire.messages import (
     WindowAck,
 )
 from bastion.wire.places import (
+    FORMER,
+    beside_former,
     claimer,
+    holder_path,
     sessions_path,
     state_base,
     stream_path,
@@ -67,6 +70,7 @@ from bastion.wire.proxies import proxies
 
 __all__ = [
     "EXIT_CONFIG",
+    "FORMER",
     "MAX_LINE",
     "PROTOCOL",
     "Activate",
@@ -112,10 +116,12 @@ __all__ = [
     "Window",
     "WindowAck",
     "WireError",
+    "beside_former",
     "claimer",
     "decode_from_child",
     "decode_to_child",
     "encode",
+    "holder_path",
     "proxies",
     "sessions_path",
     "state_base",

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 _GENERATION_BITS = 20
 
+FORMER = 0
+"""The generation of the bot that served when this supervisor's predecessor was killed."""
+
 
 def claimer(supervisor: int, generation: int) -> int:
     """Return a number that no other child has which shares the ledger.
@@ -34,3 +37,16 @@ def sessions_path(ledger: str, claimer: int) -> str:
 def stream_path(ledger: str, claimer: int) -> str:
     """Return where the holder of the sessions listens for this child: beside the ledger."""
     return f"{ledger}-stream-{claimer}"
+
+
+def beside_former(ledger: str) -> str:
+    """Return what the paths begin with of what other children had left when this supervisor's predecessor was killed.
+
+    One of them may have been taking sessions from the bot that served, and be further in those.
+    """
+    return f"{ledger}-former-"
+
+
+def holder_path(ledger: str) -> str:
+    """Return where a supervisor that has the ledger to itself writes down which child has the sessions."""
+    return f"{ledger}-holder"

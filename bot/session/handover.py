@@ -380,6 +380,11 @@ class Handover:
             await self._opened.close()
         return self.taking
 
+    @property
+    def took_some(self) -> bool:
+        """Whether sessions have come to this bot from another one."""
+        return self.taking is not None and self.taking.took_some
+
     def handles(self) -> None:
         """Learn that what came since the sessions are this bot's has been handled, and is from now on as it comes."""
         for peer in self.peers:

@@ -101,6 +101,11 @@ class Taking:
             return False
         return time.monotonic() - end.at - end.close_seconds > RESUME_SECONDS
 
+    @property
+    def took_some(self) -> bool:
+        """Whether a RESUME has left in time."""
+        return bool(self._taken)
+
     def took(self, shard: int) -> None:
         """RESUME has left in time."""
         if shard not in self._awaited:

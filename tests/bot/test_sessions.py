@@ -12,6 +12,7 @@ from mounts import small
 
 from bastion.bot import sessions
 from bastion.bot.sessions import ID, DeadSession, SessionFile, SessionFileError, keys_in_hand
+from bastion.wire import FORMER, beside_former, sessions_path
 
 TOKEN = "a-token-that-nobody-may-see"
 PARENT = 77
@@ -268,3 +269,35 @@ def test_what_is_noted_survives_a_kill(path: Path) -> None:
     os.close(writing)
     assert [found.sequence for found in successor(path).sessions()] == [41]
     assert successor(path).running() == (["on_edit (EDIT 9)", "on_message"], 0)
+
+
+def former(tmp_path: Path, *, read: float = 1.0) -> SessionFile:
+    """Make the file of the bot that a killed supervisor has left; it was last seen to read so many seconds ago."""
+    made = SessionFile.create(Path(sessions_path(str(tmp_path / "ledger"), FORMER)), token=TOKEN, supervisor=PARENT)
+    made.reading_at = time.monotonic() - read
+    begin(made)
+    begin(made, shard=1, session="def")
+    made.handed(0, 5)
+    made.handed(1, 7)
+    return made
+
+
+def test_what_a_killed_supervisors_bot_left_is_read_with_what_another_bot_had_taken_of_it(tmp_path: Path) -> None:
+    former(tmp_path).close()
+    other = SessionFile.create(Path(f"{beside_former(str(tmp_path / 'ledger'))}4"), token=TOKEN, supervisor=PARENT)
+    begin(other)
+    begin(other, shard=1, session="another")
+    other.handed(0, 9)
+    other.handed(1, 99)
+    other.close()
+    Path(f"{beside_former(str(tmp_path / 'ledger'))}5").write_text("damaged")
+    found = sessions.former_file(str(tmp_path / "ledger"), token=TOKEN)
+    assert [(one.session, one.sequence) for one in found.sessions()] == [("abc", 9), ("def", 7)]
+    found.close()
+
+
+@pytest.mark.parametrize("read", [sessions.RESUMABLE_SECONDS + 1, -60.0])
+def test_sessions_that_nobody_has_read_for_long_or_of_another_boot_are_not_resumed(tmp_path: Path, read: float) -> None:
+    former(tmp_path, read=read).close()
+    with pytest.raises(SessionFileError, match="too long ago"):
+        sessions.former_file(str(tmp_path / "ledger"), token=TOKEN)

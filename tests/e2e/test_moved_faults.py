@@ -64,8 +64,6 @@ class Fault:
 FAULTS = [
     Fault(victim, seconds, phase)
     for victim, seconds, phase in product(("old", "new", "supervisor"), (None, 1.0, 10.0), PHASES)
-    # Who kills the supervisor ends the bot with it.
-    if not (victim == "supervisor" and seconds is None)
 ]
 
 
@@ -168,8 +166,14 @@ async def test_whoever_is_killed_or_stands_still_in_whatever_phase(tmp_path: Pat
         following = Following(installation)
         await following.until(fault.phase)
         began, ended = await suffer(installation, fault, seed)
-        outcome = await following.result()
-        assert outcome["result"] in ("succeeded", "failed", "rolled-back"), outcome
+        if fault.victim == "supervisor" and fault.seconds is None:
+            await following.gave_up()
+            await installation.stopped()  # and the bots with it
+            await installation.start()
+            assert [one for one in installation.log if "generation 1 resumes them" in one], installation.tail()
+        else:
+            outcome = await following.result()
+            assert outcome["result"] in ("succeeded", "failed", "rolled-back"), outcome
         if fault.seconds is None:
             ended = time.monotonic()
         await at_rest(installation)
@@ -284,6 +288,34 @@ async def test_a_shard_between_two_connections_is_waited_for_and_the_bot_serves_
         )
         ended = max(ended, time.monotonic())
         await judged(installation, hurt=(began, ended), dead=(began, ended + MEMBERS))
+
+
+ANEW_WITHIN = {"invalid": 3.0, 4007: 3.0, 4009: 3.0, "cut": 5.0, "silence": 9.0}
+"""Seconds from the end of a connection until the shard has a new session, by how Discord refuses the old one."""
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("how", list(ANEW_WITHIN))
+async def test_a_bot_that_serves_begins_a_new_session_when_discord_does_not_resume_its_own(
+    tmp_path: Path, how: Any
+) -> None:
+    async with in_traffic(tmp_path) as installation:
+        sandbox = installation.sandbox
+        fault = sandbox.faults.withhold_resume() if how == "silence" else sandbox.faults.refuse_resume(how)
+        began = time.monotonic()
+        with fault:
+            sandbox.faults.drop_shard(0)
+            await sandbox.gateway.wait_for(lambda: len(sandbox.gateway.identifies) > SHARDS, timeout=ANEW_WITHIN[how])
+            assert fault.hits <= 3, "discord.py asks some hundred times a second"
+        if how != "invalid":
+            await installation.logged("Discord does not resume the session of shard 0")
+        assert [one.shard for one in sandbox.gateway.identifies][SHARDS:] == [0]
+        assert not sandbox.gateway.violations
+        await sandbox.gateway.wait_for(
+            lambda: {one.shard for one in sandbox.gateway.sessions if one.connected} == set(range(SHARDS))
+        )
+        ended = time.monotonic()
+        await judged(installation, hurt=(began, ended), dead=(began - MOMENT, ended + MEMBERS))
 
 
 # --- who connects to the stream ---------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bastion.supervisor.ledgerdir import Place, keep_sessions, ledger_place, place_problem
+from bastion.supervisor.ledgerdir import ledger_place, place_problem
 from bastion.wire import sessions_path
+
+CONTROL = Path("/run/nowhere/control.sock")
 
 
 @pytest.fixture
@@ -20,7 +22,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 
 def test_the_directory_is_private_and_gone_at_the_end(environ: dict[str, str], tmp_path: Path) -> None:
-    with ledger_place(None, environ=environ) as place:
+    with ledger_place(None, environ=environ, control=CONTROL) as place:
         assert place.path.parent.parent == tmp_path
         assert place.path.parent.stat().st_mode & 0o777 == 0o700
         place.path.write_text("claims")
@@ -28,9 +30,9 @@ def test_the_directory_is_private_and_gone_at_the_end(environ: dict[str, str], t
 
 
 def test_two_supervisors_keep_out_of_each_others_way(environ: dict[str, str]) -> None:
-    with ledger_place(None, environ=environ) as first:
+    with ledger_place(None, environ=environ, control=CONTROL) as first:
         first.path.write_text("claims")
-        with ledger_place(None, environ=environ) as second:
+        with ledger_place(None, environ=environ, control=CONTROL) as second:
             assert first.path != second.path
         assert first.path.read_text() == "claims"
 
@@ -38,28 +40,28 @@ def test_two_supervisors_keep_out_of_each_others_way(environ: dict[str, str]) ->
 def test_what_a_killed_supervisor_left_is_removed(environ: dict[str, str], tmp_path: Path) -> None:
     source = (
         "import os, sys; from pathlib import Path; from bastion.supervisor.ledgerdir import ledger_place\n"
-        "with ledger_place(None, environ={'RUNTIME_DIRECTORY': sys.argv[1]}) as place:\n"
+        "with ledger_place(None, environ={'RUNTIME_DIRECTORY': sys.argv[1]}, control=Path(sys.argv[2])) as place:\n"
         "    place.path.write_text('claims'); os.kill(os.getpid(), 9)"
     )
-    subprocess.run([sys.executable, "-c", source, str(tmp_path)], check=False)
+    subprocess.run([sys.executable, "-c", source, str(tmp_path), str(CONTROL)], check=False)
     (left,) = tmp_path.iterdir()
-    with ledger_place(None, environ=environ):
+    with ledger_place(None, environ=environ, control=CONTROL):
         assert not left.exists()
 
 
 def test_what_is_not_ours_to_judge_is_left_alone(environ: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bastion-ledger-nolock").mkdir()
     (tmp_path / "bastion-ledger-link").symlink_to(tmp_path / "bastion-ledger-nolock")
-    with ledger_place(None, environ=environ):
+    with ledger_place(None, environ=environ, control=CONTROL):
         pass
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_path_of_the_operators_is_used_as_it_is(tmp_path: Path) -> None:
-    with ledger_place(tmp_path / "ledger", environ={}) as place:
+    with ledger_place(tmp_path / "ledger", environ={}, control=CONTROL) as place:
         assert (place.path, place.lock) == (tmp_path / "ledger", None)
     refused = pytest.raises(OSError, match=r"ledger\.path: there is no directory")
-    with refused, ledger_place(tmp_path / "gone" / "x", environ={}):
+    with refused, ledger_place(tmp_path / "gone" / "x", environ={}, control=CONTROL):
         pass
 
 
@@ -68,9 +70,9 @@ def test_a_path_in_a_directory_that_others_may_enter_leads_into_one_that_they_ma
     shared.mkdir()
     shared.chmod(0o1777)
     own = shared / f"bastion-{os.getuid()}"
-    with ledger_place(shared / "ledger", environ={}) as place:
+    with ledger_place(shared / "ledger", environ={}, control=CONTROL) as place:
         assert (place.path, own.stat().st_mode & 0o777) == (own / "ledger", 0o700)
-    with ledger_place(shared / "ledger", environ={}) as again:
+    with ledger_place(shared / "ledger", environ={}, control=CONTROL) as again:
         assert again.path == place.path
 
 
@@ -81,7 +83,7 @@ def test_a_directory_in_which_others_may_replace_what_is_there_is_refused(tmp_pa
     shared.chmod(0o777)
     path = shared / "ledger" if configured else None
     refused = pytest.raises(OSError, match=f"the ledger: .*{shared}|ledger.path: .*{shared}")
-    with refused, ledger_place(path, environ={"RUNTIME_DIRECTORY": str(shared)}):
+    with refused, ledger_place(path, environ={"RUNTIME_DIRECTORY": str(shared)}, control=CONTROL):
         pass
     assert list(shared.iterdir()) == []
     assert place_problem(path, environ={"RUNTIME_DIRECTORY": str(shared)}), "and `check` says so too"
@@ -114,26 +116,16 @@ def test_what_lies_in_the_ledgers_place_and_is_none_is_refused(
     tmp_path: Path, beside: str, prepare: Callable[[Path], None]
 ) -> None:
     prepare(file := tmp_path / f"ledger{beside}")
-    with pytest.raises(OSError, match=f"{file} "), ledger_place(tmp_path / "ledger", environ={}):
+    with pytest.raises(OSError, match=f"{file} "), ledger_place(tmp_path / "ledger", environ={}, control=CONTROL):
         pass
     assert file.is_symlink() or file.exists()
-
-
-def test_session_files_are_kept_for_those_who_are_named_and_nobody_elses_file_is_touched(tmp_path: Path) -> None:
-    ledger = tmp_path / "ledger[1]"
-    files = {number: Path(sessions_path(str(ledger), number)) for number in (1, 2, 11)}
-    others = [ledger, tmp_path / "ledger1-sessions-1", tmp_path / "ledger[1]-wal"]
-    for file in (*files.values(), *others):
-        file.touch()
-    keep_sessions(Place(path=ledger), {2})
-    assert sorted(tmp_path.iterdir()) == sorted([files[2], *others])
 
 
 def test_a_configured_ledger_has_no_session_files_of_an_earlier_run_and_leaves_none(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger"
     stale = Path(sessions_path(str(ledger), 1))
     stale.touch()
-    with ledger_place(ledger, environ={}):
+    with ledger_place(ledger, environ={}, control=CONTROL):
         assert not stale.exists()
         stale.touch()
     assert not stale.exists()

@@ -55,7 +55,7 @@ from bastion.supervisor.events import (
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.status import HandoffKind
-from bastion.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby, Window
+from bastion.wire import EXIT_CONFIG, FORMER, Activate, Drain, Recover, Standby, Window
 
 
 def release(name: str) -> Release:
@@ -2236,3 +2236,16 @@ def test_where_sessions_cannot_be_resumed_the_next_child_of_the_same_attempt_has
     assert (world.state.active, world.answers[1].result) == (3, "succeeded")
     world.reload()
     assert world.state.apart is None, "the next attempt tries again"
+
+
+def test_after_a_killed_supervisor_the_first_child_resumes_what_its_bot_has_left() -> None:
+    state, effects = m.begin(FIRST, TIMING, former=True)
+    assert [effect for effect in effects if isinstance(effect, Spawn)] == [Spawn(1, FIRST, True)]
+    assert Send(1, Recover(generation=FORMER)) in effects
+    world = World(state, timing=TIMING)
+    world.take(effects)
+    world.step(Exited(1, "killed by SIGSEGV"))
+    world.step(Rang(Alarm.BACKOFF))
+    assert Recover(generation=FORMER) in world.messages(2), "nobody has resumed them yet"
+    world.cooperate()
+    assert (world.state.active, world.state.bereft) == (2, None)

@@ -22,8 +22,8 @@ from test_machine import (
     yielding,
 )
 
-from bastion.supervisor import neighbours
-from bastion.supervisor.ledgerdir import Place, keep_sessions, ledger_place
+from bastion.supervisor import neighbours, sessionfiles
+from bastion.supervisor.ledgerdir import Place, ledger_place
 from bastion.supervisor.neighbours import (
     Neighbour,
     Register,
@@ -288,7 +288,7 @@ def test_joining_removes_the_dead_and_their_session_files(ledger: Path) -> None:
         states = {number: Path(state_base(str(ledger), number) + ".checkpoint") for number in (dead, alive)}
         for file in (*files.values(), *states.values()):
             file.write_text("")
-        with ledger_place(ledger, environ={}, shared=True) as place:
+        with ledger_place(ledger, environ={}, control=Path("control.sock"), shared=True) as place:
             assert place.supervisor == mine
             assert not files[dead].exists()
             assert files[alive].exists()
@@ -296,9 +296,9 @@ def test_joining_removes_the_dead_and_their_session_files(ledger: Path) -> None:
             assert states[alive].exists()
             own = Path(sessions_path(str(ledger), claimer(mine, 1)))
             own.write_text("")
-            keep_sessions(place, {1})
+            sessionfiles.keep(place.path, place.supervisor, {1})
             assert own.exists()
-            keep_sessions(place, set())
+            sessionfiles.keep(place.path, place.supervisor, set())
             assert not own.exists()
         assert files[alive].exists(), "a supervisor that leaves removes nobody else's"
     assert Place(path=ledger).supervisor == 0
@@ -340,7 +340,7 @@ def test_a_register_whose_directory_is_gone_has_nobody_in_it(ledger: Path) -> No
 def test_a_register_that_cannot_be_used_is_said_with_what_to_do(ledger: Path) -> None:
     register_of(ledger).write_text("a file")
     with pytest.raises(OSError, match=r"-supervisors: .*; all who share a ledger run as the same user"):
-        ledger_place(ledger, environ={}, shared=True).__enter__()
+        ledger_place(ledger, environ={}, control=Path("control.sock"), shared=True).__enter__()
 
 
 # --- why a bot does not get ready ---------------------------------------------------------------------------------

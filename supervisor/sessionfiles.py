@@ -1,0 +1,120 @@
+"""The session files beside a ledger: whose they are, which are kept, and what is left of a killed supervisor's bot.
+
+Each child leaves one, in which the kernel keeps how far it has handled its gateway sessions (`bot.sessions`). A
+supervisor that has the ledger to itself also writes down which child has the sessions. If it is killed, its children
+end and leave the sessions open, and the next supervisor at the same control socket finds both. An example, of a
+supervisor that was killed while generation 4 was taking the sessions of generation 3:
+
+    ledger-holder           {"control": "/run/bastion/control.sock", "generation": 3}
+    ledger-sessions-3       becomes  ledger-sessions-0, of the generation `FORMER`
+    ledger-sessions-4       becomes  ledger-former-4, which is further in what generation 4 had taken
+
+The first child of that supervisor is told to recover what generation `FORMER` has left.
+
+Knows files and their names. What is in a session file only children know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+import msgspec
+
+from bastion.wire import FORMER, beside_former, claimer, holder_path, sessions_path, supervisor_of
+from bastion.wire.private import open_private
+
+_MOST = 64 * 1024
+"""Bytes of a holder's file that are read: it has a path and a number."""
+
+
+class _Holder(msgspec.Struct):
+    """Which child of the supervisor at this control socket has the sessions."""
+
+    control: str
+    generation: int
+
+
+def note_holder(ledger: Path, *, control: Path, generation: int) -> None:
+    """Write down that this generation has the sessions. Where that cannot be written, nothing can be taken over."""
+    path, unfinished = holder_path(str(ledger)), f"{holder_path(str(ledger))}.new"
+    with contextlib.suppress(OSError):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished)  # noqa: PTH108 - of a supervisor that was killed over it
+        descriptor = open_private(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        try:
+            os.write(descriptor, msgspec.json.encode(_Holder(control=str(control), generation=generation)))
+        finally:
+            os.close(descriptor)
+        os.rename(unfinished, path)  # noqa: PTH104
+
+
+def inherit(left: Path, ledger: Path, *, control: Path) -> bool:
+    """Take over what lies beside the ledger ``left``, if a supervisor at this control socket has left it.
+
+    Returns whether there are sessions of the bot that served.
+    """
+    holder = _holder(left)
+    if holder is None or holder.control != str(control):
+        return False
+    found = False
+    with contextlib.suppress(OSError):
+        for whose, file in list(session_files(left)):
+            served = whose == claimer(0, holder.generation)
+            target = (
+                sessions_path(str(ledger), claimer(0, FORMER)) if served else f"{beside_former(str(ledger))}{whose}"
+            )
+            file.rename(target)
+            found |= served
+    return found
+
+
+def _holder(ledger: Path) -> _Holder | None:
+    try:
+        descriptor = open_private(holder_path(str(ledger)), os.O_RDONLY)
+        try:
+            return msgspec.json.decode(os.read(descriptor, _MOST), type=_Holder)
+        finally:
+            os.close(descriptor)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def keep(ledger: Path, supervisor: int, generations: Collection[int]) -> None:
+    """Remove the files of a supervisor's children beside the ledger, but for those of these generations."""
+    kept = {claimer(supervisor, generation) for generation in generations}
+    for whose, file in session_files(ledger):
+        if supervisor_of(whose) == supervisor and whose not in kept:
+            with contextlib.suppress(OSError):
+                file.unlink()
+    if supervisor == 0 and FORMER not in generations:
+        for _, file in beside(ledger, Path(beside_former(str(ledger))).name):
+            with contextlib.suppress(OSError):
+                file.unlink()
+
+
+def forget(ledger: Path, supervisor: int) -> None:
+    """Remove all of them: no child is left."""
+    keep(ledger, supervisor, ())
+    if supervisor == 0:
+        with contextlib.suppress(OSError):
+            os.unlink(holder_path(str(ledger)))  # noqa: PTH108
+
+
+def session_files(ledger: Path) -> Iterator[tuple[int, Path]]:
+    """Yield each session file there, with the number of the claimer who has left it."""
+    prefix = Path(sessions_path(str(ledger), 0)).name.removesuffix("0")
+    for number, file in beside(ledger, prefix):
+        if number.isdecimal():
+            yield int(number), file
+
+
+def beside(ledger: Path, prefix: str) -> list[tuple[str, Path]]:
+    """Return the files there whose name begins so, with the rest of that name."""
+    try:
+        found = list(ledger.parent.iterdir())
+    except OSError:  # it is gone, or there is no descriptor left to look at it
+        return []
+    return [(file.name.removeprefix(prefix), file) for file in found if file.name.startswith(prefix)]
