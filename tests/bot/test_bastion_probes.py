@@ -74,6 +74,7 @@ async def serving(sandbox: Sandbox, module: str, *, handler_ms: str = "0-50") ->
         yield
 
 
+@pytest.mark.wide
 @pytest.mark.parametrize("module", PROBES)
 async def test_a_probe_handles_every_kind_of_event_once(sandbox: Sandbox, module: str) -> None:
     sandbox.traffic.options.slash = QUICK_COMMANDS

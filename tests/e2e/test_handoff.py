@@ -99,6 +99,7 @@ async def test_reloads_in_a_row_lose_nothing_double_nothing_and_cut_nothing(
         assert await installation.stop() == 0
 
 
+@pytest.mark.wide
 async def test_a_handoff_reshards_by_settings_and_by_what_discord_recommends(tmp_path: Path) -> None:
     async with rig(
         tmp_path, app="sharded_client:client", settings=settings(), discord__identify_window=WINDOW
@@ -183,6 +184,7 @@ def button(sandbox: Sandbox, *, lasting: bool) -> Component:
     return next(one for one in buttons if one.custom_id.startswith("probe:lasting") is lasting)
 
 
+@pytest.mark.wide
 class TestTheCheckerCanFail:
     """Without claims there are duplicates, without replay there are losses: the journal sees both."""
 

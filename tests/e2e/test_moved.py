@@ -118,6 +118,7 @@ async def test_a_new_bot_that_dies_on_probation_gives_the_sessions_back(tmp_path
         assert (active(after) or {})["generation"] == 1
         assert after["last_handoff"]["result"] == "rolled-back"
         assert len(installation.sandbox.gateway.identifies) == 4, "its sessions came back"
+        installation.configure(handoff__probation=0)
         assert (await installation.reload())["result"] == "succeeded", installation.tail()
         await installation.sandbox.traffic.stop()
         found = await installation.sandbox.settled(timeout=8, quiet=2)
@@ -134,6 +135,7 @@ async def test_rollback_on_probation_moves_the_sessions_back(tmp_path: Path) -> 
         after = await installation.until(lambda status: len(status["children"]) == 1)
         assert (active(after) or {})["generation"] == 1
         assert (after["last_handoff"]["session"], after["last_handoff"]["identifies"]) == ("moved", 0)
+        installation.configure(handoff__probation=0)
         assert (await installation.reload())["result"] == "succeeded"
         await the_end(installation, identifies=4)
 

@@ -98,7 +98,7 @@ async def test_a_client_logs_in_and_knows_the_world(sandbox: Sandbox) -> None:
         assert {guild.id for guild in client.guilds} == set(sandbox.world.guilds)
         for guild in client.guilds:
             there = sandbox.world.guilds[guild.id]
-            assert {channel.id for channel in guild.text_channels} == set(there.channels)
+            assert {channel.id for channel in guild.channels} == set(there.channels)
             assert {member.id for member in guild.members} == set(there.members)
             assert guild.chunked
             assert guild.me.guild_permissions.administrator
