@@ -36,6 +36,8 @@ WITHIN_SECONDS = 10.0
 """How far apart they may be: three of silence, and their connections."""
 SILENCE_SECONDS = 2.0
 """How long after a RESUME nothing at all may come. Discord answers in one round trip, if it answers."""
+READ_SECONDS = 0.25
+"""How long a loop that was blocked needs to read what has come."""
 
 
 class _Head(msgspec.Struct):
@@ -95,7 +97,7 @@ class Resumes:
         asked.stop()
         asked.websocket = websocket
         loop = asyncio.get_running_loop()
-        asked.timer = loop.call_later(SILENCE_SECONDS, self._silent, asked, websocket)
+        asked.timer = loop.call_later(SILENCE_SECONDS, self._suspect, asked, websocket)
 
     def waits(self, shard: int) -> bool:
         """Whether a shard's RESUME has not been accepted yet."""
@@ -118,6 +120,10 @@ class Resumes:
         """Learn that a shard's session is another bot's now, or that a new one begins."""
         if (asked := self._asked.pop(shard, None)) is not None:
             asked.stop()
+
+    def _suspect(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
+        """Let the loop read what has come meanwhile, if it was blocked until now."""
+        asked.timer = asyncio.get_running_loop().call_later(READ_SECONDS, self._silent, asked, websocket)
 
     def _silent(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
         asked.websocket = None
