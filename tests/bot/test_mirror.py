@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,17 @@ async def sandbox(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Sandbox]:
 
 @asynccontextmanager
 async def two(
-    sandbox: Sandbox, directory: Path, monkeypatch: pytest.MonkeyPatch, kind: type[discord.Client]
+    sandbox: Sandbox,
+    directory: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[discord.Client],
+    *,
+    strangers: Sequence[bytes] = (),
 ) -> AsyncIterator[tuple[Bot, Bot, list[str]]]:
-    """Yield a bot that holds the sessions, one that will be its mirror, and why the stream was lost."""
+    """Yield a bot that holds the sessions, one that will be its mirror, and why the stream was lost.
+
+    ``strangers`` connect before the mirror, and say this.
+    """
     holder, mirror, lost = Bot(sandbox, kind), Bot(sandbox, kind), list[str]()
     bots = {holder.client: holder, mirror.client: mirror}
     own = DiscordWebSocket.from_client.__func__  # type: ignore[attr-defined]
@@ -159,9 +168,13 @@ async def two(
 
     listener = Listener(str(directory / "stream"), listened)
     listener.open()
+    intruders = [socket.socket(socket.AF_UNIX) for _ in strangers]
     try:
         await holder.start()
         await holder.is_ready()
+        for intruder, words in zip(intruders, strangers, strict=True):
+            intruder.connect(str(directory / "stream"))
+            intruder.send(words)
         made = end("mirror", "holder", lambda *frame: mirror.mirror and mirror.mirror.take(*frame))
         mirror.mirror = Mirror(made)
         connect(str(directory / "stream"), made)
@@ -169,7 +182,7 @@ async def two(
     finally:
         for bot in bots.values():
             await bot.close()
-        for one in ends:
+        for one in [*ends, *intruders]:
             one.close()
         listener.close()
 
@@ -214,6 +227,16 @@ async def test_a_mirror_has_the_holders_cache_though_events_go_on_while_it_is_se
         await same(holder, mirror)
         assert len(sandbox.gateway.identifies) == len(holder.websockets), "the mirror has sent none"
         assert (lost, len(mirror.client.cached_messages) > 100) == ([], True)
+
+
+async def test_strangers_who_come_before_the_mirror_are_sent_away_and_it_is_fed(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = [b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, (1 << 30).to_bytes(4, "big") + b"x" * 1000]
+    async with two(sandbox, tmp_path, monkeypatch, discord.Client, strangers=said) as (holder, mirror, lost):
+        await loaded(mirror, len(holder.websockets))
+        await same(holder, mirror)
+        assert len(lost) >= len([words for words in said if words]), lost
 
 
 @KINDS

@@ -318,38 +318,6 @@ async def test_a_bot_that_serves_begins_a_new_session_when_discord_does_not_resu
         await judged(installation, hurt=(began, ended), dead=(began - MOMENT, ended + MEMBERS))
 
 
-# --- who connects to the stream ---------------------------------------------------------------------------------------
-
-
-GARBAGE = [(1 << 30).to_bytes(4, "big") + b"x" * 1000, b"", b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64]
-
-
-async def test_strangers_at_the_stream_are_sent_away_and_the_session_moves(tmp_path: Path) -> None:
-    """They come before the mirror, for as long as its place is free."""
-    strangers: list[asyncio.StreamWriter] = []
-
-    async def intrude() -> None:
-        while not (paths := list(tmp_path.glob("ledger-stream-*"))):  # noqa: ASYNC110 - it is another process that makes it
-            await asyncio.sleep(0.001)
-        for garbage in GARBAGE:
-            with suppress(OSError):
-                strangers.append((await asyncio.open_unix_connection(paths[0]))[1])
-                strangers[-1].write(garbage)
-
-    async with in_traffic(tmp_path, far=0.0, ledger__path=str(tmp_path / "ledger")) as installation:
-        intruder = asyncio.ensure_future(intrude())
-        try:
-            outcome = await installation.reload()
-            await intruder
-        finally:
-            intruder.cancel()
-            for writer in strangers:
-                writer.close()
-        assert strangers
-        assert (outcome["result"], outcome["handoff"]["session"]) == ("succeeded", "moved"), installation.tail(60)
-        await judged(installation)
-
-
 # --- under load -------------------------------------------------------------------------------------------------------
 
 BUSY = 700
