@@ -124,6 +124,8 @@ async def test_twenty_reloads_of_a_busy_bot_lose_nothing_that_was_heard_cached_o
             sandbox.world.left.clear()
             sandbox.traffic.start(rate=RATE, mix=EVERY_KIND)
             about = await asked(installation)
+            # A view that lives for minutes keeps the old bot, so that it can be asked for its cache.
+            await sandbox.journal.wait_handled(sandbox.emit_slash("panel"), timeout=20)
             outcome = await installation.reload()
             assert outcome["result"] == "succeeded", f"{outcome}\n{installation.tail()}"
             handoff = (await installation.status())["last_handoff"]
