@@ -30,8 +30,8 @@ from bastion.bot.discordpy.loading import LOADED, MEMBERS, MESSAGES
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.discordpy.payloads import Payload
 
-SLICE_SECONDS = 0.003
-"""How long the holder's loop is kept at a time: a fifth of the 15 ms after which a person could notice."""
+SLICE_SECONDS = 0.001
+"""After so long the holder's loop turns. A slice ends with what it has begun: a guild of 50 channels takes some 4 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
