@@ -31,7 +31,7 @@ from bastion.bot.discordpy.messages import Recent
 from bastion.bot.discordpy.payloads import Payload
 
 SLICE_SECONDS = 0.001
-"""After so long the holder's loop turns. A slice ends with what it has begun: a guild of 50 channels takes some 4 ms."""
+"""After so long the holder's loop turns, and what has been begun is done: a guild of 50 channels takes some 4 ms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
