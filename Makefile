@@ -8,7 +8,7 @@ help:
 	@echo "make demo    watch a bot being redeployed under load (about a minute)"
 	@echo "make test    the fast tests"
 	@echo "make wide    the wide tests"
-	@echo "make soak    reloads with random faults and pauses (about three quarters of an hour)"
+	@echo "make soak    all matrices of faults, random faults, pauses (an hour and a half)"
 	@echo "make bench   the benchmarks (about an hour; benchmarks/README.md)"
 	@echo "make lint    ruff check, ruff format --check"
 	@echo "make format  let ruff format and fix"
