@@ -62,6 +62,11 @@ def settings(**changes: Any) -> SandboxSettings:
     return SandboxSettings(**(options | changes))
 
 
+def of_moving(shards: int, **changes: Any) -> SandboxSettings:
+    """Return the settings of a Discord whose sessions are moved: all shards at once, and a longer memory of events."""
+    return settings(**({"max_concurrency": 16, "recommended_shards": shards, "replay_buffer": 3500} | changes))
+
+
 class Following:
     """A reload, followed through the control socket as `supervisor reload` does."""
 

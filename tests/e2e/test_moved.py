@@ -15,13 +15,11 @@ from typing import Any
 import pytest
 from casualties import Reload, child, unexplained
 from environments import BASE, must
+from ordeal import WINDOW, of_moving
 from rig import ALL_KINDS, Rig, active, rig
-
-from bastion.sandbox import SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
-WINDOW = 0.25
 PAUSE_MS = 3000.0
 """Longest pause of a shard on a busy machine; the benchmarks say what it is on a quiet one."""
 
@@ -37,15 +35,7 @@ async def serving(
     **changes: Any,
 ) -> AsyncIterator[Rig]:
     """An installation that serves. ``far``: seconds to Discord and back."""
-    settings = SandboxSettings(
-        max_concurrency=16,
-        identify_window=WINDOW,
-        recommended_shards=shards,
-        member_request_window=0.0,
-        identifies_per_day=100_000,
-        replay_buffer=3500,
-        network_delay=far,
-    )
+    settings = of_moving(shards, network_delay=far)
     options = {"discord__identify_window": WINDOW} | changes
     async with rig(directory, app=f"{app}:client", settings=settings, handler_ms="20-20", **options) as installation:
         if start:

@@ -6,13 +6,13 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from ordeal import WINDOW, of_moving
 from rig import ALL_KINDS, Rig, active, rig
 
-from bastion.sandbox import Entry, SandboxSettings
+from bastion.sandbox import Entry
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.timeout(400)]
 
-WINDOW = 0.25
 RATE = 300
 RELOADS = 20
 GUILDS = 8
@@ -22,19 +22,6 @@ KEPT_IN_A_CHANNEL = 30
 """So few that each message that the traffic edits is among those that the bot keeps."""
 MESSAGES = ("message", "command_message")
 NO_ZSTD = "raise ImportError('this test is about zlib')"
-
-
-def settings(shards: int) -> SandboxSettings:
-    return SandboxSettings(
-        guilds=GUILDS,
-        max_concurrency=16,
-        identify_window=WINDOW,
-        recommended_shards=shards,
-        member_request_window=0.0,
-        identifies_per_day=100_000,
-        replay_buffer=3500,
-        messages_per_channel=KEPT_IN_A_CHANNEL,
-    )
 
 
 async def listing(installation: Rig, generation: int) -> list[str]:
@@ -102,7 +89,7 @@ async def test_twenty_reloads_of_a_busy_bot_lose_nothing_that_was_heard_cached_o
     async with rig(
         tmp_path,
         app="witness:client",
-        settings=settings(shards),
+        settings=of_moving(shards, guilds=GUILDS, messages_per_channel=KEPT_IN_A_CHANNEL),
         handler_ms="5-5",
         discord__identify_window=WINDOW,
         handoff__linger=600,

@@ -23,16 +23,15 @@ import psutil
 import pytest
 from casualties import INTERACTIONS, UNTOLD
 from named import Named
-from ordeal import Following, at_rest, order_now, pid
+from ordeal import WINDOW, Following, at_rest, of_moving, order_now, pid
 from rig import ALL_KINDS, Rig, rig
 
-from bastion.sandbox import Entry, SandboxSettings
+from bastion.sandbox import Entry
 from bastion.sandbox.snowflake import shard_of
 
 pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.timeout(240)]
 
 SHARDS = 4
-WINDOW = 0.25
 RATE = 100
 FAR = 0.2
 """Seconds to Discord and back."""
@@ -70,15 +69,7 @@ FAULTS = [
 @asynccontextmanager
 async def in_traffic(tmp_path: Path, *, shards: int = SHARDS, far: float = FAR, **options: Any) -> AsyncIterator[Rig]:
     """An installation that serves, under traffic."""
-    settings = SandboxSettings(
-        max_concurrency=16,
-        identify_window=WINDOW,
-        recommended_shards=shards,
-        member_request_window=0.0,
-        identifies_per_day=100_000,
-        replay_buffer=3500,
-        network_delay=far,
-    )
+    settings = of_moving(shards, network_delay=far)
     options = {"restart__backoff_first": 0.2, "discord__identify_window": WINDOW} | options
     async with rig(tmp_path, app="vandal:client", settings=settings, handler_ms="20-20", **options) as installation:
         installation.environ |= {"VANDAL": str(tmp_path / "order"), "PROBE_WAIT_S": "2"}
