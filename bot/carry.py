@@ -1,11 +1,14 @@
 """State that an app carries from one process to the next: `export_state` and `import_state` of its client.
 
-The old child exports when it has taken its last event, into a private file beside the ledger; the new one imports
-before it handles its first. An active child also exports every so often: should it crash, that *checkpoint* is given to
-its successor, before that handles what the dead one has missed. Each step has limits of time and size, and whatever
-goes wrong costs the state alone.
+The old child exports when it has taken its last event, and the state goes through the stream between both; the new one
+imports before it handles its first event. An active child also exports every so often, into a private file beside the
+ledger: should the child crash, its successor imports that *checkpoint*, before it handles what the dead child has
+missed. Each step has limits of time and size, and whatever goes wrong costs the state alone.
 
-Knows hooks, files and limits; knows nothing of roles, events or pipes.
+A state is one line that says what follows, and the rest: ``json`` and a JSON value, ``bytes`` and bytes, ``failed`` and
+why there is none, ``none`` for an app that exports nothing. An example: ``json\n{"seen": 3}``.
+
+Knows hooks, files and limits; knows nothing of roles, events or streams.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ MAX_BYTES = 16 * 1024 * 1024
 MARGIN = 0.5
 """Seconds beyond the old child's limit for which a new child waits for the state."""
 
-_BYTES, _JSON = b"bytes\n", b"json\n"
+_BYTES, _JSON, _FAILED, _NONE = b"bytes\n", b"json\n", b"failed\n", b"none\n"
 
 _T = TypeVar("_T")
 Hook: TypeAlias = Callable[..., Any]
@@ -57,18 +60,16 @@ class Limits:
 
 
 class Carry:
-    """What one child exports and imports. ``base`` is the path that all the state's files begin with."""
+    """What one child exports and imports."""
 
-    def __init__(self, base: str, *, generation: int, limits: Limits) -> None:
-        self._handed_over = Path(f"{base}.state-{generation}")
-        self._checkpoint = Path(f"{base}.checkpoint")
+    def __init__(self, checkpoint: Path, *, limits: Limits) -> None:
+        self._checkpoint = checkpoint
         self._limits = limits
         self._export: Hook | None = None
         self._import: Hook | None = None
-        self._message: wire.Import | None = None
-        self._came = asyncio.Event()
+        self._state: bytes | None = None
+        self._news = asyncio.Event()
         self._alone = asyncio.Lock()
-        self._over = False
 
     def attach(self, client: object) -> None:
         """Find the hooks of a client. A class that names one None has none."""
@@ -76,60 +77,76 @@ class Carry:
         self._import = getattr(client, "import_state", None)
 
     @property
-    def exports(self) -> bool:
-        """Whether the app gives state."""
-        return self._export is not None
-
-    @property
     def imports(self) -> bool:
         """Whether the app takes state."""
         return self._import is not None
 
-    async def export(self) -> wire.Exported:
-        """Export for the successor. Never raises, and takes little longer than the limit."""
-        began = asyncio.get_running_loop().time()
-        size, reason = 0, None
+    async def export(self) -> bytes:
+        """Export for the successor; return the state. Never raises, and takes little longer than the limit."""
+        if self._export is None:
+            return _NONE
         try:
-            size = await self._write(self._handed_over)
+            return await self._exported(self._export)
         except StateError as error:
-            reason = str(error)
-            _log.error("the state is not carried over: %s", reason, exc_info=error.__cause__)
-        return wire.Exported(
-            file=None if reason else str(self._handed_over), reason=reason, seconds=_since(began), size=size
-        )
+            _log.error("the state is not carried over: %s", error, exc_info=error.__cause__)
+            return _FAILED + str(error).encode()
 
-    def arrived(self, message: wire.Import) -> None:
-        """Take the supervisor's word that the old child's state is there, or that there is none."""
-        if self._over and message.file is not None:
-            _remove(Path(message.file))  # too late: events have been handled without it
-        else:
-            self._message = message
-            self._came.set()
+    def arrived(self, state: bytes) -> None:
+        """Take the old child's state."""
+        self._state = state
+        self._news.set()
 
-    async def take_over(self) -> wire.Imported:
-        """Wait for the old child's state and import it. Never raises, and has an end."""
+    def comes_no_more(self) -> None:
+        """Learn that the old child, which was asked for its state, can give none any more: it is dead."""
+        self._news.set()
+
+    async def take_over(self) -> wire.Imported | None:
+        """Wait for the old child's state and import it; None: its app exports none. Never raises, and has an end."""
         patience = self._limits.timeout + MARGIN
         try:
             async with asyncio.timeout(patience):
-                await self._came.wait()
+                await self._news.wait()
         except TimeoutError:
             return self._failed("handoff", f"the old bot gave none within {patience:g} s")
-        finally:
-            self._over = True
-        message = self._message
-        assert message is not None
-        if message.file is not None:
-            return await self._read("handoff", Path(message.file))
-        if message.crashed and self._checkpoint.exists():
-            return await self._read("checkpoint", self._checkpoint)
-        return self._failed("handoff", message.reason or "the old bot gave none")
+        if self._state is None:
+            return await self.take_checkpoint() or self._failed("handoff", "the old bot died before it gave any")
+        if self._state.startswith(_NONE):
+            return None
+        if self._state.startswith(_FAILED):
+            return self._failed("handoff", self._state.removeprefix(_FAILED).decode())
+        return await self._take("handoff", self._state)
 
     async def take_checkpoint(self) -> wire.Imported | None:
-        """Import what a predecessor left that crashed. None: it left nothing, or the app takes nothing."""
-        self._over = True
+        """Import what a predecessor left that crashed. None: it left nothing, or the app takes nothing.
+
+        The file is put aside meanwhile: a state that kills one process must not kill each successor too.
+        """
         if self._import is None or not self._checkpoint.exists():
             return None
-        return await self._read("checkpoint", self._checkpoint)
+        aside = self._checkpoint.with_name(f"{self._checkpoint.name}.taken")
+        try:
+            self._checkpoint.rename(aside)
+            state = await _aside(partial(_contents, aside))
+        except OSError as error:
+            _remove(aside)
+            return self._failed("checkpoint", str(error))
+        imported = await self._take("checkpoint", state)
+        if imported.reason is not None:
+            _remove(aside)
+        else:
+            with contextlib.suppress(OSError):
+                aside.rename(self._checkpoint)  # until this child writes its own: it may fail before it is active
+        return imported
+
+    async def _take(self, source: Source, state: bytes) -> wire.Imported:
+        assert self._import is not None
+        began = asyncio.get_running_loop().time()
+        try:
+            await _limited(self._import, _decode(state), limit=self._limits.timeout, name="import_state")
+        except StateError as error:
+            return self._failed(source, str(error), error.__cause__)
+        _log.info("the state is carried over (%s, %d bytes)", source, len(state))
+        return wire.Imported(source=source, seconds=_since(began))
 
     async def keep_checkpoints(self) -> None:
         """Export every so often, at once for the first time. Runs until it is cancelled."""
@@ -139,7 +156,7 @@ class Carry:
         failed = False
         while True:
             try:
-                await self._write(self._checkpoint)
+                await self._write_checkpoint(self._export)
                 failed = False
             except StateError as error:
                 if not failed:
@@ -147,37 +164,18 @@ class Carry:
                 failed = True
             await asyncio.sleep(self._limits.checkpoint)
 
-    async def _write(self, path: Path) -> int:
-        """Export into a file. Returns its size; raises `StateError`."""
-        assert self._export is not None
+    async def _exported(self, hook: Hook) -> bytes:
+        """Have the app export; return the state. Raises `StateError`."""
         async with self._alone:
-            value = await _limited(self._export, limit=self._limits.timeout, name="export_state")
-            data = _encode(value)
-            try:
-                await _aside(partial(_replace, path, data))
-            except OSError as error:
-                raise StateError(f"{path} cannot be written: {error.strerror or error}") from None
-        return len(data)
+            return _encode(await _limited(hook, limit=self._limits.timeout, name="export_state"))
 
-    async def _read(self, source: Source, path: Path) -> wire.Imported:
-        """Import a file. It is put aside meanwhile: state that kills one process must not kill each successor too."""
-        assert self._import is not None
-        began = asyncio.get_running_loop().time()
-        aside = path.with_name(f"{path.name}.taken")
+    async def _write_checkpoint(self, hook: Hook) -> None:
+        """Raises `StateError`."""
+        state = await self._exported(hook)
         try:
-            path.rename(aside)
-            data = await _aside(partial(_contents, aside))
-            await _limited(self._import, _decode(data), limit=self._limits.timeout, name="import_state")
-        except (OSError, StateError) as error:
-            _remove(aside)
-            return self._failed(source, str(error), error.__cause__)
-        if source == "checkpoint":
-            with contextlib.suppress(OSError):
-                aside.rename(path)  # until this child writes its own: it may fail before it is active
-        else:
-            _remove(aside)
-        _log.info("the state is carried over (%s, %d bytes)", source, len(data))
-        return wire.Imported(source=source, seconds=_since(began))
+            await _aside(partial(_replace, self._checkpoint, state))
+        except OSError as error:
+            raise StateError(f"{self._checkpoint} cannot be written: {error.strerror or error}") from None
 
     def _failed(self, source: Source, reason: str, cause: BaseException | None = None) -> wire.Imported:
         _log.error("no state is carried over: %s", reason, exc_info=cause)
@@ -223,7 +221,7 @@ def _decode(data: bytes) -> object:
     try:
         return msgspec.json.decode(data.removeprefix(_JSON))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise StateError("the file is damaged") from None
+        raise StateError("it is damaged") from None
 
 
 def _contents(path: Path) -> bytes:

@@ -21,6 +21,7 @@ from discord.gateway import DiscordWebSocket
 
 from bastion import wire
 from bastion.bot import internals
+from bastion.bot.carry import Carry
 from bastion.bot.discordpy.loading import Loading
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.session.handover import Handover
@@ -50,14 +51,19 @@ class Moving:
         came: Callable[[DiscordWebSocket], None],
         asks: Callable[[Iterable[int]], None],
         lost: Callable[[str], None],
+        carry: Carry,
+        rests: Callable[[], bool],
     ) -> None:
-        """``takes`` handles a component that is ours, ``came`` is told of a session that is ours from now on.
+        """``carry`` has the app's state, ``rests`` says whether this child handles no new events.
 
+        ``takes`` handles a component that is ours, ``came`` is told of a session that is ours from now on.
         ``asks`` asks Discord for the members of guilds, as far as they are not here.
         ``holds`` says whether events wait to be handled, ``lost`` is told why this child can be no mirror any more.
         """
         self._client, self._receiver, self._say = client, receiver, say
         self._takes, self._holds, self._came, self._asks, self._lost = takes, holds, came, asks, lost
+        self._carry, self._rests = carry, rests
+        self._giving_state: asyncio.Task[None] | None = None
         self._recent = Recent(client)
         self.handover = Handover(client, self._recent, receiver, answers=self)
         self._loading = Loading(client, self._recent, self._loaded)
@@ -130,8 +136,18 @@ class Moving:
         except OSError as error:
             raise MirrorLostError(f"the bot that has the sessions does not listen: {error.strerror or error}") from None
 
+    def follow_for_state(self, order: wire.Overlap) -> None:
+        """Connect to the child that has the app's state, if there is one: the sessions will be this child's own."""
+        if not order.path:
+            return
+        shows, expects = bytes.fromhex(order.shows), bytes.fromhex(order.expects)
+        try:
+            self.handover.follow(order.path, shows=shows, expects=expects, shards=[])
+        except OSError as error:
+            _log.warning("the old bot does not listen, so it gives no state: %s", error.strerror or error)
+
     def serve(self, order: wire.Serve) -> None:
-        """Let another child be the mirror."""
+        """Let another child connect: as a mirror, or for the app's state."""
         problem = ""
         try:
             self.handover.serve(
@@ -170,7 +186,30 @@ class Moving:
             return
         self.handover.holder_died(handled)
 
-    # What the sessions ask for (`handover.Answers`).
+    # What the other child asks for (`handover.Answers`).
+
+    def state_may_be_due(self) -> None:
+        """Give the app's state to the child that waits for it, if no event is this one's to handle any more."""
+        gave_all = self.is_mirror and not self.handover.own
+        if self.handover.is_asked_for_state and (gave_all or self._rests()) and self._giving_state is None:
+            self._giving_state = asyncio.ensure_future(self._give_state())
+
+    async def _give_state(self) -> None:
+        await self.handover.give_state(await self._carry.export())
+        self._giving_state = None
+
+    async def state_is_given(self) -> None:
+        """Wait until no state is on its way from here."""
+        if self._giving_state is not None:
+            await self._giving_state
+
+    def state_came(self, state: bytes) -> None:
+        """Take the state of the old child's app."""
+        self._carry.arrived(state)
+
+    def state_comes_no_more(self) -> None:
+        """Wait no longer for the old child's state."""
+        self._carry.comes_no_more()
 
     def takes(self, data: dict[str, Any]) -> bool:
         """Handle a component if it is this child's own; return whether it is."""

@@ -196,7 +196,6 @@ class Runtime:
     _taking: asyncio.Task[None] | None = None
     """The app's import of what a predecessor left."""
     _checkpoints: asyncio.Task[None] | None = None
-    _exporting: asyncio.Task[None] | None = None
 
     # The program, up to the connection of its client.
 
@@ -258,9 +257,7 @@ class Runtime:
         self.discord_clock = DiscordClock(self.ledger)
         self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, window_open=self._window_open)
         self.loops.install()
-        self.carry = Carry(
-            wire.state_base(options.ledger, options.supervisor), generation=options.generation, limits=options.state
-        )
+        self.carry = Carry(Path(wire.checkpoint_path(options.ledger, options.supervisor)), limits=options.state)
         internals.set_addresses(api_url=options.api_url)
         internals.around_view_waits(self.inflight.waiting)
         internals.around_login(self._log_in)
@@ -396,6 +393,8 @@ class Runtime:
             came=self._session_came,
             asks=self._ask_for_members,
             lost=self._mirror_lost,
+            carry=self.carry,
+            rests=self._rests,
         )
         self.moving.install(standby=self.options.standby)
         self.gate = Gate(
@@ -469,7 +468,7 @@ class Runtime:
             await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_FIRST)
         if not self.options.standby:
-            await self._take_state(wait=False)
+            await self._take_state()
         self.presence.inherit()
         await self.shards.prepare()
         await self._meet(self.shards)
@@ -501,12 +500,17 @@ class Runtime:
                 self.moving.follow(order)
             except MirrorLostError as error:
                 self._mirror_lost(str(error))
+        else:
+            self.moving.follow_for_state(order)
 
     def _takes_for_younger(self, data: dict[str, Any]) -> bool:
         return self.gate is not None and self.gate.take_for_older(data)
 
     def _holds(self) -> bool:
         return self.gate is not None and self.gate.holding
+
+    def _rests(self) -> bool:
+        return self.gate is not None and self.gate.role != "active"
 
     def _session_came(self, websocket: DiscordWebSocket) -> None:
         if self.trail is not None:
@@ -603,8 +607,6 @@ class Runtime:
             wire.Ready(
                 shards=self.client.shard_count or 1,
                 guilds=len(self.client.guilds),
-                exports=self.carry.exports,
-                imports=self.carry.imports,
             )
         )
 
@@ -643,10 +645,7 @@ class Runtime:
                 self.moving.answered(message)
         elif isinstance(message, wire.Activate):
             self._orders += 1
-            waits = message.wait_for_state
-            self._activating = self._spawn(self._activate(self.gate, order=self._orders, wait_for_state=waits))
-        elif isinstance(message, wire.Import):
-            self.carry.arrived(message)
+            self._activating = self._spawn(self._activate(self.gate, order=self._orders))
         elif isinstance(message, wire.Standby):
             self._reads()
             self._orders += 1
@@ -654,13 +653,11 @@ class Runtime:
             self._rest("standby")
             self._announce(self.gate, active=False)
             self.link.send(wire.Role(role="standby"))
-            if message.export:
-                self._export()
+            if self.moving is not None:
+                self.moving.state_may_be_due()
         elif isinstance(message, wire.Drain):
             self._reads()
             self._end(message.limit, message.linger)
-            if message.export:
-                self._export()
 
     async def _catch_up(self, gate: Gate) -> None:
         """Say that the window is open once all has been read that had come before that was asked."""
@@ -677,7 +674,7 @@ class Runtime:
             return
         self.trail.reads(asyncio.get_running_loop().time() if until is None else until)
 
-    async def _activate(self, gate: Gate, *, order: int, wait_for_state: bool) -> None:
+    async def _activate(self, gate: Gate, *, order: int) -> None:
         if order != self._orders:
             return  # told otherwise before it began
         if self._ending is not None:
@@ -689,6 +686,8 @@ class Runtime:
             self._ending = self._drain = None
         if gate.client.is_closed():
             return  # The app or Discord closed it during the drain: `_last_words` says so.
+        takes_state = self.carry.imports and not self._was_active and self.options.standby
+        asked = takes_state and self.moving is not None and self.moving.handover.ask_for_state()
         moved = self.moving is not None and self.moving.is_mirror
         if moved and not await self._take_sessions(gate):
             return
@@ -700,10 +699,9 @@ class Runtime:
             gate.taken = self.trail.taken
         if self._early is not None:
             await self._early
-        takes_state = self.carry.imports and not self._was_active and self.options.standby
         if takes_state:
             self.link.send(wire.Role(role="active"))
-            await self._take_state(wait=wait_for_state)
+            await self._take_state(asked=asked)
         if order != self._orders:
             return
         gate.role = "active"
@@ -811,7 +809,7 @@ class Runtime:
 
     async def _begin_recovery(self, recovery: Recovery) -> None:
         """Begin it, once the app has the dead child's state: what is recovered comes after that."""
-        await self._take_state(wait=False)
+        await self._take_state()
         recovery.begin()
 
     def _left_running(self, generation: int) -> tuple[list[str], int]:
@@ -890,7 +888,7 @@ class Runtime:
 
     async def _serve_early(self, gate: Gate) -> None:
         order = self._orders
-        await self._take_state(wait=False)
+        await self._take_state()
         if order == self._orders:
             gate.role = "active"
             self._work()
@@ -910,24 +908,21 @@ class Runtime:
             self._told_active = active
             gate.announce("activate" if active else "deactivate")
 
-    async def _take_state(self, *, wait: bool) -> None:
-        """Have the app import what a predecessor left, once: whoever asks later waits for the same."""
+    async def _take_state(self, *, asked: bool = False) -> None:
+        """Have the app import what a predecessor left, once: whoever comes later waits for the same.
+
+        ``asked``: the old child has been asked for its state.
+        """
         if self._taking is None:
-            self._taking = self._spawn(self._import_state(wait=wait))
+            self._taking = self._spawn(self._import_state(asked=asked))
         await asyncio.wait([self._taking])
 
-    async def _import_state(self, *, wait: bool) -> None:
-        message = await self.carry.take_over() if wait else await self.carry.take_checkpoint()
+    async def _import_state(self, *, asked: bool) -> None:
+        if asked:
+            self.link.send(wire.Importing())
+        message = await self.carry.take_over() if asked else await self.carry.take_checkpoint()
         if message is not None:
             self.link.send(message)
-
-    def _export(self) -> None:
-        """Export the app's state, behind the event that this child took last."""
-
-        async def export() -> None:
-            self.link.send(await self.carry.export())
-
-        self._exporting = self._spawn(export())
 
     def _rest(self, role: lifecycle.Role) -> None:
         """Let go of the active role, where what runs by itself is concerned."""
@@ -967,13 +962,15 @@ class Runtime:
             self._rest("draining")
             self.link.send(wire.Role(role="draining"))
             self._announce(self.gate, active=False)
+            if self.moving is not None:
+                self.moving.state_may_be_due()
             result = await self._drain.run()
             _log_cut(loops := await self.loops.finish())
             self._send_beat()
             self.link.send(wire.Drained(finished=result.finished, cut=_shortened(result.cut + loops)))
             self._drain = None
-        if self._exporting is not None:
-            await asyncio.wait([self._exporting])
+        if self.moving is not None:
+            await self.moving.state_is_given()
         self._closing = True
         if self.moving is not None:
             self.moving.handover.close()

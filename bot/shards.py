@@ -272,6 +272,7 @@ class Shards:
     ) -> DiscordWebSocket:
         if not self.handover.moves(shard):
             self._become(shard, "resuming")
+        options["sequence"] = self.handover.resume_from(shard, options["sequence"])
         return await self._open(inner, client, shard, options)
 
     async def _open(

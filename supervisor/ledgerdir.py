@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bastion.supervisor import neighbours, private, relay
+from bastion.supervisor import neighbours, private
 from bastion.supervisor.diskroom import not_writable
 from bastion.supervisor.neighbours import Membership
 from bastion.supervisor.private import UnsafeError
-from bastion.supervisor.sessionfiles import beside, forget, inherit, session_files
+from bastion.supervisor.sessionfiles import beside, forget, forget_checkpoint, inherit, session_files
 from bastion.wire import supervisor_of
 from bastion.wire.private import foreign, open_private
 
@@ -114,10 +114,12 @@ def ledger_place(
         if shared:
             place = Place(path=path, membership=_joined(path))
             _forget_the_dead(place)
+            forget_checkpoint(path, place.supervisor)
         else:
             place = Place(path=path, former=inherit(path, path, control=control))
             if not place.former:
                 forget(path, 0)
+                forget_checkpoint(path, 0)
         with held(place):
             yield place
         return
@@ -139,7 +141,7 @@ def held(place: Place) -> Iterator[Place]:
             shutil.rmtree(place.path.parent, ignore_errors=True)
             os.close(place.lock)
         if place.membership is not None:
-            relay.forget(place.path, supervisor=place.supervisor)
+            forget_checkpoint(place.path, place.supervisor)
             neighbours.leave(place.membership)
 
 

@@ -1,9 +1,10 @@
 """Which way a new child gets its sessions: from the child that has them, or by IDENTIFYs of its own.
 
-Both say what their sessions are like (`Wants`). If these are alike, the holder is told to serve, and when it does the
-new child is told to mirror it. An example, for a reload from generation 3 to 4:
+Both say what their sessions are like (`Wants`). The holder is told to serve, and when it does the new child is told to
+connect: as a mirror if their sessions are alike, else to be given the app's state. An example, for a reload from
+generation 3 to 4:
 
-    4 -> Wants             3 <- Serve(4)             3 -> Serving(4)             4 <- Mirror
+    4 -> Wants             3 <- Serve(4)             3 -> Serving(4)             4 <- Mirror, or Overlap
 
 Knows what children said, and passes secrets and a path on. Decides nothing about processes or roles: the machine does.
 """
@@ -24,7 +25,7 @@ class _Pair:
     """A new child that waits until the holder serves."""
 
     holder: int
-    mirror: Mirror
+    answer: Mirror | Overlap
 
 
 class Meeting:
@@ -51,12 +52,16 @@ class Meeting:
             return
         theirs = self.wants.get(holder) if holder is not None else None
         why = obstacle or difference(theirs, wants)
-        if why is not None or holder is None or theirs is None:
-            self._overlap(generation, why or "")
+        if holder is None or theirs is None or theirs.stream != wants.stream:
+            self._answer(generation, Overlap(why=why or ""))
             return
         first, second = secrets.token_hex(_SECRET_BYTES), secrets.token_hex(_SECRET_BYTES)
-        mirror = Mirror(path=path, shows=second, expects=first, shards=theirs.shards, ids=theirs.ids)
-        self._pairs[generation] = _Pair(holder, mirror)
+        answer: Mirror | Overlap
+        if why is None:
+            answer = Mirror(path=path, shows=second, expects=first, shards=theirs.shards, ids=theirs.ids)
+        else:
+            answer = Overlap(path=path, shows=second, expects=first, why=why)
+        self._pairs[generation] = _Pair(holder, answer)
         self._send(holder, Serve(generation=generation, path=path, shows=first, expects=second))
 
     def serving(self, generation: int, message: Serving) -> None:
@@ -65,16 +70,16 @@ class Meeting:
         if pair is None or pair.holder != generation:
             return
         if message.problem:
-            self._overlap(message.generation, f"generation {generation} cannot be connected to: {message.problem}")
+            self._overlap(message.generation, pair, f"generation {generation} does not listen: {message.problem}")
         else:
-            self.wants[message.generation] = self.wants[generation]
-            self.mirrors.add(message.generation)
-            self._send(message.generation, pair.mirror)
+            if isinstance(pair.answer, Mirror):
+                self.wants[message.generation] = self.wants[generation]
+            self._answer(message.generation, pair.answer)
 
     def overdue(self, generation: int) -> None:
         """Let a new child wait no longer for its holder, which reads its pipe no more, or hangs."""
         if (pair := self._pairs.pop(generation, None)) is not None:
-            self._overlap(generation, f"generation {pair.holder} does not answer")
+            self._overlap(generation, pair, f"generation {pair.holder} does not answer")
 
     def waits(self, generation: int) -> bool:
         """Whether a new child waits for its holder."""
@@ -86,13 +91,20 @@ class Meeting:
         self.reasons.pop(generation, None)
         self._pairs.pop(generation, None)
         self.mirrors.discard(generation)
-        for waiting in [number for number, pair in self._pairs.items() if pair.holder == generation]:
+        for waiting, pair in [(number, pair) for number, pair in self._pairs.items() if pair.holder == generation]:
             del self._pairs[waiting]
-            self._overlap(waiting, f"generation {generation} died")
+            self._overlap(waiting, pair, f"generation {generation} died")
 
-    def _overlap(self, generation: int, why: str) -> None:
-        self.reasons[generation] = why
-        self._send(generation, Overlap(why=why))
+    def _overlap(self, generation: int, pair: _Pair, obstacle: str) -> None:
+        """Answer a child that cannot connect to its holder."""
+        self._answer(generation, Overlap(why=pair.answer.why if isinstance(pair.answer, Overlap) else obstacle))
+
+    def _answer(self, generation: int, answer: Mirror | Overlap) -> None:
+        if isinstance(answer, Mirror):
+            self.mirrors.add(generation)
+        else:
+            self.reasons[generation] = answer.why
+        self._send(generation, answer)
 
 
 def difference(theirs: Wants | None, wants: Wants) -> str | None:

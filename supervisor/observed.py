@@ -28,6 +28,7 @@ from bastion.wire import (
     Drained,
     FromChild,
     Imported,
+    Importing,
     Limits,
     Lingering,
     LoggedIn,
@@ -311,6 +312,8 @@ class HandoffRecord:
                 self.cut[generation] = list(cut)
             case Recovered(generation=dead, cut=cut) if generation == self.target:
                 self.cut[dead], self.recovered = list(cut), message
+            case Importing() if generation == self.target:
+                self.state, self.taker = "carrying", generation
             case Imported(source=source, reason=reason) if generation == self.target:
                 self.state = f"failed: {reason}" if reason else "carried" if source == "handoff" else source
             case Moved(pause_ms=pause) if generation in (self.origin, self.target):
@@ -323,10 +326,6 @@ class HandoffRecord:
     def overlaps(self, why: str | None) -> None:
         """Note that the new child has sessions of its own, and why."""
         self.session, self.why = ("identified", None) if self.origin is None else ("overlap", why)
-
-    def carries_to(self, generation: int) -> None:
-        """Note that state is on its way to a child."""
-        self.state, self.taker = "carrying", generation
 
     def left(self, generation: int) -> None:
         """Note that a child is gone: state that was on its way to it arrives nowhere, however the handoff ends."""

@@ -8,6 +8,7 @@ supervisor that was killed while generation 4 was taking the sessions of generat
     ledger-holder           {"control": "/run/bastion/control.sock", "generation": 3}
     ledger-sessions-3       becomes  ledger-sessions-0, of the generation `FORMER`
     ledger-sessions-4       becomes  ledger-former-4, which is further in what generation 4 had taken
+    ledger.checkpoint       stays: the state of the bot's app as generation 3 exported it last
 
 The first child of that supervisor is told to recover what generation `FORMER` has left.
 
@@ -23,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from bastion.wire import FORMER, beside_former, claimer, holder_path, sessions_path, supervisor_of
+from bastion.wire import FORMER, beside_former, checkpoint_path, claimer, holder_path, sessions_path, supervisor_of
 from bastion.wire.private import open_private
 
 _MOST = 64 * 1024
@@ -68,6 +69,9 @@ def inherit(left: Path, ledger: Path, *, control: Path) -> bool:
             )
             file.rename(target)
             found |= served
+        if found and left != ledger:
+            with contextlib.suppress(FileNotFoundError):  # its app exports nothing
+                os.rename(checkpoint_path(str(left), 0), checkpoint_path(str(ledger), 0))  # noqa: PTH104
     return found
 
 
@@ -101,6 +105,13 @@ def forget(ledger: Path, supervisor: int) -> None:
     if supervisor == 0:
         with contextlib.suppress(OSError):
             os.unlink(holder_path(str(ledger)))  # noqa: PTH108
+
+
+def forget_checkpoint(ledger: Path, supervisor: int) -> None:
+    """Remove the state that earlier children left beside this ledger: a new start begins without."""
+    for _, file in beside(ledger, Path(checkpoint_path(str(ledger), supervisor)).name):
+        with contextlib.suppress(OSError):  # of a disk that has become read-only
+            file.unlink()
 
 
 def session_files(ledger: Path) -> Iterator[tuple[int, Path]]:

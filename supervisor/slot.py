@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from bastion.supervisor import limits, machine, ports, relay
+from bastion.supervisor import limits, machine, ports
 from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
 from bastion.supervisor.effects import (
     Answer,
@@ -60,16 +60,15 @@ from bastion.supervisor.state import SWITCHED, Alarm, Phase, Standing, State, Ti
 from bastion.supervisor.status import ChildStatus, HandoffResult
 from bastion.supervisor.timers import Timers
 from bastion.wire import (
-    Activate,
     Beat,
     Cut,
     Drained,
-    Exported,
     Fatal,
     FromChild,
     Hello,
     Identify,
     Imported,
+    Importing,
     Launched,
     Limits,
     Lingering,
@@ -182,7 +181,6 @@ class CarriedSlot:
     handoff: HandoffRecord | None
     hearing: Comparison
     pings: int
-    passing: relay.Passing = field(default_factory=relay.Passing)
     kicks: tuple[tuple[int, int, int], ...] = ()
     put_off: tuple[Wish, ...] = ()
     wants: tuple[tuple[int, Wants], ...] = ()
@@ -207,7 +205,6 @@ class Slot:
         self._kicks = Kicks()
         self._put_off: list[Wish] = []
         """Shards that children have lost to each other and may not have back for now."""
-        self._relay = relay.Relay(self._send)
         self._meeting = Meeting(self._send)
         self._inquest = Inquest(self._send)
         self._died_in: dict[int, HandoffRecord] = {}
@@ -243,7 +240,6 @@ class Slot:
         """Go on where another slot was, with new limits."""
         self.state = machine.retimed(carried.state, timing)
         self.handoff, self._hearing, self._pings = carried.handoff, carried.hearing, carried.pings
-        self._relay.passing = carried.passing
         self._meeting.wants |= dict(carried.wants)
         self._kicks.adopt(carried.kicks)
         self._put_off = list(carried.put_off)
@@ -264,7 +260,6 @@ class Slot:
             handoff=self.handoff,
             hearing=self._hearing,
             pings=self._pings,
-            passing=self._relay.passing,
             kicks=self._kicks.carry(),
             put_off=tuple(self._put_off),
             wants=tuple(self._meeting.wants.items()),
@@ -416,10 +411,7 @@ class Slot:
             case Spawn(generation=generation):
                 self._coming[generation] = _Coming(self._loop.create_task(self._bring(effect)))
             case Send(generation=generation, message=message):
-                addressed = self._relay.addressed(generation, message, active=self.state.active)
-                self._send(generation, addressed)
-                if self.handoff is not None and isinstance(addressed, Activate) and addressed.wait_for_state:
-                    self.handoff.carries_to(generation)
+                self._send(generation, message)
             case Signal(generation=generation, name=name):
                 self._signal(generation, name)
             case StartTimer(alarm=alarm, generation=generation, seconds=seconds):
@@ -509,8 +501,6 @@ class Slot:
 
     def _spawn(self, effect: Spawn, launch: Launch) -> None:
         generation, release = effect.generation, effect.release
-        if generation == 1:
-            relay.forget(launch.ledger, supervisor=launch.supervisor)
         child = spawn(release, launch, self, command=self._command)
         seen = Observation(generation=generation, pid=child.pid, release=release, standby=effect.standby)
         self._members[generation] = _Member(child, seen)
@@ -546,7 +536,6 @@ class Slot:
             self.handoff.heard(child.generation, message)
         self._permits(child.generation, message)
         self._meet(child.generation, message)
-        self._relay.heard(child.generation, message)
         if cut := self._inquest.heard(child.generation, message):
             self._tell_cut(cut)
         self._compare(child.generation, message)
@@ -640,7 +629,6 @@ class Slot:
         self._host.permits.forget(child.generation)
         self._kicks.forget(child.generation)
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
-        self._relay.left(child.generation)
         self._meeting.left(child.generation)
         if self.handoff is not None:
             self.handoff.left(child.generation)
@@ -822,5 +810,5 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return Beaten(generation)
         case Launched() | Starting() | LoggedIn() | Remark() | Identify() | Limits() | Shard() | Ready():
             return None
-        case Fatal() | Recovered() | Cut() | Exported() | Imported() | Wants() | Serving() | Moved():
+        case Fatal() | Recovered() | Cut() | Importing() | Imported() | Wants() | Serving() | Moved():
             return None

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-PROTOCOL = 4
+PROTOCOL = 5
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 EXIT_CONFIG = 78
@@ -137,10 +137,6 @@ class Ready(_Message, frozen=True, tag="ready"):
 
     shards: int
     guilds: int
-    exports: bool = False
-    """Whether the app gives state to a successor."""
-    imports: bool = False
-    """Whether the app takes state of a predecessor."""
 
 
 class Role(_Message, frozen=True, tag="role"):
@@ -206,14 +202,8 @@ class Drained(_Message, frozen=True, tag="drained"):
     cut: list[str]
 
 
-class Exported(_Message, frozen=True, tag="exported"):
-    """What came of the export that `Drain` or `Standby` asked for. ``seconds`` it took, ``size`` in bytes."""
-
-    seconds: float
-    size: int
-    file: str | None = None
-    """Where the state is; None if there is none, for ``reason``."""
-    reason: str | None = None
+class Importing(_Message, frozen=True, tag="importing"):
+    """The child has asked the old one for its app's state. Answered by `Imported`, or by nothing if there is none."""
 
 
 class Imported(_Message, frozen=True, tag="imported"):
@@ -290,42 +280,22 @@ class Window(_Message, frozen=True, tag="window"):
 
 
 class Activate(_Message, frozen=True, tag="activate"):
-    """Become the active child: replay what nobody claimed, then go on live. Answered by `Role`.
-
-    ``wait_for_state``: before that, wait for `Import`, for a limited time. The role is taken at once all the same.
-    """
-
-    wait_for_state: bool = False
+    """Become the active child: replay what nobody claimed, then go on live. Answered by `Role`."""
 
 
 class Standby(_Message, frozen=True, tag="standby"):
-    """Stop handling, hold events again (an activation that is taken back). Answered by `Role`.
-
-    ``export``: then export the app's state; answered by `Exported`.
-    """
-
-    export: bool = False
+    """Stop handling, hold events again (an activation that is taken back). Answered by `Role`."""
 
 
 class Drain(_Message, frozen=True, tag="drain"):
     """Take nothing new, finish what began within ``limit`` seconds, close the sessions, exit.
 
     What people are in the middle of (live views, open modals, conversations) may go on for ``linger`` seconds.
-    Answered by `Role`, then, if something lingers, `Lingering`, then `Drained`. ``export`` as for `Standby`.
+    Answered by `Role`, then, if something lingers, `Lingering`, then `Drained`.
     """
 
     limit: float
     linger: float = 0.0
-    export: bool = False
-
-
-class Import(_Message, frozen=True, tag="import"):
-    """The state of the child before is in ``file``; or there is none, for ``reason``."""
-
-    file: str | None = None
-    reason: str | None = None
-    crashed: bool = False
-    """That child died before it gave any: its last checkpoint will do."""
 
 
 class Recover(_Message, frozen=True, tag="recover"):
@@ -371,9 +341,12 @@ class Mirror(_Message, frozen=True, tag="mirror"):
 
 
 class Overlap(_Message, frozen=True, tag="overlap"):
-    """Begin sessions of your own."""
+    """Begin sessions of your own; be given the app's state by the child that listens at ``path``, if there is one."""
 
     why: str
+    path: str = ""
+    shows: str = ""
+    expects: str = ""
 
 
 class Ping(_Message, frozen=True, tag="ping"):
@@ -399,7 +372,7 @@ FromChild: TypeAlias = (
     | WindowAck
     | Beat
     | Lingering
-    | Exported
+    | Importing
     | Imported
     | Drained
     | Recovered
@@ -414,7 +387,6 @@ ToChild: TypeAlias = (
     | Activate
     | Standby
     | Drain
-    | Import
     | Recover
     | Inquire
     | Serve

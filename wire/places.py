@@ -24,9 +24,9 @@ def supervisor_of(claimer: int) -> int:
     return claimer >> _GENERATION_BITS
 
 
-def state_base(ledger: str, supervisor: int) -> str:
-    """Return what the paths of all files begin with in which the state of one supervisor's apps is kept."""
-    return f"{ledger}-{supervisor}" if supervisor else ledger
+def checkpoint_path(ledger: str, supervisor: int) -> str:
+    """Return where the active child of one supervisor leaves its app's state, should it crash."""
+    return f"{ledger}-{supervisor}.checkpoint" if supervisor else f"{ledger}.checkpoint"
 
 
 def sessions_path(ledger: str, claimer: int) -> str:

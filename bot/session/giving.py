@@ -86,6 +86,7 @@ class Giving:
             return why
         together = asyncio.Semaphore(TOGETHER)
         await asyncio.gather(*(self._end(shard, together) for shard in others))
+        self._handover.given()
         return None
 
     async def _end(self, shard: int, together: asyncio.Semaphore) -> None:

@@ -34,7 +34,7 @@ from bastion.bot.session import notes
 from bastion.bot.session.giving import Giving
 from bastion.bot.session.peers import Peer
 from bastion.bot.session.resumes import Resumes
-from bastion.bot.session.stream import Listener, Stream, connect
+from bastion.bot.session.stream import Kind, Listener, Stream, StreamError, connect
 from bastion.bot.session.taking import Taking
 
 _log = logging.getLogger("bastion.session")
@@ -43,6 +43,9 @@ ASKED_SECONDS = 1.0
 """How old a question may be that a mirror still says yes to. It answers in a millisecond, if it does not hang."""
 ANSWER_SECONDS = 2.0
 """How long an answer is waited for: twice as long, so that nobody else handles what the mirror has said yes to."""
+
+STATE_SECONDS = 2.0
+"""How long a newer bot may take to read the app's state, 16 MiB at most."""
 
 _connecting: ContextVar[int] = ContextVar("connecting", default=0)
 """The shard whose connection is being opened."""
@@ -69,6 +72,10 @@ class Handover:
         """The bots at the other ends of our streams."""
         self._source: Peer | None = None
         """The one whose payloads the mirrored shards get."""
+        self._older: Peer | None = None
+        """The one that this bot has connected to."""
+        self._wants_state: Peer | None = None
+        """The one that waits for the state of this bot's app."""
         self._mirrored: set[int] = set()
         self._between: set[int] = set()
         """Shards whose connection is being opened."""
@@ -182,6 +189,10 @@ class Handover:
         """Whether Discord resumes a shard's session no more. Ask before each RESUME."""
         return shard not in self._mirrored and self.resumes.dead(shard) is not None
 
+    def resume_from(self, shard: int, sequence: int) -> int:
+        """Return from which sequence a shard is to be resumed. ``sequence`` is of the last event that came here."""
+        return sequence if self.taking is None else self.taking.resume_from(shard, sequence)
+
     def may_identify(self, shard: int) -> bool:
         """Whether discord.py may begin a session for a shard; not if its session is dead, and the holder begins one."""
         why = self.resumes.dead(shard)
@@ -221,26 +232,36 @@ class Handover:
     def serve(self, number: int, path: str, *, shows: bytes, expects: bytes) -> None:
         """Listen for the mirror of this number, and for no earlier one that has not come. Raises `OSError`."""
         self._stop_listening()
-        listener = Listener(path, lambda: self._stream(shows, expects, accepted=number))
+        listener = Listener(path, lambda: self._peer(shows, expects, accepted=number).stream)
         listener.open()
         self._listeners[number] = listener
 
     def follow(self, path: str, *, shows: bytes, expects: bytes, shards: list[int]) -> None:
-        """Have these shards mirrored by the bot that listens there. Raises `OSError`."""
-        stream = self._stream(shows, expects)
-        self._mirrored.update(shards)
-        connect(path, stream)
+        """Mirror these shards of the bot that listens there; without any, only be given its app's state.
 
-    def _stream(self, shows: bytes, expects: bytes, *, accepted: int | None = None) -> Stream:
-        peer = Peer(self._client, self._recent, self.websockets.get, noted=self._noted)
+        Raises `OSError`.
+        """
+        peer = self._peer(shows, expects)
+        self._older = peer
+        self._mirrored.update(shards)
+        if shards:
+            self._source = peer  # its stand-ins are asked for before it has proven itself
+        connect(path, peer.stream)
+
+    def _peer(self, shows: bytes, expects: bytes, *, accepted: int | None = None) -> Peer:
+        peer = Peer(
+            self._client,
+            self._recent,
+            self.websockets.get,
+            noted=self._noted,
+            state_came=self._answers.state_came,
+        )
 
         def opened(stream: Stream) -> bool:
             if accepted is not None:
                 if (listener := self._listeners.pop(accepted, None)) is None:
                     return False
                 listener.close()
-            else:
-                self._source = peer
             self.peers.append(peer)
             return True
 
@@ -252,9 +273,7 @@ class Handover:
             on_open=opened,
         )
         peer.begin(stream)
-        if accepted is None:
-            self._source = peer  # its stand-ins are asked for before it has proven itself
-        return stream
+        return peer
 
     def _lost(self, peer: Peer, why: str) -> None:
         peer.close()
@@ -263,6 +282,11 @@ class Handover:
             _log.info("the stream to the other bot has ended: %s", why)
             if peer is self._source:
                 self._let_go()
+        if peer is self._wants_state:
+            self._wants_state = None
+        if peer is self._older:
+            self._older = None
+            self._answers.state_comes_no_more()
         if peer is self._source and self._mirrored:
             if self.taking is not None and self.taking.peer is peer:
                 self.taking.lost()
@@ -278,6 +302,9 @@ class Handover:
                     peer.spawn(peer.giving.run())
             case notes.Ping(number=number):
                 peer.note(notes.Pong(number=number))
+            case notes.WantState():
+                self._wants_state = peer
+                self._answers.state_may_be_due()
             case notes.Ask(number=number, data=data, at=at):
                 mine = time.monotonic() - at < ASKED_SECONDS and self._answers.takes(data)
                 peer.note(notes.Answer(number=number, mine=mine))
@@ -317,7 +344,33 @@ class Handover:
         if self._source is not None:
             self._source.mirror.close()
 
+    # The state of the app.
+
+    def ask_for_state(self) -> bool:
+        """Ask the older bot for its app's state; return whether there is an older bot to be asked."""
+        if self._older is None:
+            return False
+        self._older.note(notes.WantState())
+        return True
+
+    @property
+    def is_asked_for_state(self) -> bool:
+        """Whether a newer bot waits for the state of this bot's app."""
+        return self._wants_state is not None
+
+    async def give_state(self, state: bytes) -> None:
+        """Give the state of this bot's app to the newer bot that waits for it, and wait until the kernel has it."""
+        if (peer := self._wants_state) is not None:
+            self._wants_state = None
+            peer.stream.send(Kind.STATE, 0, state)
+            with contextlib.suppress(StreamError, TimeoutError):
+                await asyncio.wait_for(peer.stream.room(0), STATE_SECONDS)
+
     # Giving: what `Giving` does to a shard.
+
+    def given(self) -> None:
+        """Learn that the last session is on its way to the other bot."""
+        self._answers.state_may_be_due()
 
     @property
     def own(self) -> list[int]:
@@ -471,3 +524,12 @@ class Answers(Protocol):
 
     def source_lost(self, why: str) -> None:
         """Learn that the stream has ended from which the mirrored shards are fed. That alone means nothing."""
+
+    def state_may_be_due(self) -> None:
+        """Learn that a newer bot waits for the app's state, or that no session is this bot's any more."""
+
+    def state_came(self, state: bytes) -> None:
+        """Take the state of the older bot's app."""
+
+    def state_comes_no_more(self) -> None:
+        """Learn that the older bot gives no state any more."""

@@ -3,12 +3,14 @@
 A note is one JSON object in a frame of kind NOTE; the frame names the shard, where the note is about one. An example of
 a handover of shards 0 and 1:
 
+    mirror  WantState         its app takes a state
     mirror  Switch            its cache is complete, its websockets are open
     holder  Ping 1            and the mirror answers Pong 1
     holder  End of shard 0    stopped at sequence 812, closed with 4000
     mirror  Taken 0, Resumed 0
     holder  End of shard 1
     mirror  Taken 1, Resumed 1
+    holder  the app's state, meanwhile: it is exported once the last shard has been stopped
 
 Knows the shapes. What a note means is `giving`'s, `taking`'s and `handover`'s.
 """
@@ -38,6 +40,10 @@ class Pong(_Note, frozen=True, tag="pong"):
     """The answer to the `Ping` of this number."""
 
     number: int
+
+
+class WantState(_Note, frozen=True, tag="want-state"):
+    """Of a new bot: send the app's state (a frame of kind STATE) once no event is yours to handle any more."""
 
 
 class End(_Note, frozen=True, tag="end"):
@@ -104,7 +110,9 @@ class Latency(_Note, frozen=True, tag="latency"):
     seconds: float
 
 
-Note: TypeAlias = Switch | Ping | Pong | End | Taken | Late | Resumed | Refused | Failed | Ask | Answer | Latency
+Note: TypeAlias = (
+    Switch | Ping | Pong | WantState | End | Taken | Late | Resumed | Refused | Failed | Ask | Answer | Latency
+)
 
 _decoder: msgspec.json.Decoder[Note] = msgspec.json.Decoder(Note)
 encode = msgspec.json.encode

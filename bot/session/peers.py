@@ -34,9 +34,11 @@ class Peer:
         websocket_of: Callable[[int], DiscordWebSocket | None],
         *,
         noted: Callable[[Peer, int, notes.Note], None],
+        state_came: Callable[[bytes], None],
     ) -> None:
-        """``noted`` takes its notes, with their shard."""
-        self._client, self._recent, self._websocket_of, self._noted = client, recent, websocket_of, noted
+        """``noted`` takes its notes, with their shard; ``state_came`` the state of its app."""
+        self._client, self._recent, self._websocket_of = client, recent, websocket_of
+        self._noted, self._state_came = noted, state_came
         self._tasks: set[asyncio.Task[None]] = set()
         self.giving: Giving | None = None
         """The switch that it has asked for."""
@@ -56,6 +58,8 @@ class Peer:
             self.mirror.take(kind, shard, body)
         elif kind is Kind.NOTE:
             self._noted(self, shard, notes.decode(body))
+        elif kind is Kind.STATE:
+            self._state_came(body)
         else:
             self.copies.take(kind, shard, body)
 

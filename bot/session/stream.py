@@ -59,6 +59,8 @@ class Kind(IntEnum):
     """From a mirror: a snapshot of the shard is wanted, and every payload from then on. No body."""
     NOTE = 5
     """From either end: a text of `notes`."""
+    STATE = 6
+    """From the old bot: its app's state, as `carry` writes it."""
 
 
 class StreamError(Exception):
@@ -121,9 +123,9 @@ class Stream:
         """Bytes that the kernel has not taken yet."""
         return self._outbox.unsent
 
-    async def room(self) -> None:
-        """Wait until less than `SLICE_UNSENT` is unsent. Raises `StreamError` if the stream is over."""
-        await self._outbox.room()
+    async def room(self, unsent: int = SLICE_UNSENT) -> None:
+        """Wait until no more bytes than these are unsent. Raises `StreamError` if the stream is over."""
+        await self._outbox.room(unsent)
         if self._over:
             raise StreamError("the stream is over")
 
@@ -228,12 +230,11 @@ class Outbox:
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[bytes | memoryview] = deque()
         self._waits = False
         """Whether a flush is due, in this turn of the loop or when the kernel takes more."""
         self._closed = False
-        self._roomy = asyncio.Event()
-        self._roomy.set()
+        self._progress = asyncio.Event()
         self.unsent = 0
 
     def open(self, connected: socket.socket) -> None:
@@ -247,15 +248,15 @@ class Outbox:
             return
         self._frames.append(frame)
         self.unsent += len(frame)
-        if self.unsent > SLICE_UNSENT:
-            self._roomy.clear()
         if self._socket is not None and not self._waits:
             self._waits = True
             asyncio.get_running_loop().call_soon(self.flush)
 
-    async def room(self) -> None:
-        """Wait until less than `SLICE_UNSENT` is unsent, or it is closed."""
-        await self._roomy.wait()
+    async def room(self, unsent: int) -> None:
+        """Wait until no more bytes than these are unsent, or it is closed."""
+        while self.unsent > unsent and not self._closed:
+            self._progress.clear()
+            await self._progress.wait()
 
     def flush(self) -> None:
         """Give the kernel what it takes, and wait for it to take more."""
@@ -278,15 +279,14 @@ class Outbox:
         while count and count >= len(self._frames[0]):
             count -= len(self._frames.popleft())
         if count:
-            self._frames[0] = self._frames[0][count:]
-        if self.unsent <= SLICE_UNSENT:
-            self._roomy.set()
+            self._frames[0] = memoryview(self._frames[0])[count:]  # no copy: a frame may have 32 MiB
+        self._progress.set()
 
     def close(self) -> None:
         """Drop what is left, and whatever is added."""
         self._closed = True
         self._frames.clear()
-        self._roomy.set()
+        self._progress.set()
         if self._socket is not None:
             asyncio.get_running_loop().remove_writer(self._socket)
 

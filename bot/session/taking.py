@@ -101,6 +101,22 @@ class Taking:
             return False
         return time.monotonic() - end.at - end.close_seconds > RESUME_SECONDS
 
+    def resume_from(self, shard: int, sequence: int) -> int:
+        """Return from which sequence a shard is to be resumed: not from before the one at which the holder stopped.
+
+        ``sequence`` is of the last event that the mirror was sent: the same one, unless a copy is missing.
+        """
+        end = self._ended.get(shard)
+        if end is None or sequence >= end.sequence:
+            return sequence
+        _log.error(
+            "shard %d: events %d to %d were handled by the old bot and have not come here: the cache may lack them",
+            shard,
+            sequence + 1,
+            end.sequence,
+        )
+        return end.sequence
+
     @property
     def took_some(self) -> bool:
         """Whether a RESUME has left in time."""

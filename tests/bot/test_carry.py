@@ -30,24 +30,22 @@ class App:
         self.got.append(value)
 
 
-def carrier(tmp_path: Path, app: object, *, generation: int = 1, timeout: float = 1.0, checkpoint: float = 60) -> Carry:
-    made = Carry(str(tmp_path / "ledger"), generation=generation, limits=Limits(timeout=timeout, checkpoint=checkpoint))
+def carrier(tmp_path: Path, app: object, *, timeout: float = 1.0, checkpoint: float = 60) -> Carry:
+    made = Carry(tmp_path / "ledger.checkpoint", limits=Limits(timeout=timeout, checkpoint=checkpoint))
     made.attach(app)
     return made
 
 
 async def carried(tmp_path: Path, value: Any) -> Any:
-    exported = await carrier(tmp_path, App(value)).export()
-    assert exported.reason is None
     new = App()
-    receiving = carrier(tmp_path, new, generation=2)
-    receiving.arrived(wire.Import(file=exported.file))
+    receiving = carrier(tmp_path, new)
+    receiving.arrived(await carrier(tmp_path, App(value)).export())
     assert await receiving.take_over() == wire.Imported(source="handoff", seconds=pytest.approx(0, abs=0.5))
     return new.got[0]
 
 
 @pytest.mark.parametrize(
-    "value", [None, 7, "text", b"\x00\xff", b"", [1, {"a": None}], {"ü": 1.5}, "json\n", b"json\n"]
+    "value", [None, 7, "text", b"\x00\xff", b"", [1, {"a": None}], {"ü": 1.5}, "json\n", b"json\n", b"none\n"]
 )
 async def test_what_is_exported_is_what_is_imported(tmp_path: Path, value: Any) -> None:
     assert await carried(tmp_path, value) == value
@@ -59,24 +57,24 @@ async def test_plain_functions_as_attributes_are_hooks_too(tmp_path: Path) -> No
     app = type("Plain", (), {})()
     app.export_state = lambda: {"n": 1}
     app.import_state = got.append
-    exported = await carrier(tmp_path, app).export()
     new = carrier(tmp_path, app)
-    new.arrived(wire.Import(file=exported.file))
+    new.arrived(await carrier(tmp_path, app).export())
     await new.take_over()
     assert got == [{"n": 1}]
 
 
-def test_an_app_without_hooks_gives_and_takes_nothing(tmp_path: Path) -> None:
+async def test_an_app_without_hooks_gives_and_takes_nothing(tmp_path: Path) -> None:
     made = carrier(tmp_path, object())
-    assert (made.exports, made.imports) == (False, False)
-    assert carrier(tmp_path, App()).exports
+    assert not made.imports
+    new = carrier(tmp_path, app := App())
+    new.arrived(await made.export())
+    assert (await new.take_over(), app.got) == (None, [])
 
 
 async def test_the_file_is_private(tmp_path: Path) -> None:
-    exported = await carrier(tmp_path, App(1)).export()
-    assert exported.file is not None
-    assert Path(exported.file).stat().st_mode & 0o777 == 0o600
-    assert exported.size == Path(exported.file).stat().st_size
+    path = tmp_path / "ledger.checkpoint"
+    await keep(carrier(tmp_path, App(1)), path.exists)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 async def hang() -> None:
@@ -107,51 +105,45 @@ def fail() -> Any:
     ],
     ids=["hangs", "hangs-uncaring", "raises", "nonsense", "too-big"],
 )
-async def test_an_export_that_fails_says_why_and_leaves_no_file(tmp_path: Path, value: Any, reason: str) -> None:
+async def test_an_export_that_fails_says_why_to_the_successor(tmp_path: Path, value: Any, reason: str) -> None:
     class Awaiting(App):
         async def export_state(self) -> Any:
             made = value() if callable(value) else value
             return await made if asyncio.iscoroutine(made) else made
 
-    exported = await carrier(tmp_path, Awaiting(), timeout=0.1).export()
-    assert exported.file is None
-    assert reason in (exported.reason or "")
-    assert list(tmp_path.iterdir()) == []
+    app = App()
+    new = carrier(tmp_path, app)
+    new.arrived(await carrier(tmp_path, Awaiting(), timeout=0.1).export())
+    taken = await new.take_over()
+    assert taken is not None
+    assert reason in (taken.reason or "")
+    assert app.got == []
     await asyncio.sleep(0.35 if value is not fail and "longer" in reason else 0)
 
 
-async def test_a_disk_that_is_full_fails_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_is_full_costs_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(carry, "_replace", full)
-    exported = await carrier(tmp_path, App(1)).export()
-    assert "No space left on device" in (exported.reason or "")
+    await keep(carrier(tmp_path, App(1)), lambda: "No space left on device" in caplog.text)
 
 
 async def test_a_state_that_does_not_come_is_not_waited_for_longer(tmp_path: Path) -> None:
     taken = await carrier(tmp_path, App(), timeout=0.05).take_over()
+    assert taken is not None
     assert taken.reason == "the old bot gave none within 0.55 s"
 
 
-async def test_a_state_that_comes_too_late_is_removed(tmp_path: Path) -> None:
-    exported = await carrier(tmp_path, App(1)).export()
-    app = App()
-    new = carrier(tmp_path, app, timeout=0.05)
-    await new.take_over()
-    new.arrived(wire.Import(file=exported.file))
-    assert (app.got, list(tmp_path.iterdir())) == ([], [])
-
-
-async def test_a_file_that_is_damaged_or_gone_fails_the_import(tmp_path: Path) -> None:
-    for content, reason in ((b"json\n{", "the file is damaged"), (None, "No such file")):
-        path = tmp_path / "ledger.state-1"
-        if content is not None:
-            path.write_bytes(content)
+async def test_a_state_that_is_damaged_fails_the_import(tmp_path: Path) -> None:
+    for content in (b"json\n{", b"json\n\xff"):
         new = carrier(tmp_path, App())
-        new.arrived(wire.Import(file=str(path)))
-        assert reason in ((await new.take_over()).reason or "")
-    assert list(tmp_path.iterdir()) == []
+        new.arrived(content)
+        taken = await new.take_over()
+        assert taken is not None
+        assert taken.reason == "it is damaged"
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -176,7 +168,7 @@ async def test_a_checkpoint_is_made_at_once_and_again(tmp_path: Path) -> None:
     app.value = 2
     await keep(made, lambda: path.read_bytes() == b"json\n2")
     new = App()
-    taken = await carrier(tmp_path, new, generation=2).take_checkpoint()
+    taken = await carrier(tmp_path, new).take_checkpoint()
     assert (taken, new.got) == (wire.Imported(source="checkpoint", seconds=pytest.approx(0, abs=0.5)), [2])
     assert path.exists(), "the new child may fail before it is active"
 
@@ -184,9 +176,11 @@ async def test_a_checkpoint_is_made_at_once_and_again(tmp_path: Path) -> None:
 async def test_a_successor_that_is_on_its_way_when_the_old_one_dies_takes_the_checkpoint(tmp_path: Path) -> None:
     await keep(carrier(tmp_path, App(1)), (tmp_path / "ledger.checkpoint").exists)
     app = App()
-    new = carrier(tmp_path, app, generation=2)
-    new.arrived(wire.Import(reason="generation 1 left", crashed=True))
-    assert (await new.take_over()).source == "checkpoint"
+    new = carrier(tmp_path, app)
+    new.comes_no_more()
+    taken = await new.take_over()
+    assert taken is not None
+    assert taken.source == "checkpoint"
     assert app.got == [1]
 
 

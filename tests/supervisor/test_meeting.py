@@ -69,7 +69,6 @@ def test_secrets_are_fresh_for_each_stream() -> None:
     ("wants", "why"),
     [
         ({"library": "2.6"}, "discord.py 2.7 -> 2.6"),
-        ({"stream": 2}, "both bots write caches in another way"),
         ({"application": 2}, "another application"),
         ({"account": "b"}, "another token"),
         ({"api_url": "http://there"}, "another discord.api_url"),
@@ -80,9 +79,21 @@ def test_secrets_are_fresh_for_each_stream() -> None:
         ({"members": 7}, "it caches more members"),
     ],
 )
-def test_what_differs_is_named(wants: dict[str, Any], why: str) -> None:
-    [(to, answer)] = World().comes(2, **wants)
-    assert (to, answer) == (2, wire.Overlap(why=why))
+def test_what_differs_is_named_and_the_state_of_the_app_comes_all_the_same(wants: dict[str, Any], why: str) -> None:
+    world = World()
+    [(to, serve)] = world.comes(2, **wants)
+    assert to == 1
+    assert isinstance(serve, wire.Serve)
+    world.meeting.serving(1, wire.Serving(generation=2))
+    overlap = wire.Overlap(why=why, path="/stream", shows=serve.expects, expects=serve.shows)
+    assert world.sent[-1] == (2, overlap)
+    assert (world.meeting.reasons, world.meeting.mirrors) == ({2: why}, set())
+    assert world.meeting.wants[2] == msgspec.structs.replace(WANTS, **wants)
+
+
+def test_who_writes_a_stream_in_another_way_is_given_nothing() -> None:
+    overlap = wire.Overlap(why="both bots write caches in another way")
+    assert World().comes(2, stream=2) == [(2, overlap)]
 
 
 @pytest.mark.parametrize(
@@ -100,7 +111,10 @@ def test_a_cache_that_the_holder_does_not_keep_cannot_be_copied() -> None:
 
 
 def test_an_obstacle_is_told_and_so_is_that_nobody_has_sessions() -> None:
-    assert World().comes(2, obstacle="not today") == [(2, wire.Overlap(why="not today"))]
+    world = World()
+    world.comes(2, obstacle="not today")
+    world.meeting.overdue(2)
+    assert world.sent[-1] == (2, wire.Overlap(why="not today")), "why there is no stream either is no reason"
     assert difference(None, WANTS) == "no bot has sessions"
 
 
@@ -112,8 +126,8 @@ def test_who_waits_for_a_holder_that_dies_or_cannot_listen_begins_sessions_of_it
     world = World()
     world.comes(2)
     world.meeting.serving(1, wire.Serving(generation=2, problem="no room"))
-    assert world.sent[-1] == (2, wire.Overlap(why="generation 1 cannot be connected to: no room"))
-    assert world.meeting.reasons == {2: "generation 1 cannot be connected to: no room"}
+    assert world.sent[-1] == (2, wire.Overlap(why="generation 1 does not listen: no room"))
+    assert world.meeting.reasons == {2: "generation 1 does not listen: no room"}
 
 
 def test_who_waits_too_long_for_a_holder_begins_sessions_of_its_own_and_a_late_answer_changes_nothing() -> None:

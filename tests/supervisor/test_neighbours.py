@@ -39,7 +39,7 @@ from bastion.supervisor.neighbours import (
     verdict,
 )
 from bastion.supervisor.state import Relief
-from bastion.wire import claimer, sessions_path, state_base, supervisor_of
+from bastion.wire import checkpoint_path, claimer, sessions_path, supervisor_of
 
 MEMBER = """
 import sys, time
@@ -285,7 +285,7 @@ def test_joining_removes_the_dead_and_their_session_files(ledger: Path) -> None:
     mine, dead, alive = 3, 1, 2
     with member(ledger, "ACTIVE"):
         files = {number: Path(sessions_path(str(ledger), claimer(number, 1))) for number in (dead, alive)}
-        states = {number: Path(state_base(str(ledger), number) + ".checkpoint") for number in (dead, alive)}
+        states = {number: Path(checkpoint_path(str(ledger), number)) for number in (dead, alive)}
         for file in (*files.values(), *states.values()):
             file.write_text("")
         with ledger_place(ledger, environ={}, control=Path("control.sock"), shared=True) as place:

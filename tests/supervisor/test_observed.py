@@ -6,7 +6,7 @@ import pytest
 
 from bastion.supervisor.observed import HandoffRecord
 from bastion.supervisor.status import HandoffResult
-from bastion.wire import Beat, Claims, Cut, Imported, Recovered
+from bastion.wire import Beat, Claims, Cut, Imported, Importing, Recovered
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def test_what_two_tell_of_one_death_is_named_once(record: HandoffRecord) -> None
 def test_state_is_on_its_way_only_as_long_as_it_may_arrive(
     record: HandoffRecord, result: HandoffResult, state: str
 ) -> None:
-    record.carries_to(1)
+    record.heard(1, Importing())
     record.close(result, None, now=1.0)
     assert record.state.startswith(state)
 
 
 def test_state_for_a_child_that_has_left_is_on_its_way_no_more_whoever_ends_the_handoff(record: HandoffRecord) -> None:
-    record.carries_to(1)
+    record.heard(1, Importing())
     record.left(2)
     assert record.state == "carrying", "who gives it may leave"
     record.target = 3
@@ -48,7 +48,7 @@ def test_state_for_a_child_that_has_left_is_on_its_way_no_more_whoever_ends_the_
 
 
 def test_state_that_has_arrived_has_arrived_also_if_its_child_leaves(record: HandoffRecord) -> None:
-    record.carries_to(1)
+    record.heard(1, Importing())
     record.heard(1, Imported(source="handoff"))
     record.left(1)
     assert record.state == "carried"

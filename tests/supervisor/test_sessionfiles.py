@@ -11,7 +11,7 @@ import pytest
 
 from bastion.supervisor import sessionfiles
 from bastion.supervisor.ledgerdir import ledger_place
-from bastion.wire import FORMER, beside_former, holder_path, sessions_path
+from bastion.wire import FORMER, beside_former, checkpoint_path, holder_path, sessions_path
 
 CONTROL = Path("/run/bastion/control.sock")
 
@@ -42,7 +42,11 @@ def test_a_successor_finds_the_file_of_who_served_and_those_of_the_others_beside
     for path in (left, ledger):
         path.parent.mkdir()
     leave(left, 3, 4, holder=3)
+    Path(checkpoint_path(str(left), 0)).write_text("state")
     assert sessionfiles.inherit(left, ledger, control=CONTROL)
+    state = Path(checkpoint_path(str(ledger), 0))
+    assert state.read_text() == "state"
+    state.unlink()
     assert names(ledger.parent) == {"ledger-sessions-0": "of 3", "ledger-former-4": "of 4"}
     sessionfiles.keep(ledger, 0, {FORMER, 1})
     assert len(names(ledger.parent)) == 2
@@ -119,3 +123,11 @@ def test_a_supervisor_that_is_killed_leaves_the_sessions_and_one_that_ends_does_
             assert Path(sessions_path(str(place.path), FORMER)).exists() == place.former
         assert list(tmp_path.iterdir()) == []
         assert os.access(tmp_path, os.W_OK)
+
+
+@pytest.mark.parametrize("ledger", ["ledger", "ledger[1]"])
+def test_a_new_start_finds_no_state_of_an_earlier_one(tmp_path: Path, ledger: str) -> None:
+    for name in (f"{ledger}.checkpoint", f"{ledger}.checkpoint.taken", ledger, "ledger1.checkpoint"):
+        (tmp_path / name).write_bytes(b"")
+    sessionfiles.forget_checkpoint(tmp_path / ledger, 0)
+    assert {path.name for path in tmp_path.iterdir()} == {ledger, "ledger1.checkpoint"}
