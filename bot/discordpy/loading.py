@@ -70,6 +70,9 @@ class Loading:
         self._state._chunk_guilds = self._asks_for_members
         if self._collects:
             gc.enable()
+            # What was loaded would be looked through twice more, later, when this bot serves: 0.1 s each time with
+            # 1,000 guilds. Now it is, once, while the other bot still does.
+            gc.collect()
 
     def _note_guilds(self, parser: Callable[[Any], None]) -> Callable[[Any], None]:
         def parse(data: Any) -> None:
