@@ -30,8 +30,11 @@ from bastion.bot.discordpy.loading import LOADED, MEMBERS, MESSAGES
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.discordpy.payloads import Payload
 
-SLICE_SECONDS = 0.001
-"""After so long the holder's loop turns, and what has been begun is done: a guild of 50 channels takes some 4 ms."""
+SLICE_SECONDS = 0.002
+"""After so long the holder's loop turns, and what has been begun is done: a guild, or 100 members, take some 1 ms."""
+PAUSE_SECONDS = 0.001
+"""What a slice is followed by. A process that never sleeps is not woken at once for what comes: with no pause its loop
+was late by up to 9 ms on a busy machine, with one by 3 to 6 ms; 1,000 guilds take 2.2 s in place of 1.8 s."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,7 @@ class Snapshot:
         while not over:
             async with turn:
                 over = self._write_slice()
-                await asyncio.sleep(0)
+                await asyncio.sleep(PAUSE_SECONDS)
             await room()
 
     def _write_slice(self) -> bool:
