@@ -11,10 +11,11 @@ ARG PIP_NO_INDEX
 COPY . /src
 RUN python3 -m venv /opt/bastion \
     && /opt/bastion/bin/python -m pip install --no-cache-dir --disable-pip-version-check /src \
-    && mkdir -p /skeleton/etc/bastion /skeleton/run/bastion /skeleton/srv/bastion \
+    && mkdir -p /skeleton/etc/bastion /skeleton/run/bastion /skeleton/srv/bastion /skeleton/var/lib/bastion \
     && ln -s . /skeleton/srv/bastion/current \
     && cp /src/docker/bastion.toml /skeleton/etc/bastion/ \
-    && chmod 0700 /skeleton/run/bastion && chown 10001:10001 /skeleton/run/bastion
+    && chmod 0700 /skeleton/run/bastion /skeleton/var/lib/bastion \
+    && chown 10001:10001 /skeleton/run/bastion /skeleton/var/lib/bastion
 
 FROM ${BASE}
 COPY --from=build /skeleton/ /
@@ -23,12 +24,15 @@ COPY --from=build --chown=10001:10001 /opt/bastion /opt/bastion
 ENV PATH=/opt/bastion/bin:$PATH \
     BASTION_CONFIG=/etc/bastion/bastion.toml \
     RUNTIME_DIRECTORY=/run/bastion \
+    STATE_DIRECTORY=/var/lib/bastion \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /srv/bastion
+# What a bot that is stopped leaves for the next container; a named volume outlives `docker rm`.
+VOLUME /var/lib/bastion
 USER 10001:10001
 EXPOSE 9194
 STOPSIGNAL SIGTERM

@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--shards", default="auto", type=lambda text: text if text == "auto" else int(text))
     parser.add_argument("--role", choices=["active", "standby"], default="active")
     parser.add_argument("--ledger", default="")
+    parser.add_argument("--left", default="", help="what the paths begin with of what it leaves for its successor")
     parser.add_argument("--state-timeout", type=float, default=2.0, help="seconds")
     parser.add_argument("--checkpoint", type=float, default=60.0, help="seconds between two; 0: none")
     parser.add_argument("--supervisor", type=int, default=0, help="its number among those who share the ledger")
@@ -101,6 +102,7 @@ def _options(parsed: argparse.Namespace, *, read: int, write: int) -> Options:
         shards=parsed.shards,
         standby=parsed.role == "standby",
         ledger=parsed.ledger,
+        left=parsed.left,
         state=Limits(timeout=parsed.state_timeout, checkpoint=parsed.checkpoint),
         api_url=parsed.api_url,
         read_fd=read,

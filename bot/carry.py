@@ -96,6 +96,11 @@ class Carry:
         self._state = state
         self._news.set()
 
+    @property
+    def has_come(self) -> bool:
+        """Whether the old child's state is here."""
+        return self._state is not None
+
     def comes_no_more(self) -> None:
         """Learn that the old child, which was asked for its state, can give none any more: it is dead."""
         self._news.set()

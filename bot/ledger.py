@@ -301,6 +301,10 @@ class SQLiteLedger:
         rows = self._rows("SELECT value FROM notes WHERE key = ?", (key,))
         return rows[0][0] if rows else None
 
+    def notes(self) -> dict[str, str]:
+        """Return all that was written down."""
+        return {str(key): str(value) for key, value in self._rows("SELECT key, value FROM notes", ())}
+
     def forget_notes(self) -> None:
         """Forget what children of an earlier supervisor wrote down."""
         self._run("DELETE FROM notes", ())

@@ -13,10 +13,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import discord
+import msgspec
 from discord.gateway import DiscordWebSocket
 
 from bastion import wire
@@ -25,9 +27,14 @@ from bastion.bot.carry import Carry
 from bastion.bot.discordpy.loading import Loading
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.session.handover import Handover
+from bastion.bot.session.statefile import Saved, StateFileError, Writing, encode_notes
+from bastion.bot.session.stream import Kind, StreamError
 from bastion.bot.session.taking import WORD_SECONDS
 
 _log = logging.getLogger("bastion.session")
+
+SAVE_SECONDS = 4.0
+"""How long a bot that was told to stop may serve on while its cache is written down."""
 
 STREAM = 1
 """Version of the stream between two children: frames, notes, and what a snapshot says."""
@@ -35,6 +42,11 @@ STREAM = 1
 
 class MirrorLostError(Exception):
     """This child can be no mirror any more. The text says why."""
+
+
+def account_of(token: str) -> str:
+    """Return what two children compare to know that their tokens are the same."""
+    return hashlib.blake2b(token.encode(), digest_size=16, person=b"bastion account").hexdigest()
 
 
 class Moving:
@@ -67,6 +79,7 @@ class Moving:
         self._recent = Recent(client)
         self.handover = Handover(client, self._recent, receiver, answers=self)
         self._loading = Loading(client, self._recent, self._loaded)
+        self._wants: wire.Wants
         self._answer: asyncio.Future[wire.Mirror | wire.Overlap] | None = None
         self._complete = asyncio.Event()
         self._holder_is_dead = False
@@ -95,22 +108,21 @@ class Moving:
     def tell_wants(self, *, shards: int, ids: list[int], any_count: bool, token: str, api_url: str) -> None:
         """Tell the supervisor what this child's sessions are like."""
         policy = internals.cache_policy(self._client)
-        self._say(
-            wire.Wants(
-                application=self._client.application_id or 0,
-                account=hashlib.blake2b(token.encode(), digest_size=16, person=b"bastion account").hexdigest(),
-                api_url=api_url,
-                intents=internals.intents(self._client).value,
-                shards=shards,
-                ids=ids,
-                any_count=any_count,
-                library=".".join(discord.__version__.split(".")[:2]),
-                stream=STREAM,
-                members=policy.members,
-                messages=policy.messages,
-                chunks=policy.chunks,
-            )
+        self._wants = wire.Wants(
+            application=self._client.application_id or 0,
+            account=account_of(token),
+            api_url=api_url,
+            intents=internals.intents(self._client).value,
+            shards=shards,
+            ids=ids,
+            any_count=any_count,
+            library=".".join(discord.__version__.split(".")[:2]),
+            stream=STREAM,
+            members=policy.members,
+            messages=policy.messages,
+            chunks=policy.chunks,
         )
+        self._say(self._wants)
         self._answer = asyncio.get_running_loop().create_future()
 
     async def answer(self) -> wire.Mirror | wire.Overlap:
@@ -145,6 +157,44 @@ class Moving:
             self.handover.follow(order.path, shows=shows, expects=expects, shards=[])
         except OSError as error:
             _log.warning("the old bot does not listen, so it gives no state: %s", error.strerror or error)
+
+    def follow_saved(self, saved: Saved) -> str | None:
+        """Be the mirror of what a stopped bot has left; return why that cannot be, None if it is so."""
+        theirs = saved.head.wants
+        why = wire.difference(theirs, self._wants)
+        if why is None and set(saved.payloads) != set(theirs.ids):
+            why = "it lacks a shard"
+        if why is not None:
+            return why
+        self._loading.begin(theirs.ids)
+        self.handover.follow_saved(saved)
+        if saved.state is not None:
+            self._carry.arrived(saved.state)
+        return None
+
+    async def save(self, path: Path) -> Writing:
+        """Write the cache into a file, and what comes from now on, until `handover.end_record`.
+
+        Raises `StateFileError`.
+        """
+        if self.is_mirror or not self.handover.steady:
+            raise StateFileError("a shard has no session now")
+        ids = sorted(self.handover.own)
+        file = Writing(path, msgspec.structs.replace(self._wants, shards=self._client.shard_count or 1, ids=ids))
+        try:
+            async with asyncio.timeout(SAVE_SECONDS):
+                await self.handover.record(file)
+        except (StreamError, TimeoutError) as error:
+            self.handover.end_record()
+            file.close()
+            raise StateFileError(str(error) or f"it takes longer than {SAVE_SECONDS:g} s") from None
+        return file
+
+    async def finish(self, file: Writing, notes: Mapping[str, str]) -> None:
+        """Put a file into its place, with the app's state and the notes. Raises `StateFileError`."""
+        file.send(Kind.NOTE, 0, encode_notes(notes))
+        file.send(Kind.STATE, 0, await self._carry.export())
+        await file.finish()
 
     def serve(self, order: wire.Serve) -> None:
         """Let another child connect: as a mirror, or for the app's state."""
@@ -187,6 +237,10 @@ class Moving:
         self.handover.holder_died(handled)
 
     # What the other child asks for (`handover.Answers`).
+
+    def asks_for_state(self) -> bool:
+        """Ask the older child for its app's state; return whether it is there, or may come."""
+        return self._carry.has_come or self.handover.ask_for_state()
 
     def state_may_be_due(self) -> None:
         """Give the app's state to the child that waits for it, if no event is this one's to handle any more."""

@@ -41,11 +41,13 @@ from bastion.bot.late import TooLate
 from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
 from bastion.bot.loops import Loops
-from bastion.bot.moving import MirrorLostError, Moving
+from bastion.bot.moving import MirrorLostError, Moving, account_of
 from bastion.bot.presence import Presence
 from bastion.bot.reasons import ForkError, NoTokenError, SetupError, TwoClientsError, explain, worth_showing
 from bastion.bot.recovery import Recovery
 from bastion.bot.registration import Registration
+from bastion.bot.session import statefile
+from bastion.bot.session.statefile import Saved, StateFileError, Writing
 from bastion.bot.session.taking import HandoverError, RefusedError
 from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, former_file, keys_in_hand, whose
 from bastion.bot.shards import PARSED, Shards, turns
@@ -101,6 +103,8 @@ class Options:
     shards: str | int
     standby: bool
     ledger: str
+    left: str = ""
+    """What the paths begin with of what a child leaves for its successor. Empty: as the ledger's."""
     api_url: str
     read_fd: int
     write_fd: int
@@ -110,6 +114,11 @@ class Options:
     state: Limits = field(default_factory=Limits)
     supervisor: int = 0
     """The supervisor's number among those who share the ledger, 0 if it has the ledger to itself."""
+
+    @property
+    def left_at(self) -> str:
+        """Return what the paths begin with of what a child leaves for its successor."""
+        return self.left or self.ledger
 
     def claimer(self, generation: int) -> int:
         """Return under which number a generation of this supervisor claims."""
@@ -193,6 +202,11 @@ class Runtime:
     """Whether the app has heard last that it is active."""
     _activating: asyncio.Task[None] | None = None
     _early: asyncio.Task[None] | None = None
+    _saved: Saved | None = None
+    """What a bot that was stopped has left, until it is used."""
+    _saved_at: Path | None = None
+    _saving: Writing | None = None
+    """What this child leaves, once it is told to stop."""
     _taking: asyncio.Task[None] | None = None
     """The app's import of what a predecessor left."""
     _checkpoints: asyncio.Task[None] | None = None
@@ -257,7 +271,7 @@ class Runtime:
         self.discord_clock = DiscordClock(self.ledger)
         self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, window_open=self._window_open)
         self.loops.install()
-        self.carry = Carry(Path(wire.checkpoint_path(options.ledger, options.supervisor)), limits=options.state)
+        self.carry = Carry(Path(wire.checkpoint_path(options.left_at, options.supervisor)), limits=options.state)
         internals.set_addresses(api_url=options.api_url)
         internals.around_view_waits(self.inflight.waiting)
         internals.around_login(self._log_in)
@@ -464,6 +478,7 @@ class Runtime:
         assert self.shards is not None
         internals.sign_requests(self.client, f"generation/{self.options.generation}")
         await asyncio.sleep(0)  # what the supervisor has asked for so far is obeyed first
+        await self._read_saved()
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
             await self.recovery.caught_up(RESUME_FIRST)
@@ -488,6 +503,8 @@ class Runtime:
         if not self.options.standby:
             return
         order = await self.moving.answer()
+        if self._saved is not None and await self._follow_saved(self._saved, shards):
+            return
         if isinstance(order, wire.Mirror):
             if shards.count < order.shards:
                 self.remark(
@@ -502,6 +519,43 @@ class Runtime:
                 self._mirror_lost(str(error))
         else:
             self.moving.follow_for_state(order)
+
+    async def _read_saved(self) -> None:
+        """Read what a bot that was stopped has left, and note down what it had noted."""
+        if self._saved_at is None:
+            return
+        try:
+            saved = await asyncio.to_thread(statefile.read, self._saved_at)
+            if saved.head.wants.account != account_of(self._token):
+                raise StateFileError("it is of another token")
+        except (StateFileError, RuntimeError) as error:
+            await self._go_without_saved(f"{self._saved_at}: {error}")
+            return
+        self._saved = saved
+        for key, value in saved.notes.items():
+            self.ledger.note(key, value)
+
+    async def _follow_saved(self, saved: Saved, shards: Shards) -> bool:
+        """Have the cache and the sessions of a bot that was stopped; return whether that can be."""
+        assert self.moving is not None
+        assert self.gate is not None
+        why = self.moving.follow_saved(saved)
+        if why is not None:
+            self._saved = None
+            await self._go_without_saved(why)
+            return False
+        shards.fix(saved.head.wants.shards, saved.head.wants.ids)
+        self.gate.mirror()
+        return True
+
+    async def _go_without_saved(self, why: str) -> None:
+        """Begin new sessions, and resume those of the bot that was stopped beside them."""
+        assert self.gate is not None
+        self.remark(f"the bot's cache of before its stop cannot be used, so its sessions begin anew: {why}")
+        self._recover(wire.FORMER, self.gate)
+        if self.recovery is not None:
+            await self._begin_recovery(self.recovery)
+            await self.recovery.caught_up(RESUME_FIRST)
 
     def _takes_for_younger(self, data: dict[str, Any]) -> bool:
         return self.gate is not None and self.gate.take_for_older(data)
@@ -593,6 +647,9 @@ class Runtime:
         assert self.gate is not None
         if self.moving is not None and self.moving.is_mirror:
             await self.moving.complete()
+            if self._saved is not None:
+                self._saved = None
+                await self._resume_saved(self.moving)
         elif self.options.standby and not self.gate.counters.heard:
             silent_until = self._youngest_session + SILENT_PATIENCE
             await asyncio.sleep(max(0.0, silent_until - asyncio.get_running_loop().time()))
@@ -609,6 +666,13 @@ class Runtime:
                 guilds=len(self.client.guilds),
             )
         )
+
+    async def _resume_saved(self, moving: Moving) -> None:
+        """Resume the sessions of a bot that was stopped: its cache is here."""
+        self._go_on_for(wire.FORMER, moving)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(moving.handover.settled(), RESUME_PATIENCE)
+        self.link.send(wire.Moved(pause_ms=0.0, identifies=0))
 
     def _obey(self, message: wire.ToChild) -> None:
         if isinstance(message, wire.Ping):
@@ -635,6 +699,8 @@ class Runtime:
         elif isinstance(message, wire.Recover):
             if self.moving is not None and self.moving.is_mirror:
                 self._go_on_for(message.generation, self.moving)
+            elif message.saved:
+                self._saved_at = Path(message.saved)
             else:
                 self._recover(message.generation, self.gate)
         elif isinstance(message, wire.Serve):
@@ -656,6 +722,9 @@ class Runtime:
             if self.moving is not None:
                 self.moving.state_may_be_due()
         elif isinstance(message, wire.Drain):
+            if message.save and self._ending is None and self.moving is not None:
+                self._spawn(self._save_and_end(message, self.moving))
+                return
             self._reads()
             self._end(message.limit, message.linger)
 
@@ -687,7 +756,7 @@ class Runtime:
         if gate.client.is_closed():
             return  # The app or Discord closed it during the drain: `_last_words` says so.
         takes_state = self.carry.imports and not self._was_active and self.options.standby
-        asked = takes_state and self.moving is not None and self.moving.handover.ask_for_state()
+        asked = takes_state and self.moving is not None and self.moving.asks_for_state()
         moved = self.moving is not None and self.moving.is_mirror
         if moved and not await self._take_sessions(gate):
             return
@@ -836,11 +905,11 @@ class Runtime:
     def _file_of(self, generation: int) -> SessionFile:
         """Open what a dead child left, of this supervisor's or of one that was killed. Raises `SessionFileError`."""
         if generation == wire.FORMER:
-            return former_file(self.options.ledger, token=self._token)
+            return former_file(self.options.left_at, token=self._token)
         return SessionFile.open(self._sessions_path(generation), token=self._token, supervisor=_supervisor())
 
     def _sessions_path(self, generation: int) -> Path:
-        return Path(wire.sessions_path(self.options.ledger, self.options.claimer(generation)))
+        return Path(wire.sessions_path(self.options.left_at, self.options.claimer(generation)))
 
     def _taken_beside(self, recovery: Recovery) -> Callable[[], None]:
         """Return what is to be done for each event while a recovery goes on: one may have brought a guild."""
@@ -954,11 +1023,30 @@ class Runtime:
         if self._ending is None:  # last of all: the program's loop may begin tasks at once (an eager task factory)
             self._ending = asyncio.ensure_future(self._drain_and_close())
 
+    async def _save_and_end(self, message: wire.Drain, moving: Moving) -> None:
+        """Serve on until the cache is written down, then end. The sessions stay open: the next start resumes them."""
+        internals.keep_sessions()
+        began = asyncio.get_running_loop().time()
+        try:
+            self._saving = await moving.save(Path(message.save))
+        except StateFileError as error:
+            self.remark(f"the bot's cache is not kept for the next start, which costs IDENTIFYs: {error}")
+        self._reads()
+        self._end(max(0.0, message.limit - (asyncio.get_running_loop().time() - began)), message.linger)
+
+    async def _finish_saving(self, moving: Moving, saving: Writing) -> None:
+        try:
+            await moving.finish(saving, self.ledger.notes())
+        except StateFileError as error:
+            self.remark(f"the bot's cache is not kept for the next start, which costs IDENTIFYs: {error}")
+
     async def _drain_and_close(self) -> None:
         if self.recovery is not None:
             await self.recovery.abandon()
         if self.gate is not None and self._drain is not None:
             self.gate.drain()
+            if self.moving is not None:
+                self.moving.handover.end_record()
             self._rest("draining")
             self.link.send(wire.Role(role="draining"))
             self._announce(self.gate, active=False)
@@ -971,6 +1059,8 @@ class Runtime:
             self._drain = None
         if self.moving is not None:
             await self.moving.state_is_given()
+            if self._saving is not None:
+                await self._finish_saving(self.moving, self._saving)
         self._closing = True
         if self.moving is not None:
             self.moving.handover.close()

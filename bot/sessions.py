@@ -46,7 +46,7 @@ SHORT = 256
 ID = " {}"
 """Where in the name of a kind the event's id belongs."""
 
-_MAGIC = b"BASTION3"
+_MAGIC = b"BASTION4"
 _HEADER = struct.Struct("<8s16sQ")
 _TIME = struct.Struct("<d")
 _READING_AT = 32
@@ -55,7 +55,9 @@ _NOBODYS_AT = 40
 _ACTIVE_SINCE_AT = 48
 _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
-_IN_HAND_AT = 64
+_READING_AT_WALL = 64
+"""The same as at `_READING_AT`, in seconds since 1970: the monotonic clock begins anew with the machine."""
+_IN_HAND_AT = 72
 """Where the header ends with the key that is in hand."""
 _NAME = 128
 _HEADER_SIZE = _IN_HAND_AT + _NAME
@@ -145,6 +147,7 @@ class SessionFile:
         finally:
             os.close(descriptor)
         _HEADER.pack_into(made._map, 0, _MAGIC, _digest(token), supervisor)
+        made.reading_at = time.monotonic()  # nothing has come that could be unread
         return made
 
     @classmethod
@@ -206,12 +209,19 @@ class SessionFile:
 
     @property
     def reading_at(self) -> float:
-        """When the child was last seen to read what came, in seconds of the machine's monotonic clock; 0.0 if never."""
+        """When the child was last seen to read what came, in seconds of the machine's monotonic clock."""
         return float(_TIME.unpack_from(self._map, _READING_AT)[0])
 
     @reading_at.setter
     def reading_at(self, at: float) -> None:
         _TIME.pack_into(self._map, _READING_AT, at)
+        _TIME.pack_into(self._map, _READING_AT_WALL, time.time() - (time.monotonic() - at))
+
+    def outlive_reboot(self) -> None:
+        """Tell `reading_at` by this machine's present clock, should it have been started anew."""
+        (wall,) = _TIME.unpack_from(self._map, _READING_AT_WALL)
+        if wall:
+            _TIME.pack_into(self._map, _READING_AT, time.monotonic() - (time.time() - wall))
 
     def handed(self, shard: int, sequence: int) -> None:
         """Note that everything up to this sequence was handed to the app."""
@@ -349,6 +359,7 @@ def former_file(ledger: str, *, token: str) -> SessionFile:
     If another bot of that supervisor's had taken some of its sessions, its own file says how far it was in those.
     """
     found = SessionFile.open(Path(sessions_path(ledger, claimer(0, FORMER))), token=token, supervisor=None)
+    found.outlive_reboot()
     if not 0 <= time.monotonic() - found.reading_at < RESUMABLE_SECONDS:
         found.close()
         raise SessionFileError("it has stopped to read too long ago")

@@ -116,6 +116,8 @@ class Launch:
     standby: bool
     api_url: str
     ledger: Path
+    left: Path
+    """What the paths begin with of what it leaves for its successor."""
     supervisor: int = 0
     """Our number among those who share the ledger, 0 if nobody does."""
     expired_text: str = ""
@@ -612,6 +614,7 @@ def _arguments(release: Release, launch: Launch, *, read: int, write: int) -> li
         "--shards": release.shards,
         "--role": "standby" if launch.standby else "active",
         "--ledger": launch.ledger,
+        "--left": launch.left,
         "--state-timeout": launch.state_timeout,
         "--checkpoint": launch.checkpoint,
         "--api-url": launch.api_url,

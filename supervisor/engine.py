@@ -27,7 +27,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from bastion.supervisor import __version__, diskroom, headroom, neighbours, orphans, sessionfiles
+from bastion.supervisor import __version__, diskroom, headroom, lasting, neighbours, orphans, sessionfiles
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
@@ -47,7 +47,7 @@ from bastion.supervisor.settings import Settings, refreshed
 from bastion.supervisor.slot import CarriedSlot, Slot
 from bastion.supervisor.state import Phase, Timing
 from bastion.supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
-from bastion.wire import EXIT_CONFIG, claimer, stream_path
+from bastion.wire import EXIT_CONFIG, claimer, saved_path, stream_path
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""
@@ -170,6 +170,8 @@ class Engine:
         with contextlib.ExitStack() as stack:
             if carried is not None:
                 self._place = stack.enter_context(held(carried.place))
+                if carried.place.lasting is not None:
+                    self._lasting(stack)  # the lock on it ended with the program before
                 await self._serve(carried)
             else:
                 await self._begin(stack)
@@ -181,7 +183,13 @@ class Engine:
         ledger = self._settings.ledger
         try:
             place = self._place = stack.enter_context(
-                ledger_place(ledger.path, environ=os.environ, control=self._control, shared=ledger.shared)
+                ledger_place(
+                    ledger.path,
+                    environ=os.environ,
+                    control=self._control,
+                    shared=ledger.shared,
+                    lasting=self._lasting(stack),
+                )
             )
             if place.membership is not None:
                 self._register = Register(place.membership)
@@ -203,6 +211,24 @@ class Engine:
             return
         await self._serve(release)
 
+    def _lasting(self, stack: contextlib.ExitStack) -> Path | None:
+        """Return what the paths begin with of what outlives us; None if nothing does.
+
+        Supervisors that share the ledger hand over to each other, and leave nothing.
+        """
+        directory, within = self._settings.restart.resume_directory, self._settings.restart.resume_within
+        if directory is None or not within or self._settings.ledger.shared:
+            return None
+        try:
+            return stack.enter_context(lasting.lasting_place(directory))
+        except OSError as error:
+            problem = f"{error.filename}: {error.strerror}" if error.strerror and error.filename else str(error)
+            self.log(
+                f"restart.resume_directory: {problem}: events that come between a stop and the next start will be lost",
+                level=logging.WARNING,
+            )
+            return None
+
     async def _first_release(self) -> Release | None:
         """Return what the settings name; None if we were told to stop, which no disk holds up."""
         with anyio.CancelScope() as self._preparing:
@@ -220,7 +246,10 @@ class Engine:
                 # One that was held back asks for a reload when the next turn begins, and so once there is a child.
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 if former := self._place.former:
-                    self.log("a supervisor that was killed has left its bot's sessions: generation 1 resumes them")
+                    self.log(
+                        "the bot of an earlier supervisor has left its sessions: generation 1 resumes them, "
+                        + ("with the cache of before" if self.saved() else "beside new ones, for there is no cache")
+                    )
                 slot.begin(start, timing_of(self._settings), company=company, waits=waits, former=former)
             if self._register is not None:
                 self._tasks.start_soon(self._watch_neighbours, self._register, slot)
@@ -553,6 +582,7 @@ class Engine:
             standby=standby,
             api_url=settings.discord.api_url,
             ledger=self._place.path,
+            left=self._place.left,
             supervisor=self._place.supervisor,
             expired_text=settings.bot.expired_text,
             state_timeout=settings.state.timeout,
@@ -577,12 +607,23 @@ class Engine:
 
     def keep_sessions(self, generations: set[int]) -> None:
         """Remove what all other generations have left of their gateway sessions."""
-        sessionfiles.keep(self._place.path, self._place.supervisor, generations)
+        sessionfiles.keep(self._place.left, self._place.supervisor, generations)
 
     def holds(self, generation: int) -> None:
         """Write down which child has the sessions, for whoever follows a supervisor that is killed."""
         if self._place.membership is None:
-            sessionfiles.note_holder(self._place.path, control=self._control, generation=generation)
+            sessionfiles.note_holder(self._place.left, control=self._control, generation=generation)
+
+    def saves(self) -> str:
+        """Return where a child that is stopped leaves its cache for the next start; empty: it leaves nothing."""
+        return "" if self._place.lasting is None else saved_path(str(self._place.lasting))
+
+    def saved(self) -> str:
+        """Return where the cache of a bot is that was stopped before this start; empty: nowhere."""
+        if self._place.lasting is None:
+            return ""
+        found = lasting.kept(self._place.lasting, within=self._settings.restart.resume_within)
+        return "" if found is None else str(found)
 
     def stream_path(self, generation: int) -> str:
         """Return where the holder of the sessions is to listen for a child."""

@@ -42,7 +42,14 @@ class Place:
     lock: int | None = None
     membership: Membership | None = None
     former: bool = False
-    """Whether a supervisor that was killed has left sessions of the bot there."""
+    """Whether an earlier supervisor has left sessions of the bot."""
+    lasting: Path | None = None
+    """What the paths begin with of what outlives us, if there is a directory for that."""
+
+    @property
+    def left(self) -> Path:
+        """Return what the paths begin with of all that a child leaves for its successor."""
+        return self.lasting or self.path
 
     @property
     def supervisor(self) -> int:
@@ -97,12 +104,18 @@ def _prepared_by_others(ledger: Path) -> str | None:
 
 @contextlib.contextmanager
 def ledger_place(
-    configured: Path | None, *, environ: Mapping[str, str], control: Path, shared: bool = False
+    configured: Path | None,
+    *,
+    environ: Mapping[str, str],
+    control: Path,
+    shared: bool = False,
+    lasting: Path | None = None,
 ) -> Iterator[Place]:
     """Give the place of the ledger's file; the default's directory is removed at the end.
 
     ``control`` is our control socket: who was killed there has left its bot's sessions to us. ``shared``: other
-    supervisors may have the configured file too; then they are left to those.
+    supervisors may have the configured file too; then they are left to those. ``lasting``: what the paths begin with of
+    what the bot leaves, if that is to outlive us.
     Raises OSError if there is no place for it.
     """
     if problem := place_problem(configured, environ=environ):
@@ -116,16 +129,20 @@ def ledger_place(
             _forget_the_dead(place)
             forget_checkpoint(path, place.supervisor)
         else:
-            place = Place(path=path, former=inherit(path, path, control=control))
+            left = lasting or path
+            place = Place(path=path, lasting=lasting, former=inherit(left, left, control=control))
             if not place.former:
-                forget(path, 0)
-                forget_checkpoint(path, 0)
+                forget(left, 0)
+                forget_checkpoint(left, 0)
         with held(place):
             yield place
         return
     made, lock = _create(directory)
     path = made / _NAME
-    with held(Place(path=path, lock=lock, former=_sweep(directory, path, control))) as place:
+    former = _sweep(directory, path, control)
+    if lasting is not None:
+        former = inherit(lasting, lasting, control=control) or inherit(path, lasting, control=control)
+    with held(Place(path=path, lock=lock, lasting=lasting, former=former)) as place:
         yield place
 
 

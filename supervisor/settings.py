@@ -111,6 +111,8 @@ class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``hang_timeout``: a child that has not beaten for so many seconds hangs, and is ended. ``spare``: keep one standby
     connected all the time, to take over at once from an active child that dies; it costs as much memory as that one.
+    ``resume_directory``: where a bot that is stopped leaves its sessions and its cache, for a start within the next
+    ``resume_within`` seconds; with 0 it leaves nothing.
     """
 
     backoff_first: Seconds = 1.0
@@ -121,6 +123,8 @@ class RestartSettings(msgspec.Struct, frozen=True, kw_only=True):
         msgspec.Meta(ge=MIN_HANG, le=MAX_SECONDS, description=f"a number of seconds from {MIN_HANG} to {MAX_SECONDS}"),
     ] = 20.0
     spare: Annotated[bool, msgspec.Meta(description="true or false")] = False
+    resume_directory: Path | None = None
+    resume_within: SecondsOrNone = 120.0
 
 
 class StateSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -220,7 +224,7 @@ def read(
         bot=_bot(reader, base=base, named=named or Named()),
         discord=_discord(reader.section("discord", DiscordSettings), base=base, environ=environ, reader=reader),
         handoff=reader.section("handoff", HandoffSettings),
-        restart=_restart(reader),
+        restart=_restart(reader, base=base, environ=environ),
         state=reader.section("state", StateSettings),
         ledger=_ledger(reader, base=base),
         control=_control(reader, environ=environ),
@@ -357,12 +361,15 @@ def _discord(read: DiscordSettings, *, base: Path, environ: Mapping[str, str], r
     return msgspec.structs.replace(read, api_url=api_url, token_file=_against(read.token_file, base=base))
 
 
-def _restart(reader: Reader) -> RestartSettings:
+def _restart(reader: Reader, *, base: Path, environ: Mapping[str, str]) -> RestartSettings:
     read = reader.section("restart", RestartSettings)
     if read.backoff_first > read.backoff_max:
         allowed = f"at most restart.backoff_max, which is {read.backoff_max:g}"
         reader.bad("restart.backoff_first", read.backoff_first, allowed)
-    return read
+    lasting = _against(read.resume_directory, base=base)
+    if lasting is None and (given := environ.get("STATE_DIRECTORY")):  # systemd joins several with colons
+        lasting = Path(given.split(":")[0])
+    return msgspec.structs.replace(read, resume_directory=lasting)
 
 
 def _ledger(reader: Reader, *, base: Path) -> LedgerSettings:

@@ -14,6 +14,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import msgspec
+
 from bastion.supervisor import limits, machine, ports
 from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
 from bastion.supervisor.effects import (
@@ -60,8 +62,10 @@ from bastion.supervisor.state import SWITCHED, Alarm, Phase, Standing, State, Ti
 from bastion.supervisor.status import ChildStatus, HandoffResult
 from bastion.supervisor.timers import Timers
 from bastion.wire import (
+    FORMER,
     Beat,
     Cut,
+    Drain,
     Drained,
     Fatal,
     FromChild,
@@ -77,6 +81,7 @@ from bastion.wire import (
     Permit,
     Ping,
     Ready,
+    Recover,
     Recovered,
     Remark,
     Role,
@@ -138,6 +143,12 @@ class Host(Protocol):
 
     def crashed(self, error: Exception) -> None:
         """Learn of an error in the supervisor itself."""
+
+    def saves(self) -> str:
+        """Return where a child that is stopped leaves its cache for the next start; empty: it leaves nothing."""
+
+    def saved(self) -> str:
+        """Return where the cache of a bot is that was stopped before this start; empty: nowhere."""
 
     def stream_path(self, generation: int) -> str:
         """Return where the holder of the sessions is to listen for a child."""
@@ -411,7 +422,7 @@ class Slot:
             case Spawn(generation=generation):
                 self._coming[generation] = _Coming(self._loop.create_task(self._bring(effect)))
             case Send(generation=generation, message=message):
-                self._send(generation, message)
+                self._send(generation, self._with_files(generation, message))
             case Signal(generation=generation, name=name):
                 self._signal(generation, name)
             case StartTimer(alarm=alarm, generation=generation, seconds=seconds):
@@ -469,7 +480,17 @@ class Slot:
                 self._host.log(f"{kind} {way} {result} after {now - self.handoff.began:.1f} s")
                 self._host.handed_over()
 
+    def _with_files(self, generation: int, message: ToChild) -> ToChild:
+        """Say where a child that is stopped leaves its cache, and where the first child finds that of before."""
+        if isinstance(message, Drain) and self.state.phase is Phase.STOPPING and generation == self.state.active:
+            return msgspec.structs.replace(message, save=self._host.saves())
+        if isinstance(message, Recover) and message.generation == FORMER:
+            return msgspec.structs.replace(message, saved=self._host.saved())
+        return message
+
     def _keep_sessions(self) -> None:
+        if self.state.phase in (Phase.STOPPING, Phase.STOPPED) and self._host.saves():
+            return
         bereft = () if self.state.bereft is None else (self.state.bereft,)
         self._host.keep_sessions({*self._members, *self._inquest.open, *bereft})
 

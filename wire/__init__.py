@@ -3,6 +3,7 @@
 This room belongs to neither side. It imports msgspec, and no other room.
 """
 
+from bastion.wire.alike import difference
 from bastion.wire.framing import (
     MAX_LINE,
     LineBuffer,
@@ -61,6 +62,7 @@ from bastion.wire.places import (
     checkpoint_path,
     claimer,
     holder_path,
+    saved_path,
     sessions_path,
     stream_path,
     supervisor_of,
@@ -119,9 +121,11 @@ __all__ = [
     "claimer",
     "decode_from_child",
     "decode_to_child",
+    "difference",
     "encode",
     "holder_path",
     "proxies",
+    "saved_path",
     "sessions_path",
     "stream_path",
     "supervisor_of",

@@ -296,6 +296,8 @@ class Drain(_Message, frozen=True, tag="drain"):
 
     limit: float
     linger: float = 0.0
+    save: str = ""
+    """Where the cache is to be left before that, and the sessions with it, for the next start; empty: nowhere."""
 
 
 class Recover(_Message, frozen=True, tag="recover"):
@@ -306,6 +308,8 @@ class Recover(_Message, frozen=True, tag="recover"):
     """
 
     generation: int
+    saved: str = ""
+    """Where its cache may be; the file is read once."""
 
 
 class Inquire(_Message, frozen=True, tag="inquire"):

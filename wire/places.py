@@ -29,6 +29,11 @@ def checkpoint_path(ledger: str, supervisor: int) -> str:
     return f"{ledger}-{supervisor}.checkpoint" if supervisor else f"{ledger}.checkpoint"
 
 
+def saved_path(left: str) -> str:
+    """Return where a bot that is stopped leaves its cache and its sessions for the next start."""
+    return f"{left}.saved"
+
+
 def sessions_path(ledger: str, claimer: int) -> str:
     """Return where a child leaves what its successor needs to resume its sessions: beside the ledger."""
     return f"{ledger}-sessions-{claimer}"

@@ -17,7 +17,7 @@ from bastion.bot.discordpy import sockets
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.session import snapshot
 from bastion.bot.session.snapshot import Position
-from bastion.bot.session.stream import Kind, Stream, StreamError
+from bastion.bot.session.stream import Channel, Kind, StreamError
 
 _DISPATCH = 0
 """Opcode of an event."""
@@ -37,7 +37,7 @@ class Copies:
         self,
         client: discord.Client,
         recent: Recent,
-        stream: Stream,
+        stream: Channel,
         websocket_of: Callable[[int], DiscordWebSocket | None],
     ) -> None:
         """``websocket_of`` returns a shard's connection, None while it is between two."""
@@ -101,6 +101,10 @@ class Copies:
             gateway=str(websocket.gateway),
             sequence=websocket.sequence,
         )
+
+    async def snapshots_written(self) -> None:
+        """Wait until every snapshot that was asked for has been written, or cannot be."""
+        await asyncio.gather(*self._tasks)
 
     def _begin_with_snapshot(self, shard: int) -> None:
         position = self.position(shard)

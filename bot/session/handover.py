@@ -34,6 +34,7 @@ from bastion.bot.session import notes
 from bastion.bot.session.giving import Giving
 from bastion.bot.session.peers import Peer
 from bastion.bot.session.resumes import Resumes
+from bastion.bot.session.statefile import Replay, Saved, Writing
 from bastion.bot.session.stream import Kind, Listener, Stream, StreamError, connect
 from bastion.bot.session.taking import Taking
 
@@ -74,6 +75,8 @@ class Handover:
         """The one whose payloads the mirrored shards get."""
         self._older: Peer | None = None
         """The one that this bot has connected to."""
+        self._recorded: Peer | None = None
+        """The file in which all is written that comes."""
         self._wants_state: Peer | None = None
         """The one that waits for the state of this bot's app."""
         self._mirrored: set[int] = set()
@@ -202,6 +205,7 @@ class Handover:
             _log.warning("Discord does not resume the session of shard %d, %s: it begins a new one", shard, why)
         self.resumes.forget(shard)
         self._quiet.discard(shard)
+        self._note_change()
         self._handled.pop(shard, None)
         return True
 
@@ -209,8 +213,14 @@ class Handover:
         """Note that Discord has accepted a shard's RESUME."""
         if shard not in self._mirrored:
             self._quiet.discard(shard)
+            self._note_change()
             if self.taking is not None:
                 self.taking.resumed(shard)
+
+    async def settled(self) -> None:
+        """Wait until no shard is mirrored, and none is between the connections that its session moves from and to."""
+        while self._mirrored or self._quiet:
+            await self.changed()
 
     @property
     def steady(self) -> bool:
@@ -232,7 +242,7 @@ class Handover:
     def serve(self, number: int, path: str, *, shows: bytes, expects: bytes) -> None:
         """Listen for the mirror of this number, and for no earlier one that has not come. Raises `OSError`."""
         self._stop_listening()
-        listener = Listener(path, lambda: self._peer(shows, expects, accepted=number).stream)
+        listener = Listener(path, lambda: self._peer(shows, expects, accepted=number)[1])
         listener.open()
         self._listeners[number] = listener
 
@@ -241,21 +251,46 @@ class Handover:
 
         Raises `OSError`.
         """
-        peer = self._peer(shows, expects)
+        peer, stream = self._peer(shows, expects)
         self._older = peer
         self._mirrored.update(shards)
         if shards:
             self._source = peer  # its stand-ins are asked for before it has proven itself
-        connect(path, peer.stream)
+        connect(path, stream)
 
-    def _peer(self, shows: bytes, expects: bytes, *, accepted: int | None = None) -> Peer:
-        peer = Peer(
-            self._client,
-            self._recent,
-            self.websockets.get,
-            noted=self._noted,
-            state_came=self._answers.state_came,
+    def follow_saved(self, saved: Saved) -> None:
+        """Mirror what a bot that was stopped has left, as if it still held its sessions: see `holder_died`."""
+        peer = self._bare_peer()
+        peer.begin(Replay(saved, peer.take))
+        self._mirrored.update(saved.head.wants.ids)
+        self._source = peer
+
+    async def record(self, file: Writing) -> None:
+        """Write each shard's snapshot into a file, and what comes from now on, until `end_record`.
+
+        Raises `StreamError`: a shard has no session now, or the disk takes no more.
+        """
+        self._recorded = peer = self._bare_peer()
+        peer.begin(file)
+        self.peers.append(peer)
+        for shard in self.own:
+            peer.copies.take(Kind.SNAPSHOT, shard, b"")
+        await peer.copies.snapshots_written()
+        await file.room()
+
+    def end_record(self) -> None:
+        """Write nothing more into the file: what comes is the next bot's to handle."""
+        if self._recorded is not None and self._recorded in self.peers:
+            self._recorded.close()
+            self.peers.remove(self._recorded)
+
+    def _bare_peer(self) -> Peer:
+        return Peer(
+            self._client, self._recent, self.websockets.get, noted=self._noted, state_came=self._answers.state_came
         )
+
+    def _peer(self, shows: bytes, expects: bytes, *, accepted: int | None = None) -> tuple[Peer, Stream]:
+        peer = self._bare_peer()
 
         def opened(stream: Stream) -> bool:
             if accepted is not None:
@@ -273,7 +308,7 @@ class Handover:
             on_open=opened,
         )
         peer.begin(stream)
-        return peer
+        return peer, stream
 
     def _lost(self, peer: Peer, why: str) -> None:
         peer.close()

@@ -6,7 +6,7 @@ Knows stand-ins and frames. Knows nothing of how a session moves.
 from __future__ import annotations
 
 from bastion.bot.session.standin import StandIn
-from bastion.bot.session.stream import Kind, Stream, StreamError
+from bastion.bot.session.stream import Channel, Kind, StreamError
 
 _INVALID_SESSION = '{"op":9,"d":false,"s":null,"t":null}'
 """What Discord says of a session that cannot be resumed."""
@@ -15,7 +15,7 @@ _INVALID_SESSION = '{"op":9,"d":false,"s":null,"t":null}'
 class Mirror:
     """The stand-ins of one client."""
 
-    def __init__(self, stream: Stream) -> None:
+    def __init__(self, stream: Channel) -> None:
         self._stream = stream
         self._stand_ins: dict[int, StandIn] = {}
         self._expected: set[int] = set()

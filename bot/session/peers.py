@@ -18,7 +18,7 @@ from bastion.bot.discordpy.messages import Recent
 from bastion.bot.session import notes
 from bastion.bot.session.copies import Copies
 from bastion.bot.session.mirror import Mirror
-from bastion.bot.session.stream import Kind, Stream
+from bastion.bot.session.stream import Channel, Kind
 
 if TYPE_CHECKING:
     from bastion.bot.session.giving import Giving
@@ -42,11 +42,11 @@ class Peer:
         self._tasks: set[asyncio.Task[None]] = set()
         self.giving: Giving | None = None
         """The switch that it has asked for."""
-        self.stream: Stream
+        self.stream: Channel
         self.copies: Copies
         self.mirror: Mirror
 
-    def begin(self, stream: Stream) -> None:
+    def begin(self, stream: Channel) -> None:
         """Use this stream."""
         self.stream = stream
         self.copies = Copies(self._client, self._recent, stream, self._websocket_of)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from itertools import islice
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 BODY_MAX = 32 * 1024 * 1024
 """Largest body in bytes. A guild with every list at Discord's limits (500 channels, 250 roles, 1,000 threads, 4,000
@@ -67,6 +67,52 @@ class StreamError(Exception):
     """The stream cannot go on. The text says why."""
 
 
+def frame(kind: Kind, shard: int, body: bytes) -> bytes:
+    """Return a frame."""
+    return _HEADER.pack(len(body), kind, shard) + body
+
+
+def frames(data: bytes) -> Iterator[tuple[Kind, int, bytes]]:
+    """Yield kind, shard and body of each frame. Raises `StreamError` for one that is cut, `ValueError` for garbage."""
+    at = 0
+    while at < len(data):
+        if len(data) - at < _HEADER.size:
+            raise StreamError("it ends in the middle of a frame")
+        length, kind, shard = _HEADER.unpack_from(data, at)
+        at += _HEADER.size
+        if len(data) - at < length:
+            raise StreamError("it ends in the middle of a frame")
+        yield Kind(kind), shard, data[at : at + length]
+        at += length
+
+
+class Channel(Protocol):
+    """What those who write frames need of a stream, or of a file in the place of one."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more is written, and nothing more will come."""
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that have not left yet."""
+
+    def send(self, kind: Kind, shard: int, body: bytes) -> None:
+        """Write a frame behind all others."""
+
+    async def room(self, unsent: int = SLICE_UNSENT) -> None:
+        """Wait until no more bytes than these are unsent. Raises `StreamError` if it is over."""
+
+    def flush(self) -> None:
+        """Have what was sent leave now."""
+
+    def read_rest(self) -> None:
+        """Take now all that the other end has written so far."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 OnFrame: TypeAlias = Callable[[Kind, int, bytes], None]
 """Takes kind, shard and body of a frame. What it raises ends the stream, with that as the reason."""
 
@@ -107,7 +153,7 @@ class Stream:
             PROOF_SECONDS, self.fail, f"the other end has shown no secret for {PROOF_SECONDS:g} s"
         )
         with suppress(OSError):  # reading tells of a socket that is broken already
-            connected.send(_HEADER.pack(len(self._shows), Kind.PROOF, 0) + self._shows)
+            connected.send(frame(Kind.PROOF, 0, self._shows))
 
     def send(self, kind: Kind, shard: int, body: bytes) -> None:
         """Write a frame behind all others, once the other end has shown its secret. After the end it is dropped."""
@@ -116,7 +162,7 @@ class Stream:
         if self.unsent + len(body) > UNSENT_MAX:
             self.fail(f"the other bot does not keep up: {self.unsent >> 20} MiB are unsent")
             return
-        self._outbox.add(_HEADER.pack(len(body), kind, shard) + body)
+        self._outbox.add(frame(kind, shard, body))
 
     @property
     def unsent(self) -> int:

@@ -58,6 +58,7 @@ def launch(tmp_path: Path, *, standby: bool = False) -> Launch:
         standby=standby,
         api_url="http://127.0.0.1:1",
         ledger=tmp_path / "ledger",
+        left=tmp_path / "left",
         expired_text="-- gone",
         token=TOKEN,
     )

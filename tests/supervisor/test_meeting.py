@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from bastion import wire
-from bastion.supervisor.meeting import Meeting, difference
+from bastion.supervisor.meeting import Meeting
+from bastion.wire import difference
 
 WANTS = wire.Wants(
     application=1,

@@ -475,3 +475,20 @@ def test_any_file_is_taken_or_refused_in_words(tmp_path_factory: pytest.TempPath
     path.write_bytes(content)
     for problem in refusals(path):
         assert problem
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "directory"),
+    [
+        ("", {}, None),
+        ('resume_directory = ""', {}, None),
+        ("", {"STATE_DIRECTORY": "/var/lib/bot:/var/lib/other"}, Path("/var/lib/bot")),
+        ('resume_directory = ""', {"STATE_DIRECTORY": "/var/lib/bot"}, Path("/var/lib/bot")),
+        ('resume_directory = "/srv/left"', {"STATE_DIRECTORY": "/var/lib/bot"}, Path("/srv/left")),
+    ],
+)
+def test_what_outlives_a_stop_lies_where_systemd_says_unless_the_file_does(
+    config: Path, text: str, environ: dict[str, str], directory: Path | None
+) -> None:
+    config.write_text(f"[restart]\n{text}\n")
+    assert load(config, environ=environ | {"DISCORD_TOKEN": "x" * 20}).restart.resume_directory == directory

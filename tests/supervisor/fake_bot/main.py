@@ -39,6 +39,7 @@ class Fake:
             "shards",
             "role",
             "ledger",
+            "left",
             "api-url",
             "directory",
             "expired-text",
