@@ -286,6 +286,13 @@ async def test_the_compose_file_that_ships_runs_and_reloads_and_loses_nothing(do
         found = await place.verdict()
         assert found.clean, f"{found}\n{await place.log()}"
         assert found.emitted > 20
+        begun = len(place.sandbox.gateway.identifies)
+        place.sandbox.traffic.start(rate=40, mix={"message": 1.0, "reaction_add": 1.0})
+        await compose(place, tmp_path, "up", "--detach", "--no-build", "--force-recreate")
+        await place.serving(1)
+        found = await place.verdict()
+        assert found.clean, f"{found}\n{await place.log()}"
+        assert len(place.sandbox.gateway.identifies) == begun, await place.log()
         await compose(place, tmp_path, "stop")
         assert (await place.must("inspect", "--format", "{{.State.ExitCode}}", place.name)).strip() == "0"
         await compose(place, tmp_path, "down")

@@ -148,6 +148,21 @@ async def test_start_reload_and_stop_lose_nothing_and_double_nothing(docker: Doc
         assert "generation 3 has left: exited with status 0" in await it.journal()
 
 
+async def test_a_restart_loses_no_message_and_begins_no_session(docker: Docker, tmp_path: Path) -> None:
+    async with machine(docker, tmp_path) as it:
+        await it.must("systemctl", "start", "bastion")
+        await it.place.serving(1)
+        sandbox = it.place.sandbox
+        begun = len(sandbox.gateway.identifies)
+        sandbox.traffic.start(rate=40, mix={"message": 1.0, "reaction_add": 1.0})
+        await asyncio.sleep(1)
+        await it.must("systemctl", "restart", "bastion")
+        await it.place.serving(1)
+        found = await it.place.verdict()
+        assert found.clean, f"{found}\n{await it.journal()}"
+        assert len(sandbox.gateway.identifies) == begun, await it.journal()
+
+
 async def test_a_broken_release_fails_the_reload_and_the_old_bot_serves_on(docker: Docker, tmp_path: Path) -> None:
     async with machine(docker, tmp_path) as it:
         await it.must("systemctl", "start", "bastion")
