@@ -15,7 +15,18 @@ from typing import Any
 
 from benchmarks.report import PLOTS
 
-ORDER = ("handoff_load", "moved", "reload_time", "quiet", "claims", "memory", "command_line", "soak", "others")
+ORDER = (
+    "handoff_load",
+    "moved",
+    "restart",
+    "reload_time",
+    "quiet",
+    "claims",
+    "memory",
+    "command_line",
+    "soak",
+    "others",
+)
 PAGE = PLOTS.parent / "performance.md"
 
 

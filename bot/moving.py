@@ -192,7 +192,7 @@ class Moving:
 
     async def finish(self, file: Writing, notes: Mapping[str, str]) -> None:
         """Put a file into its place, with the app's state and the notes. Raises `StateFileError`."""
-        file.send(Kind.NOTE, 0, encode_notes(notes))
+        file.send(Kind.KEPT, 0, encode_notes(notes))
         file.send(Kind.STATE, 0, await self._carry.export())
         await file.finish()
 

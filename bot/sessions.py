@@ -350,7 +350,7 @@ class SessionFile:
 
 def whose(generation: int) -> str:
     """Return how messages name the dead bot of this generation."""
-    return "the bot that a killed supervisor has left" if generation == FORMER else f"generation {generation}"
+    return "the bot of an earlier supervisor" if generation == FORMER else f"generation {generation}"
 
 
 def former_file(ledger: str, *, token: str) -> SessionFile:

@@ -130,7 +130,9 @@ def ledger_place(
             forget_checkpoint(path, place.supervisor)
         else:
             left = lasting or path
-            place = Place(path=path, lasting=lasting, former=inherit(left, left, control=control))
+            place = Place(
+                path=path, lasting=lasting, former=inherit(left, left, control=control if lasting is None else None)
+            )
             if not place.former:
                 forget(left, 0)
                 forget_checkpoint(left, 0)
@@ -141,7 +143,7 @@ def ledger_place(
     path = made / _NAME
     former = _sweep(directory, path, control)
     if lasting is not None:
-        former = inherit(lasting, lasting, control=control) or inherit(path, lasting, control=control)
+        former = inherit(lasting, lasting, control=None) or inherit(path, lasting, control=control)
     with held(Place(path=path, lock=lock, lasting=lasting, former=former)) as place:
         yield place
 

@@ -52,13 +52,13 @@ def note_holder(ledger: Path, *, control: Path, generation: int) -> None:
         os.rename(unfinished, path)  # noqa: PTH104
 
 
-def inherit(left: Path, ledger: Path, *, control: Path) -> bool:
+def inherit(left: Path, ledger: Path, *, control: Path | None) -> bool:
     """Take over what lies beside the ledger ``left``, if a supervisor at this control socket has left it.
 
-    Returns whether there are sessions of the bot that served.
+    None: whichever has, for the directory is this bot's alone. Returns whether sessions of a bot that served are there.
     """
     holder = _holder(left)
-    if holder is None or holder.control != str(control):
+    if holder is None or (control is not None and holder.control != str(control)):
         return False
     found = False
     with contextlib.suppress(OSError):

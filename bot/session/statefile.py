@@ -69,7 +69,7 @@ class Writing:
         self.unsent = 0
         """Bytes that are not on the way to the disk yet."""
         self._begun = False
-        self.send(Kind.NOTE, 0, msgspec.json.encode(Head(wants=wants, at=time.time())))
+        self.send(Kind.KEPT, 0, msgspec.json.encode(Head(wants=wants, at=time.time())))
 
     @property
     def over(self) -> bool:
@@ -193,7 +193,7 @@ def _filled(saved: Saved, rest: list[tuple[Kind, int, bytes]]) -> Saved:
             saved.payloads.setdefault(shard, []).append(body)
         elif kind is Kind.STATE:
             state = body
-        elif kind is Kind.NOTE:
+        elif kind is Kind.KEPT:
             saved.notes.update(msgspec.json.decode(body, type=dict[str, str]))
     return Saved(head=saved.head, payloads=saved.payloads, state=state, notes=saved.notes)
 

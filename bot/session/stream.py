@@ -61,6 +61,8 @@ class Kind(IntEnum):
     """From either end: a text of `notes`."""
     STATE = 6
     """From the old bot: its app's state, as `carry` writes it."""
+    KEPT = 7
+    """In a file alone: of whose bot it is, first of all; behind the payloads what children note down for each other."""
 
 
 class StreamError(Exception):

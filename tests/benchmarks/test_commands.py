@@ -77,6 +77,7 @@ LONG: Sequence[Any] = [
         ("--shards", "1", "--guilds", "8", "--overlap", "1", "--few", "8", "--rounds", "1", "--window", "0.1"),
         id="moved",
     ),
+    pytest.param("restart", ("--guilds", "8", "--rounds", "1", "--quiet", "1"), id="restart"),
     pytest.param(
         "reload_time",
         ("--shards", "1", "--max-concurrency", "16", "--rounds", "1", "--window", "0.1", "--stock", "1"),

@@ -272,7 +272,7 @@ def test_what_is_noted_survives_a_kill(path: Path) -> None:
 
 
 def former(tmp_path: Path, *, read: float = 1.0) -> SessionFile:
-    """Make the file of the bot that a killed supervisor has left; it was last seen to read so many seconds ago."""
+    """Make the file of the bot of an earlier supervisor; it was last seen to read so many seconds ago."""
     made = SessionFile.create(Path(sessions_path(str(tmp_path / "ledger"), FORMER)), token=TOKEN, supervisor=PARENT)
     made.reading_at = time.monotonic() - read
     begin(made)

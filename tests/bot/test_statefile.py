@@ -37,7 +37,8 @@ async def written(path: Path) -> Path:
     for number in range(100):
         file.send(Kind.PAYLOAD, number % 2, b'{"number": %d}' % number)
     await file.room(0)
-    file.send(Kind.NOTE, 0, encode_notes({"presence": "online"}))
+    file.send(Kind.NOTE, 0, b'{"note":"latency","seconds":0.1}')  # for a mirror, of which there is none
+    file.send(Kind.KEPT, 0, encode_notes({"presence": "online"}))
     file.send(Kind.STATE, 0, b"json\n1")
     await file.finish()
     return path
@@ -78,7 +79,7 @@ async def test_a_file_that_is_not_as_it_was_written_says_so_and_is_gone(tmp_path
 
 async def test_frames_that_make_no_sense_are_another_versions(tmp_path: Path) -> None:
     file = Writing(tmp_path / "bot.saved", WANTS)
-    file.send(Kind.NOTE, 0, b"[]")
+    file.send(Kind.KEPT, 0, b"[]")
     await file.finish()
     with pytest.raises(StateFileError, match="another version"):
         read(tmp_path / "bot.saved")

@@ -37,13 +37,17 @@ def test_files_are_kept_for_those_who_are_named_and_nobody_elses_file_is_touched
     assert sorted(tmp_path.iterdir()) == sorted([files[2], *others])
 
 
-def test_a_successor_finds_the_file_of_who_served_and_those_of_the_others_beside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("control", [CONTROL, None])
+def test_a_successor_finds_the_file_of_who_served_and_those_of_the_others_beside(
+    tmp_path: Path, control: Path | None
+) -> None:
     left, ledger = tmp_path / "left" / "ledger", tmp_path / "new" / "ledger"
     for path in (left, ledger):
         path.parent.mkdir()
     leave(left, 3, 4, holder=3)
     Path(checkpoint_path(str(left), 0)).write_text("state")
-    assert sessionfiles.inherit(left, ledger, control=CONTROL)
+    assert not sessionfiles.inherit(left, ledger, control=Path("/elsewhere"))
+    assert sessionfiles.inherit(left, ledger, control=control)
     state = Path(checkpoint_path(str(ledger), 0))
     assert state.read_text() == "state"
     state.unlink()
