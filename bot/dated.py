@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from bastion.bot.noted import DISCORD_CLOCK
+
 _EPOCH_MS = 1_420_070_400_000
 """Unix milliseconds at which Discord's ids begin."""
 _RECENT_SECONDS = 300.0
 """The smallest difference is forgotten after twice as long, at most: a machine that has slept has another one."""
 _DRIFT = 2e-4
 """By how much the difference may have grown in each second since: clocks that nobody corrects are off by less."""
-_NOTE = "discord's clock"
 _CHANGED = 0.05
 
 
@@ -65,7 +66,7 @@ class DiscordClock:
             self._read()
         if known < self._noted(now) - _CHANGED:
             self._note = known, now
-            self._notes.note(_NOTE, f"{known} {now}")
+            self._notes.note(DISCORD_CLOCK, f"{known} {now}")
 
     def _predecessors(self, now: float) -> float:
         self._read()
@@ -73,7 +74,7 @@ class DiscordClock:
 
     def _read(self) -> None:
         with contextlib.suppress(ValueError):
-            known, at = map(float, (self._notes.noted(_NOTE) or "").split())
+            known, at = map(float, (self._notes.noted(DISCORD_CLOCK) or "").split())
             self._note = known, at
 
     def _noted(self, now: float) -> float:

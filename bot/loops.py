@@ -29,6 +29,7 @@ from discord.ext import tasks
 
 from bastion.bot import internals
 from bastion.bot.lifecycle import Lifecycle
+from bastion.bot.noted import LOOP
 
 PACE = 5.0
 """Seconds that a new child's first turn may wait to be due. Apps fill caches in it: a long wait would break them.
@@ -286,7 +287,7 @@ def _is_marked(loop: tasks.Loop[Any]) -> bool:
 
 
 def _note_of(watched: _Watched) -> str:
-    return f"loop:{watched.name}"
+    return f"{LOOP}{watched.name}"
 
 
 def _interval(loop: tasks.Loop[Any]) -> float | None:

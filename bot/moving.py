@@ -11,6 +11,7 @@ and which role this child has, it does not know.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Mapping
@@ -35,6 +36,9 @@ _log = logging.getLogger("bastion.session")
 
 SAVE_SECONDS = 4.0
 """How long a bot that was told to stop may serve on while its cache is written down."""
+
+RESUMED_SECONDS = 15.0
+"""How long a bot that has a stopped one's cache is not ready for want of a session: Discord may be slow to answer."""
 
 STREAM = 1
 """Version of the stream between two children: frames, notes, and what a snapshot says."""
@@ -166,28 +170,39 @@ class Moving:
             why = "it lacks a shard"
         if why is not None:
             return why
-        self._loading.begin(theirs.ids)
+        self._loading.begin(theirs.ids, alone=True)
         self.handover.follow_saved(saved)
         if saved.state is not None:
             self._carry.arrived(saved.state)
         return None
+
+    async def resumed_saved(self) -> None:
+        """Wait until the sessions of the stopped bot are this one's, after `holder_died`."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.handover.settled(), RESUMED_SECONDS)
+        self._loading.ask_for_members()
+        self._asks([guild.id for guild in self._client.guilds])
+        self._say(wire.Moved(pause_ms=0.0, identifies=0))
 
     async def save(self, path: Path) -> Writing:
         """Write the cache into a file, and what comes from now on, until `handover.end_record`.
 
         Raises `StateFileError`.
         """
-        if self.is_mirror or not self.handover.steady:
-            raise StateFileError("a shard has no session now")
+        if self.is_mirror:
+            raise StateFileError("its sessions are another bot's")
         ids = sorted(self.handover.own)
         file = Writing(path, msgspec.structs.replace(self._wants, shards=self._client.shard_count or 1, ids=ids))
         try:
             async with asyncio.timeout(SAVE_SECONDS):
+                while not self.handover.steady:
+                    await self.handover.changed()
                 await self.handover.record(file)
         except (StreamError, TimeoutError) as error:
             self.handover.end_record()
             file.close()
-            raise StateFileError(str(error) or f"it takes longer than {SAVE_SECONDS:g} s") from None
+            why = f"it takes longer than {SAVE_SECONDS:g} s, or a shard has no session"
+            raise StateFileError(str(error) or why) from None
         return file
 
     async def finish(self, file: Writing, notes: Mapping[str, str]) -> None:

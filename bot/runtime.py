@@ -42,6 +42,7 @@ from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
 from bastion.bot.loops import Loops
 from bastion.bot.moving import MirrorLostError, Moving, account_of
+from bastion.bot.noted import told_by_machine, told_by_wall
 from bastion.bot.presence import Presence
 from bastion.bot.reasons import ForkError, NoTokenError, SetupError, TwoClientsError, explain, worth_showing
 from bastion.bot.recovery import Recovery
@@ -532,7 +533,7 @@ class Runtime:
             await self._go_without_saved(f"{self._saved_at}: {error}")
             return
         self._saved = saved
-        for key, value in saved.notes.items():
+        for key, value in told_by_machine(saved.notes).items():
             self.ledger.note(key, value)
 
     async def _follow_saved(self, saved: Saved, shards: Shards) -> bool:
@@ -649,7 +650,8 @@ class Runtime:
             await self.moving.complete()
             if self._saved is not None:
                 self._saved = None
-                await self._resume_saved(self.moving)
+                self._go_on_for(wire.FORMER, self.moving)
+                await self.moving.resumed_saved()
         elif self.options.standby and not self.gate.counters.heard:
             silent_until = self._youngest_session + SILENT_PATIENCE
             await asyncio.sleep(max(0.0, silent_until - asyncio.get_running_loop().time()))
@@ -666,13 +668,6 @@ class Runtime:
                 guilds=len(self.client.guilds),
             )
         )
-
-    async def _resume_saved(self, moving: Moving) -> None:
-        """Resume the sessions of a bot that was stopped: its cache is here."""
-        self._go_on_for(wire.FORMER, moving)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(moving.handover.settled(), RESUME_PATIENCE)
-        self.link.send(wire.Moved(pause_ms=0.0, identifies=0))
 
     def _obey(self, message: wire.ToChild) -> None:
         if isinstance(message, wire.Ping):
@@ -1036,7 +1031,7 @@ class Runtime:
 
     async def _finish_saving(self, moving: Moving, saving: Writing) -> None:
         try:
-            await moving.finish(saving, self.ledger.notes())
+            await moving.finish(saving, told_by_wall(self.ledger.notes()))
         except StateFileError as error:
             self.remark(f"the bot's cache is not kept for the next start, which costs IDENTIFYs: {error}")
 

@@ -272,7 +272,8 @@ class Shards:
     ) -> DiscordWebSocket:
         if not self.handover.moves(shard):
             self._become(shard, "resuming")
-        options["sequence"] = self.handover.resume_from(shard, options["sequence"])
+        if (sequence := options.get("sequence")) is not None:
+            options["sequence"] = self.handover.resume_from(shard, sequence)
         return await self._open(inner, client, shard, options)
 
     async def _open(

@@ -62,8 +62,11 @@ def inherit(left: Path, ledger: Path, *, control: Path | None) -> bool:
         return False
     found = False
     with contextlib.suppress(OSError):
-        for whose, file in list(session_files(left)):
+        for whose, file in sorted(session_files(left)):  # that of `FORMER` is first: another may take its name
             served = whose == claimer(0, holder.generation)
+            if whose == claimer(0, FORMER) and not served:
+                file.unlink()  # an earlier bot's: the one that served since has gone on with its sessions
+                continue
             target = (
                 sessions_path(str(ledger), claimer(0, FORMER)) if served else f"{beside_former(str(ledger))}{whose}"
             )

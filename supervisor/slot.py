@@ -482,11 +482,16 @@ class Slot:
 
     def _with_files(self, generation: int, message: ToChild) -> ToChild:
         """Say where a child that is stopped leaves its cache, and where the first child finds that of before."""
-        if isinstance(message, Drain) and self.state.phase is Phase.STOPPING and generation == self.state.active:
+        if isinstance(message, Drain) and self.state.phase is Phase.STOPPING and self._may_hold(generation):
             return msgspec.structs.replace(message, save=self._host.saves())
         if isinstance(message, Recover) and message.generation == FORMER:
             return msgspec.structs.replace(message, saved=self._host.saved())
         return message
+
+    def _may_hold(self, generation: int) -> bool:
+        """Say whether a child may have the sessions: who serves, or is just taking them from that one."""
+        taking = self.state.incoming if self.state.incoming in self._meeting.mirrors else None
+        return generation in (self.state.active, taking)
 
     def _keep_sessions(self) -> None:
         if self.state.phase in (Phase.STOPPING, Phase.STOPPED) and self._host.saves():
@@ -495,8 +500,9 @@ class Slot:
         self._host.keep_sessions({*self._members, *self._inquest.open, *bereft})
 
     def _note_holder(self) -> None:
-        """Have it written down who has the sessions, or will: who serves, else who is on the way to."""
-        holder = self.state.active if self.state.active is not None else self.state.incoming
+        """Have it written down who has the sessions: who serves, or served last, else who is on the way to."""
+        state = self.state
+        holder = next((one for one in (state.active, state.bereft, state.incoming) if one is not None), None)
         if holder is not None and holder != self._holder:
             self._holder = holder
             self._host.holds(holder)

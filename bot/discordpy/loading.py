@@ -38,6 +38,7 @@ class Loading:
         self._awaited: dict[int, int] = {}
         """The guilds that are to come, with their shards."""
         self._asks_for_members = self._state._chunk_guilds
+        self._alone = False
         self._collects = gc.isenabled()
 
     def install(self) -> None:
@@ -50,9 +51,14 @@ class Loading:
         parsers[MESSAGES] = self._take_messages
         parsers[LOADED] = self._end_shard
 
-    def begin(self, shards: Iterable[int]) -> None:
-        """Expect snapshots of these shards. Until the last one is complete discord.py asks for no members."""
-        self._shards = set(shards)
+    def begin(self, shards: Iterable[int], *, alone: bool = False) -> None:
+        """Expect snapshots of these shards. Until the last one is complete discord.py asks for no members.
+
+        ``alone``: there is no holder that would pass such a question on to Discord. A shard would not be ready before
+        it is answered, for minutes, and it is answered only when the sessions are this bot's: until `ask_for_members`
+        discord.py asks for none.
+        """
+        self._shards, self._alone = set(shards), alone
         self._asks_for_members, self._state._chunk_guilds = self._state._chunk_guilds, False
         self._recent.begin_loading()
         self._collects = gc.isenabled()
@@ -67,12 +73,17 @@ class Loading:
         """Expect nothing more, whatever has come."""
         self._shards.clear()
         self._awaited.clear()
-        self._state._chunk_guilds = self._asks_for_members
+        if not self._alone:
+            self.ask_for_members()
         if self._collects:
             gc.enable()
             # What was loaded would be looked through twice more, later, when this bot serves: 0.1 s each time with
             # 1,000 guilds. Now it is, once, while the other bot still does.
             gc.collect()
+
+    def ask_for_members(self) -> None:
+        """Let discord.py ask for members again, if the app wants them."""
+        self._state._chunk_guilds = self._asks_for_members
 
     def _note_guilds(self, parser: Callable[[Any], None]) -> Callable[[Any], None]:
         def parse(data: Any) -> None:

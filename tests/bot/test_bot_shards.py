@@ -57,6 +57,9 @@ class Alone:
 
     may_identify = may_resume
 
+    def resume_from(self, shard: int, sequence: int) -> int:
+        return sequence
+
     def connecting(self, shard: int) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -16,17 +16,23 @@ from rig import ALL_KINDS, Rig, active, rig
 
 pytestmark = pytest.mark.anyio
 
+INTERACTIONS = ("slash", "autocomplete", "button", "select", "modal")
+IN_TIME = {kind: weight for kind, weight in ALL_KINDS.items() if kind not in INTERACTIONS}
+"""What is worth handling late: Discord waits 3 s for the answer to an interaction."""
+
 
 @asynccontextmanager
-async def serving(directory: Path, *, app: str, shards: int, **changes: Any) -> AsyncIterator[Rig]:
-    """An installation that serves, and leaves its cache when it is stopped."""
+async def serving(directory: Path, *, app: str, shards: int, far: float = 0.0, **changes: Any) -> AsyncIterator[Rig]:
+    """An installation that serves, and leaves its cache when it is stopped. ``far``: seconds to Discord and back."""
     options = {
         "discord__identify_window": WINDOW,
         "restart__resume_directory": str(directory / "lasting"),
         "handoff__drain_timeout": 5,
     }
     (directory / "lasting").mkdir(mode=0o700)
-    async with rig(directory, app=app, settings=of_moving(shards), handler_ms="20-20", **options | changes) as made:
+    async with rig(
+        directory, app=app, settings=of_moving(shards, network_delay=far), handler_ms="20-20", **options | changes
+    ) as made:
         await made.start()
         yield made
 
@@ -48,7 +54,7 @@ async def the_end(installation: Rig, *, identifies: int) -> None:
 )
 async def test_a_stop_and_a_start_lose_nothing_and_begin_no_session(tmp_path: Path, app: str, shards: int) -> None:
     async with serving(tmp_path, app=app, shards=shards) as installation:
-        installation.sandbox.traffic.start(rate=100, mix=ALL_KINDS)
+        installation.sandbox.traffic.start(rate=100, mix=IN_TIME)
         await asyncio.sleep(1)
         for _ in range(2):
             assert await installation.stop() == 0
@@ -155,3 +161,15 @@ async def test_the_apps_state_comes_with_it(tmp_path: Path) -> None:
         await sandbox.journal.wait_handled(asked)
         assert sandbox.journal.notes("seen") == ["4:4"]
         assert sandbox.journal.notes("import") == ["first"]
+
+
+async def test_a_guild_whose_members_had_not_come_yet_holds_nothing_up(tmp_path: Path) -> None:
+    async with serving(tmp_path, app="sharded_client:client", shards=1, far=1.0) as installation:
+        sandbox = installation.sandbox
+        sandbox.emit_guild_join()
+        await sandbox.journal.wait_handled(sandbox.emit_message())  # so it has come, and its members are asked for
+        await installation.stop()
+        began = time.monotonic()
+        await installation.start()
+        assert time.monotonic() - began < 15, "discord.py waits for members for minutes"
+        await the_end(installation, identifies=1)

@@ -58,6 +58,21 @@ def test_a_successor_finds_the_file_of_who_served_and_those_of_the_others_beside
     assert names(ledger.parent) == {}
 
 
+def test_of_two_starts_that_were_killed_the_first_bots_file_is_kept_until_another_has_served(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    for holder, found in (
+        (FORMER, {"ledger-sessions-0": "of 0", "ledger-former-1": "of 1"}),
+        (1, {"ledger-sessions-0": "of 1"}),
+    ):
+        for file in tmp_path.iterdir():
+            file.unlink()
+        leave(ledger, FORMER, 1, holder=holder)
+        assert sessionfiles.inherit(ledger, ledger, control=CONTROL)
+        left = names(tmp_path)
+        del left["ledger-holder"]
+        assert left == found
+
+
 @pytest.mark.parametrize(
     ("content", "control"),
     [
