@@ -206,6 +206,7 @@ class Runtime:
     _saved: Saved | None = None
     """What a bot that was stopped has left, until it is used."""
     _saved_at: Path | None = None
+    _finishing: asyncio.Task[None] | None = None
     _saving: Writing | None = None
     """What this child leaves, once it is told to stop."""
     _taking: asyncio.Task[None] | None = None
@@ -1040,8 +1041,10 @@ class Runtime:
             await self.recovery.abandon()
         if self.gate is not None and self._drain is not None:
             self.gate.drain()
-            if self.moving is not None:
+            if self.moving is not None and self._saving is not None:
                 self.moving.handover.end_record()
+                # Now, not when the handlers have ended: whoever waits for them may lose patience, and kill.
+                self._finishing = self._spawn(self._finish_saving(self.moving, self._saving))
             self._rest("draining")
             self.link.send(wire.Role(role="draining"))
             self._announce(self.gate, active=False)
@@ -1054,8 +1057,8 @@ class Runtime:
             self._drain = None
         if self.moving is not None:
             await self.moving.state_is_given()
-            if self._saving is not None:
-                await self._finish_saving(self.moving, self._saving)
+            if self._finishing is not None:
+                await asyncio.wait([self._finishing])
         self._closing = True
         if self.moving is not None:
             self.moving.handover.close()

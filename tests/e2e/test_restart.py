@@ -22,7 +22,9 @@ IN_TIME = {kind: weight for kind, weight in ALL_KINDS.items() if kind not in INT
 
 
 @asynccontextmanager
-async def serving(directory: Path, *, app: str, shards: int, far: float = 0.0, **changes: Any) -> AsyncIterator[Rig]:
+async def serving(
+    directory: Path, *, app: str, shards: int, far: float = 0.0, handler_ms: str = "20-20", **changes: Any
+) -> AsyncIterator[Rig]:
     """An installation that serves, and leaves its cache when it is stopped. ``far``: seconds to Discord and back."""
     options = {
         "discord__identify_window": WINDOW,
@@ -31,7 +33,7 @@ async def serving(directory: Path, *, app: str, shards: int, far: float = 0.0, *
     }
     (directory / "lasting").mkdir(mode=0o700)
     async with rig(
-        directory, app=app, settings=of_moving(shards, network_delay=far), handler_ms="20-20", **options | changes
+        directory, app=app, settings=of_moving(shards, network_delay=far), handler_ms=handler_ms, **options | changes
     ) as made:
         await made.start()
         yield made
@@ -173,3 +175,23 @@ async def test_a_guild_whose_members_had_not_come_yet_holds_nothing_up(tmp_path:
         await installation.start()
         assert time.monotonic() - began < 15, "discord.py waits for members for minutes"
         await the_end(installation, identifies=1)
+
+
+@pytest.mark.wide
+async def test_a_bot_that_is_killed_over_its_handlers_has_left_its_file(tmp_path: Path) -> None:
+    async with serving(tmp_path, app="sharded_client:client", shards=1, handler_ms="60000-60000") as installation:
+        sandbox = installation.sandbox
+        sandbox.emit_message()
+        await installation.until(lambda status: status["children"][0]["in_flight"] == 1)
+        assert installation.process is not None
+        installation.process.terminate()
+        async with asyncio.timeout(5):
+            while not saved(installation).exists():  # noqa: ASYNC110 - a file has no event
+                await asyncio.sleep(0.01)
+        installation.process.terminate()
+        await installation.stopped()
+        installation.environ["PROBE_HANDLER_MS"] = "0-0"
+        missed = sandbox.emit_message()
+        await installation.start()
+        await sandbox.journal.wait_handled(missed)
+        assert len(sandbox.gateway.identifies) == 1
