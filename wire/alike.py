@@ -1,4 +1,7 @@
-"""Whether the sessions of one child can become those of another: they are alike in what both said of them (`Wants`)."""
+"""Whether a child can go on with the gateway sessions of another child. Each says what sessions it wants (`Wants`).
+
+An example: a bot with 4 shards cannot go on with the sessions of a bot with 2, for a session has a part of the guilds.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from bastion.wire.messages import Wants
 
 
 def difference(theirs: Wants | None, wants: Wants) -> str | None:
-    """Return why sessions of the one kind cannot become sessions of the other; None if they can."""
+    """Return why a child that ``wants`` this cannot have the sessions of a child that wanted ``theirs``; None if it can."""
     if theirs is None:
         return "no bot has sessions"
     checks = (

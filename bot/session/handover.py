@@ -74,11 +74,11 @@ class Handover:
         self._source: Peer | None = None
         """The one whose payloads the mirrored shards get."""
         self._older: Peer | None = None
-        """The one that this bot has connected to."""
+        """The older bot, to which this bot has connected."""
         self._recorded: Peer | None = None
         """The file in which all is written that comes."""
         self._wants_state: Peer | None = None
-        """The one that waits for the state of this bot's app."""
+        """The newer bot that waits for the state of this bot's app."""
         self._mirrored: set[int] = set()
         self._between: set[int] = set()
         """Shards whose connection is being opened."""

@@ -138,7 +138,7 @@ class Writing:
         """Do nothing: a file has no moment at which what was sent must have left."""
 
     def read_rest(self) -> None:
-        """Do nothing: nobody writes to the other end."""
+        """Do nothing: a file brings nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
