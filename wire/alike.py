@@ -9,7 +9,7 @@ from bastion.wire.messages import Wants
 
 
 def difference(theirs: Wants | None, wants: Wants) -> str | None:
-    """Return why a child with these ``wants`` cannot have the sessions of one that wanted ``theirs``; None if it can."""
+    """Return why a child with these ``wants`` cannot have the sessions of one that wanted ``theirs``; None: it can."""
     if theirs is None:
         return "no bot has sessions"
     checks = (
