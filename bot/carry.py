@@ -91,6 +91,21 @@ class Carry:
             _log.error("the state is not carried over: %s", error, exc_info=error.__cause__)
             return _FAILED + str(error).encode()
 
+    async def leave(self) -> bytes:
+        """Export for the next start, as a checkpoint too; return the state. Never raises.
+
+        The checkpoint is for a start that cannot use the state's way, or dies of what comes with it.
+        """
+        state = await self.export()
+        if not state.startswith((_NONE, _FAILED)):
+            with contextlib.suppress(OSError):
+                await _aside(partial(_replace, self._checkpoint, state))
+        return state
+
+    def forget_checkpoint(self) -> None:
+        """Remove what a predecessor left: it is another bot's, or too old."""
+        _remove(self._checkpoint)
+
     def arrived(self, state: bytes) -> None:
         """Take the old child's state."""
         self._state = state

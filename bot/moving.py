@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import hashlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from bastion.bot.carry import Carry
 from bastion.bot.discordpy.loading import Loading
 from bastion.bot.discordpy.messages import Recent
 from bastion.bot.session.handover import Handover
-from bastion.bot.session.statefile import Saved, StateFileError, Writing, encode_notes
-from bastion.bot.session.stream import Kind, StreamError
+from bastion.bot.session.statefile import Saved, StateFileError, Writing
+from bastion.bot.session.stream import StreamError
 from bastion.bot.session.taking import WORD_SECONDS
 
 _log = logging.getLogger("bastion.session")
@@ -204,12 +204,6 @@ class Moving:
             why = f"it takes longer than {SAVE_SECONDS:g} s, or a shard has no session"
             raise StateFileError(str(error) or why) from None
         return file
-
-    async def finish(self, file: Writing, notes: Mapping[str, str]) -> None:
-        """Put a file into its place, with the app's state and the notes. Raises `StateFileError`."""
-        file.send(Kind.KEPT, 0, encode_notes(notes))
-        file.send(Kind.STATE, 0, await self._carry.export())
-        await file.finish()
 
     def serve(self, order: wire.Serve) -> None:
         """Let another child connect: as a mirror, or for the app's state."""

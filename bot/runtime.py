@@ -207,6 +207,8 @@ class Runtime:
     """What a bot that was stopped has left, until it is used."""
     _saved_at: Path | None = None
     _finishing: asyncio.Task[None] | None = None
+    _saves: bool = False
+    """Whether this child was told to leave its sessions to the next start."""
     _saving: Writing | None = None
     """What this child leaves, once it is told to stop."""
     _taking: asyncio.Task[None] | None = None
@@ -845,6 +847,8 @@ class Runtime:
         except SessionFileError as error:
             _log.warning("nothing of %s can be recovered: %s", whose(generation), error)
             self.link.send(wire.Recovered(generation=generation, sessions=0))
+            if generation == wire.FORMER:
+                self.carry.forget_checkpoint()
             self._take_over_early(gate)
             return
         self._hand_on(file, generation)
@@ -1022,6 +1026,7 @@ class Runtime:
     async def _save_and_end(self, message: wire.Drain, moving: Moving) -> None:
         """Serve on until the cache is written down, then end. The sessions stay open: the next start resumes them."""
         internals.keep_sessions()
+        self._saves = True
         began = asyncio.get_running_loop().time()
         try:
             self._saving = await moving.save(Path(message.save))
@@ -1030,9 +1035,15 @@ class Runtime:
         self._reads()
         self._end(max(0.0, message.limit - (asyncio.get_running_loop().time() - began)), message.linger)
 
-    async def _finish_saving(self, moving: Moving, saving: Writing) -> None:
+    async def _finish_saving(self, saving: Writing | None) -> None:
+        """Leave the app's state, and the file of the cache with it, if there is one."""
+        state = await self.carry.leave()
+        if saving is None:
+            return
+        self.discord_clock.write_down()
         try:
-            await moving.finish(saving, told_by_wall(self.ledger.notes()))
+            await saving.finish(notes=told_by_wall(self.ledger.notes()), state=state)
+            _log.info("the sessions and the cache are kept for the next start")
         except StateFileError as error:
             self.remark(f"the bot's cache is not kept for the next start, which costs IDENTIFYs: {error}")
 
@@ -1041,10 +1052,10 @@ class Runtime:
             await self.recovery.abandon()
         if self.gate is not None and self._drain is not None:
             self.gate.drain()
-            if self.moving is not None and self._saving is not None:
+            if self.moving is not None and self._saves:
                 self.moving.handover.end_record()
                 # Now, not when the handlers have ended: whoever waits for them may lose patience, and kill.
-                self._finishing = self._spawn(self._finish_saving(self.moving, self._saving))
+                self._finishing = self._spawn(self._finish_saving(self._saving))
             self._rest("draining")
             self.link.send(wire.Role(role="draining"))
             self._announce(self.gate, active=False)

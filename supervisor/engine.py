@@ -247,8 +247,8 @@ class Engine:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 if former := self._place.former:
                     self.log(
-                        "the bot of an earlier supervisor has left its sessions: generation 1 resumes them, "
-                        + ("with the cache of before" if self.saved() else "beside new ones, for there is no cache")
+                        "the bot of an earlier supervisor has left its sessions: generation 1 resumes them "
+                        + ("and reads its cache" if self.saved() else "beside new ones, for there is no cache")
                     )
                 slot.begin(start, timing_of(self._settings), company=company, waits=waits, former=former)
             if self._register is not None:
@@ -622,7 +622,7 @@ class Engine:
         """Return where the cache of a bot is that was stopped before this start; empty: nowhere."""
         if self._place.lasting is None:
             return ""
-        found = lasting.kept(self._place.lasting, within=self._settings.restart.resume_within)
+        found = lasting.kept(self._place.lasting, within=self._settings.restart.resume_within, say=self.log)
         return "" if found is None else str(found)
 
     def stream_path(self, generation: int) -> str:

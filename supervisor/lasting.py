@@ -13,7 +13,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bastion.supervisor import private
@@ -40,8 +40,16 @@ def lasting_place(directory: Path) -> Iterator[Path]:
         os.close(lock)
 
 
-def kept(left: Path, *, within: float) -> Path | None:
-    """Return the file with the cache of a bot that was stopped in the last seconds. An older one is removed."""
+def has_cache(left: Path) -> bool:
+    """Say whether a bot that was stopped has left its cache."""
+    return Path(saved_path(str(left))).exists()
+
+
+def kept(left: Path, *, within: float, say: Callable[[str], None]) -> Path | None:
+    """Return the file with the cache of a bot that was stopped in the last seconds.
+
+    An older one is removed, and ``say`` is told.
+    """
     path = Path(saved_path(str(left)))
     try:
         age = time.time() - path.stat().st_mtime
@@ -49,6 +57,7 @@ def kept(left: Path, *, within: float) -> Path | None:
         return None
     if age <= within:
         return path
+    say(f"{path} was left {age:.0f} s ago, longer than restart.resume_within ({within:g} s): it is removed")
     with contextlib.suppress(OSError):
         path.unlink()
     return None

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bastion.supervisor import neighbours, private
 from bastion.supervisor.diskroom import not_writable
+from bastion.supervisor.lasting import has_cache
 from bastion.supervisor.neighbours import Membership
 from bastion.supervisor.private import UnsafeError
 from bastion.supervisor.sessionfiles import beside, forget, forget_checkpoint, inherit, session_files
@@ -143,7 +144,9 @@ def ledger_place(
     path = made / _NAME
     former = _sweep(directory, path, control)
     if lasting is not None:
-        former = inherit(lasting, lasting, control=None) or inherit(path, lasting, control=control)
+        former = (
+            inherit(lasting, lasting, control=None) or inherit(path, lasting, control=control) or has_cache(lasting)
+        )
     with held(Place(path=path, lock=lock, lasting=lasting, former=former)) as place:
         yield place
 

@@ -203,6 +203,12 @@ class Handover:
             return False
         if why is not None:
             _log.warning("Discord does not resume the session of shard %d, %s: it begins a new one", shard, why)
+        elif shard in self._quiet and self.taking is None:
+            _log.warning(
+                "Discord no longer knows the session of shard %d: it begins a new one, and what was sent on the old "
+                "one meanwhile is lost",
+                shard,
+            )
         self.resumes.forget(shard)
         self._quiet.discard(shard)
         self._note_change()

@@ -107,8 +107,10 @@ class Writing:
         if last:
             os.fsync(self._file)
 
-    async def finish(self) -> None:
-        """Put the file into its place, whole. Raises `StateFileError`."""
+    async def finish(self, *, notes: Mapping[str, str], state: bytes) -> None:
+        """Put the file into its place, with the notes and the app's state. Raises `StateFileError`."""
+        self.send(Kind.KEPT, 0, msgspec.json.encode(dict(notes)))
+        self.send(Kind.STATE, 0, state)
         if not self.over:
             await self._write(last=True)
         failed = self._failed or ("it was closed" if self.over else None)
@@ -225,11 +227,6 @@ class Replay:
 
     def close(self) -> None:
         """Do nothing."""
-
-
-def encode_notes(notes: Mapping[str, str]) -> bytes:
-    """Return the body of the frame that has the notes."""
-    return msgspec.json.encode(dict(notes))
 
 
 def _hash() -> hashlib.blake2b:

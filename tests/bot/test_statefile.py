@@ -11,7 +11,7 @@ import pytest
 
 from bastion import wire
 from bastion.bot.session import statefile
-from bastion.bot.session.statefile import Replay, Saved, StateFileError, Writing, encode_notes, read
+from bastion.bot.session.statefile import Replay, Saved, StateFileError, Writing, read
 from bastion.bot.session.stream import Kind, StreamError
 
 pytestmark = pytest.mark.anyio
@@ -38,9 +38,7 @@ async def written(path: Path) -> Path:
         file.send(Kind.PAYLOAD, number % 2, b'{"number": %d}' % number)
     await file.room(0)
     file.send(Kind.NOTE, 0, b'{"note":"latency","seconds":0.1}')  # for a mirror, of which there is none
-    file.send(Kind.KEPT, 0, encode_notes({"presence": "online"}))
-    file.send(Kind.STATE, 0, b"json\n1")
-    await file.finish()
+    await file.finish(notes={"presence": "online"}, state=b"json\n1")
     return path
 
 
@@ -80,7 +78,7 @@ async def test_a_file_that_is_not_as_it_was_written_says_so_and_is_gone(tmp_path
 async def test_frames_that_make_no_sense_are_another_versions(tmp_path: Path) -> None:
     file = Writing(tmp_path / "bot.saved", WANTS)
     file.send(Kind.KEPT, 0, b"[]")
-    await file.finish()
+    await file.finish(notes={}, state=b"none\n")
     with pytest.raises(StateFileError, match="another version"):
         read(tmp_path / "bot.saved")
 
@@ -101,7 +99,7 @@ async def test_until_it_is_whole_there_is_no_file_and_one_that_is_given_up_leave
     file.close()
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(StateFileError):
-        await file.finish()
+        await file.finish(notes={}, state=b"none\n")
 
 
 async def test_a_disk_that_is_full_gives_the_file_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +112,7 @@ async def test_a_disk_that_is_full_gives_the_file_up(tmp_path: Path, monkeypatch
     with pytest.raises(StreamError, match="No space left on device"):
         await file.room(0)
     with pytest.raises(StateFileError, match="No space left on device"):
-        await file.finish()
+        await file.finish(notes={}, state=b"none\n")
     assert list(tmp_path.iterdir()) == []
 
 

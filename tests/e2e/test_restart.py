@@ -85,7 +85,7 @@ def age(path: Path) -> None:
             lambda path: path.write_bytes(b"BASTION\x09" + bytes(99)), "another version", marks=pytest.mark.wide
         ),
         pytest.param(lambda path: path.unlink(), "beside new ones, for there is no cache", marks=pytest.mark.wide),
-        pytest.param(age, "beside new ones, for there is no cache", marks=pytest.mark.wide),
+        pytest.param(age, "longer than restart.resume_within", marks=pytest.mark.wide),
     ],
     ids=["cut", "empty", "newer", "gone", "old"],
 )
@@ -124,6 +124,7 @@ async def test_sessions_that_discord_keeps_no_more_begin_anew_and_the_cache_stay
         for shard in (0, 1):
             sandbox.faults.vanish(shard)
         await installation.start()
+        await installation.logged("Discord no longer knows the session of shard 0")
         await sandbox.journal.wait_handled(sandbox.emit_message())
         assert len(sandbox.gateway.identifies) == 4
 
@@ -163,6 +164,39 @@ async def test_the_apps_state_comes_with_it(tmp_path: Path) -> None:
         await sandbox.journal.wait_handled(asked)
         assert sandbox.journal.notes("seen") == ["4:4"]
         assert sandbox.journal.notes("import") == ["first"]
+        await installation.stop()
+        cut(saved(installation))
+        await installation.start()
+        await sandbox.journal.wait_handled(sandbox.emit_message(content="how many?"))
+        assert sandbox.journal.notes("seen")[1] == "5:5", "the checkpoint is of the stop"
+
+
+@pytest.mark.wide
+async def test_what_is_left_of_another_bot_is_not_imported(tmp_path: Path) -> None:
+    async with serving(tmp_path, app="stateful:client", shards=1, state__checkpoint=0.1) as installation:
+        sandbox = installation.sandbox
+        await sandbox.journal.wait_handled(sandbox.emit_message())
+        await installation.stop()
+        for path in saved(installation).parent.glob("bot-sessions-*"):
+            path.write_bytes(path.read_bytes()[:8] + bytes(16) + path.read_bytes()[24:])  # another token's digest
+        saved(installation).unlink()
+        await installation.start()
+        await sandbox.journal.wait_handled(sandbox.emit_message(content="how many?"))
+        assert sandbox.journal.notes("seen") == ["1:1"]
+
+
+@pytest.mark.wide
+async def test_a_cache_without_the_rest_is_used_and_does_not_stay(tmp_path: Path) -> None:
+    async with serving(tmp_path, app="plain_client:client", shards=1) as installation:
+        sandbox = installation.sandbox
+        await installation.stop()
+        for path in saved(installation).parent.glob("bot-*"):
+            path.unlink()
+        missed = sandbox.emit_message()
+        await installation.start()
+        await sandbox.journal.wait_handled(missed)
+        assert not saved(installation).exists()
+        assert len(sandbox.gateway.identifies) == 1
 
 
 async def test_a_guild_whose_members_had_not_come_yet_holds_nothing_up(tmp_path: Path) -> None:

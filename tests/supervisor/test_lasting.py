@@ -39,13 +39,16 @@ def test_a_directory_in_which_others_may_replace_files_is_refused(tmp_path: Path
 
 def test_an_old_file_is_removed(tmp_path: Path) -> None:
     left = tmp_path / "bot"
-    assert kept(left, within=120) is None
+    said: list[str] = []
+    assert kept(left, within=120, say=said.append) is None
     path = Path(saved_path(str(left)))
     path.write_bytes(b"x")
-    assert kept(left, within=120) == path
+    assert kept(left, within=120, say=said.append) == path
+    assert said == []
     os.utime(path, (time.time() - 121,) * 2)
-    assert kept(left, within=120) is None
+    assert kept(left, within=120, say=said.append) is None
     assert not path.exists()
+    assert "longer than restart.resume_within (120 s)" in said[0]
 
 
 @pytest.mark.parametrize("configured", [True, False])
