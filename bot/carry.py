@@ -1,8 +1,8 @@
 """State that an app carries from one process to the next: `export_state` and `import_state` of its client.
 
 The old child exports when it has taken its last event, and the state goes through the stream between both; the new one
-imports before it handles its first event. An active child also exports every so often, into a private file beside the
-ledger: should the child crash, its successor imports that *checkpoint*, before it handles what the dead child has
+imports before it handles its first event. An active child also exports every so often, into a private file beside its
+session file: should the child crash, its successor imports that *checkpoint*, before it handles what the dead child has
 missed. Each step has limits of time and size, and whatever goes wrong costs the state alone.
 
 A state is one line that says what follows, and the rest: ``json`` and a JSON value, ``bytes`` and bytes, ``failed`` and

@@ -903,7 +903,7 @@ class Runtime:
         file.let_go()
 
     def _file_of(self, generation: int) -> SessionFile:
-        """Open what a dead child left, of this supervisor's or of one that was killed. Raises `SessionFileError`."""
+        """Open what a dead child left, of this supervisor's or of an earlier one. Raises `SessionFileError`."""
         if generation == wire.FORMER:
             return former_file(self.options.left_at, token=self._token)
         return SessionFile.open(self._sessions_path(generation), token=self._token, supervisor=_supervisor())

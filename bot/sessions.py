@@ -354,7 +354,7 @@ def whose(generation: int) -> str:
 
 
 def former_file(ledger: str, *, token: str) -> SessionFile:
-    """Open what the bot of a supervisor that was killed left. Raises `SessionFileError`.
+    """Open what the bot of an earlier supervisor left. Raises `SessionFileError`.
 
     If another bot of that supervisor's had taken some of its sessions, its own file says how far it was in those.
     """

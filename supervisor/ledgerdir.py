@@ -131,9 +131,8 @@ def ledger_place(
             forget_checkpoint(path, place.supervisor)
         else:
             left = lasting or path
-            place = Place(
-                path=path, lasting=lasting, former=inherit(left, left, control=control if lasting is None else None)
-            )
+            former = inherit(left, left, control=control) if lasting is None else _inherit_lasting(lasting)
+            place = Place(path=path, lasting=lasting, former=former)
             if not place.former:
                 forget(left, 0)
                 forget_checkpoint(left, 0)
@@ -144,11 +143,14 @@ def ledger_place(
     path = made / _NAME
     former = _sweep(directory, path, control)
     if lasting is not None:
-        former = (
-            inherit(lasting, lasting, control=None) or inherit(path, lasting, control=control) or has_cache(lasting)
-        )
+        former = _inherit_lasting(lasting) or inherit(path, lasting, control=control)
     with held(Place(path=path, lock=lock, lasting=lasting, former=former)) as place:
         yield place
+
+
+def _inherit_lasting(left: Path) -> bool:
+    """Return whether a bot has left its sessions, or its cache with them, where all that is left is this bot's."""
+    return inherit(left, left, control=None) or has_cache(left)
 
 
 @contextlib.contextmanager

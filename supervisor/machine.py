@@ -55,7 +55,7 @@ def begin(
     """Return the first state, with the first child on its way.
 
     ``company``: other supervisors share the ledger, and claim. ``waits``: one of their bots has the active role.
-    ``former``: a supervisor that was killed has left its bot's sessions, as those of generation `FORMER`.
+    ``former``: the bot of an earlier supervisor has left its sessions, as those of generation `FORMER`.
     """
     state = State(phase=Phase.WAITING, timing=timing, good=release, good_timing=timing, company=company, waits=waits)
     turn = Turn(state)

@@ -8,7 +8,7 @@ from __future__ import annotations
 _GENERATION_BITS = 20
 
 FORMER = 0
-"""The generation of the bot that served when this supervisor's predecessor was killed."""
+"""The generation of the bot that served when this supervisor's predecessor was killed or stopped."""
 
 
 def claimer(supervisor: int, generation: int) -> int:
@@ -45,7 +45,7 @@ def stream_path(ledger: str, claimer: int) -> str:
 
 
 def beside_former(ledger: str) -> str:
-    """Return what the paths begin with of what other children had left when this supervisor's predecessor was killed.
+    """Return what the paths begin with of what other children had left when this supervisor's predecessor ended.
 
     One of them may have been taking sessions from the bot that served, and be further in those.
     """

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ordeal import WINDOW, of_moving
 from rig import ALL_KINDS, Rig, active, rig
+from test_moved import the_end
 
 pytestmark = pytest.mark.anyio
 
@@ -41,14 +42,6 @@ async def serving(
 
 def saved(installation: Rig) -> Path:
     return installation.directory / "lasting" / "bot.saved"
-
-
-async def the_end(installation: Rig, *, identifies: int) -> None:
-    """Nothing was lost or doubled, and so many sessions were begun in all."""
-    await installation.sandbox.traffic.stop()
-    found = await installation.sandbox.settled(timeout=8, quiet=2)
-    assert found.clean, f"{found}\n{installation.tail()}"
-    assert len(installation.sandbox.gateway.identifies) == identifies, installation.tail()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,14 @@ def test_what_is_left_there_outlives_the_ledger(tmp_path: Path, configured: bool
         ledger_place(ledger, environ=environ, control=Path("control"), lasting=left) as place,
     ):
         assert (place.left, place.former) == (left, False)
-        session = Path(sessions_path(str(left), 1))
+        session, cache = Path(sessions_path(str(left), 1)), Path(saved_path(str(left)))
         session.write_bytes(b"")
+        cache.write_bytes(b"")
     assert session.exists()
+    session.unlink()
+    with (
+        lasting_place(directory) as left,
+        ledger_place(ledger, environ=environ, control=Path("control"), lasting=left) as place,
+    ):
+        assert place.former, "the cache alone is enough"
+        assert cache.exists()
