@@ -102,6 +102,11 @@ class Carry:
                 await _aside(partial(_replace, self._checkpoint, state))
         return state
 
+    def inherit(self, left: Path) -> None:
+        """Have the checkpoint that another supervisor's bot has left, if there is one."""
+        with contextlib.suppress(OSError):
+            left.replace(self._checkpoint)
+
     def forget_checkpoint(self) -> None:
         """Remove what a predecessor left: it is another bot's, or too old."""
         _remove(self._checkpoint)

@@ -67,6 +67,7 @@ class Moving:
         came: Callable[[DiscordWebSocket], None],
         asks: Callable[[Iterable[int]], None],
         lost: Callable[[str], None],
+        is_robbed: Callable[[], bool],
         carry: Carry,
         rests: Callable[[], bool],
     ) -> None:
@@ -75,9 +76,11 @@ class Moving:
         ``takes`` handles a component that is ours, ``came`` is told of a session that is ours from now on.
         ``asks`` asks Discord for the members of guilds, as far as they are not here.
         ``holds`` says whether events wait to be handled, ``lost`` is told why this child can be no mirror any more.
+        ``is_robbed`` says whether another bot has taken the sessions while this one stood still.
         """
         self._client, self._receiver, self._say = client, receiver, say
         self._takes, self._holds, self._came, self._asks, self._lost = takes, holds, came, asks, lost
+        self.is_robbed = is_robbed
         self._carry, self._rests = carry, rests
         self._giving_state: asyncio.Task[None] | None = None
         self._recent = Recent(client)
@@ -230,9 +233,9 @@ class Moving:
 
     # The switch.
 
-    async def take(self) -> None:
-        """Take the sessions, unless they are this child's already. Raises `HandoverError`."""
-        taking = await self.handover.take()
+    async def take(self, *, impatient: bool = False) -> None:
+        """Take the sessions, unless they are this child's already. Arguments and errors as for `Handover.take`."""
+        taking = await self.handover.take(impatient=impatient)
         if taking is not None:
             pause = max(taking.pauses.values(), default=0.0)
             self._say(wire.Moved(pause_ms=round(pause * 1000, 1), identifies=taking.identified))

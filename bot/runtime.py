@@ -49,8 +49,16 @@ from bastion.bot.recovery import Recovery
 from bastion.bot.registration import Registration
 from bastion.bot.session import statefile
 from bastion.bot.session.statefile import Saved, StateFileError, Writing
-from bastion.bot.session.taking import HandoverError, RefusedError
-from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError, former_file, keys_in_hand, whose
+from bastion.bot.session.taking import HandoverError, RefusedError, SilentError
+from bastion.bot.sessions import (
+    DeadSession,
+    SessionFile,
+    SessionFileError,
+    former_file,
+    keys_in_hand,
+    neighbours_file,
+    whose,
+)
 from bastion.bot.shards import PARSED, Shards, turns
 from bastion.bot.stalls import Stalls
 from bastion.bot.starting import Starting
@@ -79,6 +87,13 @@ RESUME_PATIENCE = 15.0
 SILENT_PATIENCE = 2.0
 """Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
 then the active child has told again what it has heard, and the supervisor can tell deaf from quiet."""
+
+ROBBED_SECONDS = 3.0
+"""How long the handlers of a bot may go on whose sessions another one has taken: it is asked to end after 3 s."""
+
+GIVE_SECONDS = 3.0
+"""How long a bot that was told to stop serves on, so that another supervisor's bot takes its sessions: that supervisor
+looks four times a second."""
 
 CATCH_UP_PATIENCE = 1.5
 """How long an active child tries to read what has come, and to resume what has broken, before another one is activated.
@@ -122,7 +137,7 @@ class Options:
         return self.left or self.ledger
 
     def claimer(self, generation: int) -> int:
-        """Return under which number a generation of this supervisor claims."""
+        """Return under which number a generation of this supervisor claims. One of another has its number already."""
         return wire.claimer(self.supervisor, generation)
 
 
@@ -411,6 +426,7 @@ class Runtime:
             came=self._session_came,
             asks=self._ask_for_members,
             lost=self._mirror_lost,
+            is_robbed=self._is_robbed if self.options.supervisor else lambda: False,
             carry=self.carry,
             rests=self._rests,
         )
@@ -574,6 +590,16 @@ class Runtime:
         if self.trail is not None:
             self.trail.resumed(websocket)
 
+    def _is_robbed(self) -> bool:
+        """Say whether another supervisor's bot has taken the sessions while this one stood still. If so, give up."""
+        if self.trail is None or not self.trail.file.taken:
+            return False
+        if not self._fatal:
+            internals.keep_sessions()
+            self._say_fatal("another supervisor's bot took its sessions over while it stood still", retryable=True)
+            self._end(ROBBED_SECONDS)
+        return True
+
     def _mirror_lost(self, why: str) -> None:
         """A child that has never been active is of no use without its mirror; another one goes on as it is."""
         if self.options.standby and not (self._was_active or self._fatal) and self._ending is None:
@@ -591,6 +617,8 @@ class Runtime:
         if self.client is not client or self._closing or self._left is not None or self.gate is None:
             return
         self._left = self.gate.shut()
+        if self.moving is not None:
+            self.moving.handover.copy_no_more()
         if self.gate.role == "active":
             internals.keep_sessions()
         asyncio.get_running_loop().call_later(_CLOSE_SECONDS, self._close_hangs)
@@ -709,7 +737,7 @@ class Runtime:
                 self.moving.answered(message)
         elif isinstance(message, wire.Activate):
             self._orders += 1
-            self._activating = self._spawn(self._activate(self.gate, order=self._orders))
+            self._activating = self._spawn(self._activate(self.gate, order=self._orders, still=message.still))
         elif isinstance(message, wire.Standby):
             self._reads()
             self._orders += 1
@@ -722,6 +750,9 @@ class Runtime:
         elif isinstance(message, wire.Drain):
             if message.save and self._ending is None and self.moving is not None:
                 self._spawn(self._save_and_end(message, self.moving))
+                return
+            if message.gives and self._ending is None and self.moving is not None:
+                self._spawn(self._give_and_end(message, self.moving))
                 return
             self._reads()
             self._end(message.limit, message.linger)
@@ -741,7 +772,7 @@ class Runtime:
             return
         self.trail.reads(asyncio.get_running_loop().time() if until is None else until)
 
-    async def _activate(self, gate: Gate, *, order: int) -> None:
+    async def _activate(self, gate: Gate, *, order: int, still: int) -> None:
         if order != self._orders:
             return  # told otherwise before it began
         if self._ending is not None:
@@ -756,7 +787,7 @@ class Runtime:
         takes_state = self.carry.imports and not self._was_active and self.options.standby
         asked = takes_state and self.moving is not None and self.moving.asks_for_state()
         moved = self.moving is not None and self.moving.is_mirror
-        if moved and not await self._take_sessions(gate):
+        if moved and not await self._take_sessions(gate, still=still):
             return
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
@@ -793,12 +824,19 @@ class Runtime:
             self.moving.handover.handles()
         self._send_beat()
 
-    async def _take_sessions(self, gate: Gate) -> bool:
-        """Have the sessions of the child that this one mirrors. Its own first events wait until it is active."""
+    async def _take_sessions(self, gate: Gate, *, still: int) -> bool:
+        """Have the sessions of the child that this one mirrors. Its own first events wait until it is active.
+
+        ``still``: under which number that child claims, if it may stand still; 0 if it does not.
+        """
         assert self.moving is not None
         gate.mirror()
         try:
-            await self.moving.take()
+            await self.moving.take(impatient=bool(still))
+        except SilentError as error:
+            _log.warning("%s: its sessions are resumed all the same", error)
+            self._go_on_for(still, self.moving)
+            await self.moving.resumed_saved()
         except HandoverError as error:
             apart = isinstance(error, RefusedError)
             self._say_fatal(f"the sessions could not be taken: {error}", retryable=True, apart=apart)
@@ -906,6 +944,10 @@ class Runtime:
         """Open what a dead child left, of this supervisor's or of an earlier one. Raises `SessionFileError`."""
         if generation == wire.FORMER:
             return former_file(self.options.left_at, token=self._token)
+        if (other := wire.supervisor_of(generation)) and not self._was_active:
+            self.carry.inherit(Path(wire.checkpoint_path(self.options.left_at, other)))
+        if other:
+            return neighbours_file(self.options.left_at, generation, token=self._token)
         return SessionFile.open(self._sessions_path(generation), token=self._token, supervisor=_supervisor())
 
     def _sessions_path(self, generation: int) -> Path:
@@ -1035,6 +1077,13 @@ class Runtime:
         self._reads()
         self._end(max(0.0, message.limit - (asyncio.get_running_loop().time() - began)), message.linger)
 
+    async def _give_and_end(self, message: wire.Drain, moving: Moving) -> None:
+        """Serve on until another supervisor's bot that mirrors the sessions has taken them, then end."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(moving.handover.gives(), GIVE_SECONDS)
+        self._reads()
+        self._end(message.limit, message.linger)
+
     async def _finish_saving(self, saving: Writing | None) -> None:
         """Leave the app's state, and the file of the cache with it, if there is one."""
         state = await self.carry.leave()
@@ -1052,6 +1101,8 @@ class Runtime:
             await self.recovery.abandon()
         if self.gate is not None and self._drain is not None:
             self.gate.drain()
+            if self.moving is not None:
+                self.moving.handover.copy_no_more()
             if self.moving is not None and self._saves:
                 self.moving.handover.end_record()
                 # Now, not when the handlers have ended: whoever waits for them may lose patience, and kill.

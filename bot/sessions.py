@@ -16,6 +16,7 @@ Knows files and bytes. Knows nothing of discord.py, of roles, or of how a sessio
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import mmap
@@ -23,14 +24,14 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from string import digits
 from typing import Any
 
-from bastion.wire import FORMER, beside_former, claimer, sessions_path
+from bastion.wire import FORMER, beside_former, claimer, sessions_path, supervisor_of
 from bastion.wire.private import open_private
 
 MAX_SHARDS = 1024
@@ -46,7 +47,7 @@ SHORT = 256
 ID = " {}"
 """Where in the name of a kind the event's id belongs."""
 
-_MAGIC = b"BASTION4"
+_MAGIC = b"BASTION5"
 _HEADER = struct.Struct("<8s16sQ")
 _TIME = struct.Struct("<d")
 _READING_AT = 32
@@ -57,7 +58,9 @@ _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
 _READING_AT_WALL = 64
 """The same as at `_READING_AT`, in seconds since 1970: the monotonic clock begins anew with the machine."""
-_IN_HAND_AT = 72
+_TAKEN_AT = 72
+"""Where in the header stands whether another bot has taken the sessions of this one, which stood still."""
+_IN_HAND_AT = 80
 """Where the header ends with the key that is in hand."""
 _NAME = 128
 _HEADER_SIZE = _IN_HAND_AT + _NAME
@@ -123,6 +126,7 @@ class SessionFile:
         self._map = mmap.mmap(descriptor, _SIZE)
         self.words = memoryview(self._map).cast("Q")
         """The file as words of eight bytes."""
+        self._lock = -1
         self._slots: dict[int, int] = {}
         self._free = list(range(MAX_RUNNING - 1, -1, -1))
         self.briefs = Briefs(
@@ -146,6 +150,7 @@ class SessionFile:
             made = cls(path, descriptor)
         finally:
             os.close(descriptor)
+        made._hold()  # behind that: a process that closes a descriptor of a file lets go of its lock
         _HEADER.pack_into(made._map, 0, _MAGIC, _digest(token), supervisor)
         made.reading_at = time.monotonic()  # nothing has come that could be unread
         return made
@@ -171,6 +176,14 @@ class SessionFile:
             found.close()
             raise
         return found
+
+    def _hold(self) -> None:
+        """Lock the file for as long as this process lives: by that the supervisors of other bots know that it does.
+
+        A record lock (fcntl), not flock's: what a bot forks has that too, and may outlive the bot.
+        """
+        self._lock = open_private(self.path, os.O_RDWR)
+        fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def _adopt(self, token: str, supervisor: int | None) -> None:
         magic, digest, parent = _HEADER.unpack_from(self._map, 0)
@@ -216,6 +229,18 @@ class SessionFile:
     def reading_at(self, at: float) -> None:
         _TIME.pack_into(self._map, _READING_AT, at)
         _TIME.pack_into(self._map, _READING_AT_WALL, time.time() - (time.monotonic() - at))
+
+    @property
+    def taken(self) -> bool:
+        """Whether another bot has taken the sessions, though this one's process lives: its writer handles nothing more.
+
+        The other one notes that first, and then reads how far the sessions were handled.
+        """
+        return bool(self.words[_TAKEN_AT // 8])
+
+    def take(self) -> None:
+        """Note that the sessions are another bot's from now on."""
+        self.words[_TAKEN_AT // 8] = 1
 
     def outlive_reboot(self) -> None:
         """Tell `reading_at` by this machine's present clock, should it have been started anew."""
@@ -346,11 +371,16 @@ class SessionFile:
         """Let go of the memory. The file stays."""
         self.words.release()
         self._map.close()
+        if self._lock >= 0:
+            os.close(self._lock)
 
 
 def whose(generation: int) -> str:
-    """Return how messages name the dead bot of this generation."""
-    return "the bot of an earlier supervisor" if generation == FORMER else f"generation {generation}"
+    """Return how messages name the dead bot of this generation, or of this number if it is another supervisor's."""
+    if generation == FORMER:
+        return "the bot of an earlier supervisor"
+    other = supervisor_of(generation)
+    return f"the bot of supervisor {other}" if other else f"generation {generation}"
 
 
 def former_file(ledger: str, *, token: str) -> SessionFile:
@@ -360,13 +390,37 @@ def former_file(ledger: str, *, token: str) -> SessionFile:
     """
     found = SessionFile.open(Path(sessions_path(ledger, claimer(0, FORMER))), token=token, supervisor=None)
     found.outlive_reboot()
+    beside = Path(beside_former(ledger))
+    return _furthest(found, beside.parent.glob(f"{beside.name}*"), token=token)
+
+
+def neighbours_file(ledger: str, number: int, *, token: str) -> SessionFile:
+    """Open what another supervisor's bot with this number has left, or leaves, for it stands still.
+
+    If another bot of that supervisor's had taken some of its sessions, its own file says how far it was in those.
+    Raises `SessionFileError`.
+    """
+    path = Path(sessions_path(ledger, number))
+    found = SessionFile.open(path, token=token, supervisor=None)
+    found.take()
+    prefix = path.name.removesuffix(str(number))
+    others = [
+        other
+        for other in path.parent.glob(f"{prefix}*")
+        if (of := other.name.removeprefix(prefix)).isdecimal() and supervisor_of(int(of)) == supervisor_of(number)
+    ]
+    return _furthest(found, (other for other in others if other != path), token=token)
+
+
+def _furthest(found: SessionFile, others: Iterable[Path], *, token: str) -> SessionFile:
+    """Return the file, caught up with others of the same time. Raises `SessionFileError` if that is too long ago."""
     if not 0 <= time.monotonic() - found.reading_at < RESUMABLE_SECONDS:
         found.close()
         raise SessionFileError("it has stopped to read too long ago")
-    beside = Path(beside_former(ledger))
-    for path in beside.parent.glob(f"{beside.name}*"):
+    for path in others:
         with contextlib.suppress(SessionFileError):
             other = SessionFile.open(path, token=token, supervisor=None)
+            other.take()
             found.catch_up(other)
             other.close()
     return found

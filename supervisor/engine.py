@@ -27,17 +27,17 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
-from bastion.supervisor import __version__, diskroom, headroom, lasting, neighbours, orphans, sessionfiles
+from bastion.supervisor import __version__, diskroom, headroom, lasting, orphans, sessionfiles
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
-from bastion.supervisor.events import ByHand, Neighbours, Prepared, Refused, Reload, Rollback, Stop, Weighed
+from bastion.supervisor.events import ByHand, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
 from bastion.supervisor.ledgerdir import Place, base_directory, held, ledger_place
 from bastion.supervisor.location import SettingsError
 from bastion.supervisor.logs import LogLine as LogLine
 from bastion.supervisor.logs import to_logging
-from bastion.supervisor.neighbours import LOOK_SECONDS, Neighbour, Register
+from bastion.supervisor.neighbourhood import Neighbourhood
 from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Summary, Totals, utc_now
 from bastion.supervisor.outcome import Outcome as Outcome
 from bastion.supervisor.outcome import Progress as Progress
@@ -47,7 +47,7 @@ from bastion.supervisor.settings import Settings, refreshed
 from bastion.supervisor.slot import CarriedSlot, Slot
 from bastion.supervisor.state import Phase, Timing
 from bastion.supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
-from bastion.wire import EXIT_CONFIG, claimer, saved_path, stream_path
+from bastion.wire import EXIT_CONFIG, FORMER, ToChild, Wants, claimer, saved_path, stream_path
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""
@@ -103,7 +103,6 @@ class Engine:
         others: Collection[int] = (),
         on_move: Callable[[Summary], None] | None = None,
         on_handoff: Callable[[], object] = lambda: None,
-        standby_since: float | None = None,
     ) -> None:
         """Take the settings; nothing starts before `run`.
 
@@ -113,8 +112,7 @@ class Engine:
         child's command line. Below ``root`` are the /proc and /sys in which memory is looked at. ``others`` are
         processes that someone else here waits for: where the kernel hands orphans to this process the engine reaps
         them, and these are none. ``on_move`` is called in the event loop whenever something may have changed,
-        ``on_handoff`` when a handoff has ended; neither must block. ``standby_since``: when this supervisor was
-        deployed beside another one that shares its ledger, in unix seconds.
+        ``on_handoff`` when a handoff has ended; neither must block.
         """
         self.failure: str | None = None
         """Why `run` has ended with another code than 0."""
@@ -129,11 +127,8 @@ class Engine:
         self._not_ours = frozenset(others)
         self._on_move = on_move
         self._on_handoff = on_handoff
-        self._standby_since = standby_since
-        self._began = time.time()
-        self._register: Register | None = None
-        self._others: Sequence[Neighbour] = ()
-        self._found: Neighbours | None = None
+        self._beside: Neighbourhood | None = None
+        """The supervisors that share the ledger, if it is shared."""
         self._started_at = utc_now()
         self._ids = itertools.count(1)
         self._answers: dict[int, asyncio.Future[Outcome]] = {}
@@ -191,8 +186,7 @@ class Engine:
                     lasting=self._lasting(stack),
                 )
             )
-            if place.membership is not None:
-                self._register = Register(place.membership)
+            self._settle(place)
             release = await self._first_release()
         except UnansweredError as error:
             self._fail(str(error), code=EXIT_FAILURE)
@@ -207,9 +201,13 @@ class Engine:
             return
         if ledger.path is not None and place.path.parent != ledger.path.parent.resolve():
             self.log(f"other users may enter {ledger.path.parent}, so the ledger is {place.path}")
-        if self._register is not None and not await self._others_claim(self._register):
+        if self._beside is not None and not await self._beside.wait_for_claims(stopped=lambda: self._stop_wanted):
             return
         await self._serve(release)
+
+    def _settle(self, place: Place) -> None:
+        if place.membership is not None:
+            self._beside = Neighbourhood(place.membership, place.path, say=self.log)
 
     def _lasting(self, stack: contextlib.ExitStack) -> Path | None:
         """Return what the paths begin with of what outlives us; None if nothing does.
@@ -242,7 +240,6 @@ class Engine:
             if isinstance(start, CarriedEngine):
                 self._adopt(start, slot)
             else:
-                company, waits = self._begins_beside()
                 # One that was held back asks for a reload when the next turn begins, and so once there is a child.
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
                 if former := self._place.former:
@@ -250,9 +247,9 @@ class Engine:
                         "the bot of an earlier supervisor has left its sessions: generation 1 resumes them "
                         + ("and reads its cache" if self.saved() else "beside new ones, for there is no cache")
                     )
-                slot.begin(start, timing_of(self._settings), company=company, waits=waits, former=former)
-            if self._register is not None:
-                self._tasks.start_soon(self._watch_neighbours, self._register, slot)
+                self._begin_first(slot, start, former=former)
+            if self._beside is not None:
+                self._tasks.start_soon(self._beside.watch, slot)
             if self._by_hand is not None:
                 slot.happen(self._by_hand)
             if self._stop_wanted:
@@ -262,78 +259,14 @@ class Engine:
             await self._done.wait()
             self._tasks.cancel_scope.cancel()
 
-    # Other supervisors.
-
-    async def _others_claim(self, register: Register) -> bool:
-        """Wait until a bot of ours may connect: all others claim their events. False if we were told to stop."""
-        deadline = time.monotonic() + neighbours.CLAIM_PATIENCE
-        while not self._stop_wanted:
-            self._others = register.look()
-            register.tell(neighbours.Stage.ARRIVING, claims_for=self._newest())
-            if neighbours.claimed_by_all(register.number, self._others):
-                return True
-            if time.monotonic() > deadline:
-                self.log(
-                    f"another supervisor does not claim its events after {neighbours.CLAIM_PATIENCE:g} s: while both "
-                    "run, some may be handled twice; its own log says why",
-                    level=logging.WARNING,
-                )
-                return True
-            await anyio.sleep(LOOK_SECONDS)
-        return False
-
-    def _begins_beside(self) -> tuple[bool, bool]:
-        """Return whether other supervisors share the ledger, and whether our first bot waits to be called."""
-        if self._register is None:
-            return False, False
-        stale_after, since = self._settings.handoff.stale_after, self._standby_since
-        waits = neighbours.must_wait(
-            self._register.number, self._others, since=since, now=self._began, stale_after=stale_after
-        )
-        company = any(other.alive for other in self._others)
-        self.log(f"supervisor {self._register.number} of those who share the ledger; {_others_text(self._others)}")
-        if since is not None and not waits:
-            reason = f"it is more than {stale_after:g} s ago" if company else "nobody else is there"
-            self.log(f"--standby-since does not hold, the bot will be active as soon as it is ready: {reason}")
-        return company, waits
-
-    async def _watch_neighbours(self, register: Register, slot: Slot) -> None:
-        """Look at the others again and again: see `neighbours` for why no event does."""
-        failed = False
-        while True:
-            try:
-                self._look_around(register, slot)
-                failed = False
-            except OSError as error:
-                if not failed:
-                    self.log(f"the other supervisors cannot be looked at: {error}", level=logging.ERROR)
-                failed = True
-            await anyio.sleep(LOOK_SECONDS)
-
-    def _look_around(self, register: Register, slot: Slot) -> None:
-        before = _others_text(self._others)
-        self._others = register.look(keep_dead=slot.state.yielding)
-        if before != (now := _others_text(self._others)):
-            still = any(other.still for other in self._others)
-            self.log(f"beside us: {now}", level=logging.WARNING if still else logging.INFO)
-        for number, why in register.words.news():
-            self.log(f"supervisor {number} has no bot that could take over: {why}", level=logging.WARNING)
-        found = neighbours.verdict(register.number, self._others)
-        if found != self._found:
-            self._found = found
-            slot.happen(found)
-        self._tell_neighbours(slot)
-
-    def _tell_neighbours(self, slot: Slot) -> None:
-        if self._register is None:
+    def _begin_first(self, slot: Slot, release: Release, *, former: bool) -> None:
+        """Begin the first bot, which may find other supervisors' bots, or what such a bot has left."""
+        timing = timing_of(self._settings)
+        if self._beside is None:
+            slot.begin(release, timing, bereft=FORMER if former else None)
             return
-        claiming = slot.state.company and neighbours.claims(slot.state)
-        with contextlib.suppress(OSError):
-            self._register.tell(neighbours.stage_of(slot.state), claims_for=self._newest() if claiming else 0)
-            self._register.words.leave(slot.state.fault)
-
-    def _newest(self) -> int:
-        return max((other.number for other in self._others), default=0)
+        found, waits = self._beside.at_the_beginning()
+        slot.begin(release, timing, company=found.company, waits=waits, bereft=found.dead or None)
 
     def _adopt(self, carried: CarriedEngine, slot: Slot) -> None:
         """Go on with the children. The bot's own settings change with a handoff only, for it may refuse them."""
@@ -343,8 +276,7 @@ class Engine:
             self._settings, bot=old.bot, discord=discord, token=old.token, environment=old.environment
         )
         self._started_at = carried.started_at
-        if carried.place.membership is not None:
-            self._register = Register(carried.place.membership)
+        self._settle(carried.place)
         self.permits.adopt(carried.permits)
         slot.adopt(carried.slot, timing)
         self.permits_changed()
@@ -408,9 +340,8 @@ class Engine:
 
     def _fail(self, reason: str, *, code: int = EXIT_CONFIG) -> None:
         self.failure, self._code = reason, code
-        if self._register is not None:
-            with contextlib.suppress(OSError):
-                self._register.words.leave(reason)
+        if self._beside is not None:
+            self._beside.tell_failure(reason)
 
     # Commands.
 
@@ -431,7 +362,7 @@ class Engine:
         if self._slot is None:
             self._stop_early()
         else:
-            await self._ask("stop", Stop, None)
+            await self._ask("stop", self._stop_event, None)
 
     def _stop_early(self) -> None:
         """Let nothing begin that has not begun."""
@@ -495,7 +426,12 @@ class Engine:
 
     def _command_stop(self) -> None:
         if self._slot is not None:
-            self._slot.happen(Stop(self._new_command("stop")))
+            self._slot.happen(self._stop_event(self._new_command("stop")))
+
+    def _stop_event(self, command: int) -> Stop:
+        """Return the command to stop; another supervisor's new bot may have to connect as many shards as ours has."""
+        shards = (self._slot.shards(self._slot.state.active) if self._slot else None) or 1
+        return Stop(command, self.permits.seconds_for(shards))
 
     # Re-execution.
 
@@ -628,6 +564,15 @@ class Engine:
     def stream_path(self, generation: int) -> str:
         """Return where the holder of the sessions is to listen for a child."""
         return stream_path(str(self._place.path), claimer(self._place.supervisor, generation))
+
+    def ask_neighbours(self, generation: int, wants: Wants) -> bool:
+        """Ask other supervisors what a new child is to do; return whether anybody could answer."""
+        return self._beside is not None and self._beside.ask(generation, wants)
+
+    def answer_neighbour(self, bot: int, message: ToChild) -> None:
+        """Tell another supervisor's bot what to do."""
+        if self._beside is not None:
+            self._beside.answer(bot, message)
 
     def keeps_sessions_apart(self) -> str | None:
         """Return why sessions are not to be moved, whatever the children are like; None if they may be."""
@@ -826,7 +771,8 @@ class Engine:
         if self._slot is not None:
             if self._slot.at_rest:
                 self._rested.set()
-            self._tell_neighbours(self._slot)
+            if self._beside is not None:
+                self._beside.tell(self._slot)
         self._tell()
 
     def _tell(self) -> None:
@@ -848,18 +794,6 @@ class Engine:
     def log(self, text: str, *, generation: int | None = None, level: int = logging.INFO) -> None:
         """Write a line."""
         self._log(LogLine(at=time.time(), generation=generation, text=text, level=level))
-
-
-def _others_text(others: Sequence[Neighbour]) -> str:
-    words = [f"{other.number} ({_how(other)})" for other in others]
-    return f"supervisor {', '.join(words)}" if words else "nobody"
-
-
-def _how(other: Neighbour) -> str:
-    if not other.alive:
-        return "dead"
-    still = f", no sign of life for {neighbours.STILL_LOOKS * LOOK_SECONDS:g} s" if other.still else ""
-    return f"{other.stage.name.lower()}{still}"
 
 
 def timing_of(settings: Settings) -> Timing:

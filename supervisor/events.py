@@ -35,9 +35,13 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Command: drain and stop; the second one ends everything at once."""
+    """Command: drain and stop; the second one ends everything at once.
+
+    ``connecting``: in how many seconds all shards of another supervisor's new bot can have connected, at worst.
+    """
 
     command: int
+    connecting: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +76,17 @@ class Neighbours:
     """How things are with the other supervisors that share the ledger.
 
     ``company``: there are some. ``relief``: what a supervisor that is told to stop may wait for. ``free``: a bot that
-    waits may take over.
+    waits may take over. ``dead``: the number of a bot that has left its sessions when it and its supervisor died, 0 if
+    there is none. ``still``: of the one that has sessions, if its supervisor stands still. ``younger``: a supervisor
+    that came later has an active bot.
     """
 
     company: bool
     relief: Relief
     free: bool
+    dead: int = 0
+    still: int = 0
+    younger: bool = False
 
 
 @dataclass(frozen=True, slots=True)

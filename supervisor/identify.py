@@ -157,6 +157,10 @@ class IdentifyQueue:
         reserve = min(reserve, max(0, limit.total - needed))
         return None if needed + reserve <= limit.remaining - len(self._out) else limit.reset_after
 
+    def seconds_for(self, shards: int) -> float:
+        """Return how long it takes until so many shards may have sent IDENTIFY."""
+        return -(-shards // self.max_concurrency) * self._window
+
     def limit(self) -> SessionStartLimit | None:
         """Return the daily budget as it stands now, None before a child has asked Discord."""
         self._tidy()

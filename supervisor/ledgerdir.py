@@ -96,7 +96,7 @@ def _prepared_by_others(ledger: Path) -> str | None:
         except FileNotFoundError:  # a supervisor that shares the ledger replaces its own files meanwhile
             continue
         problem = foreign(found)
-        if stat.S_ISDIR(found.st_mode):
+        if stat.S_ISDIR(found.st_mode) or stat.S_ISSOCK(found.st_mode):  # a register; where a bot's mirror connects
             problem = f"belongs to uid {found.st_uid}" if found.st_uid != os.getuid() else None
         if problem:
             return f"{file} {problem}: remove it, or choose another ledger.path"
@@ -180,16 +180,19 @@ def _joined(ledger: Path) -> Membership:
 
 
 def _forget_the_dead(place: Place) -> None:
-    """Remove the session files of supervisors that are gone, and the state of their apps."""
+    """Remove the session files of supervisors that are gone, and the state of their apps.
+
+    Those that one has left which was killed a moment ago are our bot's to go on with.
+    """
     assert place.membership is not None
-    living = neighbours.living(place.membership)
+    present = neighbours.present(place.membership) | {place.membership.number}
     for name, file in beside(place.path, f"{place.path.name}-"):
         number = name.partition(".")[0]
-        if number.isdecimal() and int(number) not in living:
+        if number.isdecimal() and int(number) not in present:
             with contextlib.suppress(OSError):
                 file.unlink()  # an app's state
     for whose, file in session_files(place.path):
-        if supervisor_of(whose) not in living:
+        if supervisor_of(whose) not in present:
             with contextlib.suppress(OSError):
                 file.unlink()
 

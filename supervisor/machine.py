@@ -44,23 +44,24 @@ from bastion.supervisor.events import (
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.turn import Turn
-from bastion.wire import FORMER, Recover
+from bastion.wire import Recover
 
 # --- beginnings -------------------------------------------------------------------------------------------------
 
 
 def begin(
-    release: Release, timing: Timing, *, company: bool = False, waits: bool = False, former: bool = False
+    release: Release, timing: Timing, *, company: bool = False, waits: bool = False, bereft: int | None = None
 ) -> tuple[State, tuple[Effect, ...]]:
     """Return the first state, with the first child on its way.
 
     ``company``: other supervisors share the ledger, and claim. ``waits``: one of their bots has the active role.
-    ``former``: the bot of an earlier supervisor has left its sessions, as those of generation `FORMER`.
+    ``bereft``: another supervisor's bot has left its sessions: that of an earlier one, as those of generation `FORMER`,
+    or under its number that of one which shared the ledger.
     """
     state = State(phase=Phase.WAITING, timing=timing, good=release, good_timing=timing, company=company, waits=waits)
     turn = Turn(state)
-    turn.set(bereft=FORMER if former else None)
-    moves.spawn(turn, release, standby=company or former)
+    turn.set(bereft=bereft)
+    moves.spawn(turn, release, standby=company or bereft is not None)
     moves.recover(turn)
     return turn.state, tuple(turn.effects)
 
@@ -189,7 +190,7 @@ def _stop_serving(turn: Turn, event: Stop) -> None:
         _stop(turn, event)
         return
     turn.set(stops=(*state.stops, event.command), yielding=True)
-    limit = state.timing.drain_timeout
+    limit = state.timing.drain_timeout + event.connecting
     turn.note(f"generation {state.active} serves until another supervisor's bot does, at most {limit:g} s")
     turn.start(Alarm.YIELD, limit)
 
@@ -374,9 +375,13 @@ def _settled(turn: Turn, event: Rang) -> None:
 def _neighbours(turn: Turn, event: Neighbours) -> None:
     """Claim as long as others share the ledger; take over when nobody else is to; leave when somebody else has."""
     before = turn.state
-    turn.set(company=event.company, relief=event.relief)
+    taken = event.company and not event.free
+    turn.set(company=event.company, relief=event.relief, taken=taken, still=event.still, younger=event.younger)
+    if event.dead and before.active is None and before.bereft is None:
+        _neighbour_died(turn, event.dead)
     if before.waits and event.free:
         turn.set(waits=False)
+        turn.open("takeover", origin=None, target=before.incoming)
         if before.phase is Phase.CONNECTING and turn.need(before.incoming).ready:
             moves.activate_in_turn(turn)
     if event.company and not before.company:
@@ -387,6 +392,17 @@ def _neighbours(turn: Turn, event: Neighbours) -> None:
         who = "another supervisor's bot is active" if event.relief is Relief.THERE else "nobody is left to take over"
         turn.note(who)
         moves.shut_down(turn)
+    elif event.younger and before.phase is Phase.SERVING:
+        moves.serve(turn)
+
+
+def _neighbour_died(turn: Turn, bot: int) -> None:
+    """Nobody serves: what another supervisor's bot has left when both died is ours to go on with."""
+    turn.set(bereft=bot)
+    if turn.state.phase in (Phase.SPAWNING, Phase.CONNECTING):
+        moves.recover(turn)
+    elif turn.state.phase is Phase.ACTIVATING:
+        turn.do(Send(turn.need(turn.state.incoming).generation, Recover(generation=bot)))
 
 
 def _nobody_took_over(turn: Turn, event: Rang) -> None:

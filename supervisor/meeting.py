@@ -15,6 +15,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from bastion.wire import Mirror, Overlap, Serve, Serving, ToChild, Wants, difference
 
 _SECRET_BYTES = 32
@@ -75,6 +77,12 @@ class Meeting:
             if isinstance(pair.answer, Mirror):
                 self.wants[message.generation] = self.wants[generation]
             self._answer(message.generation, pair.answer)
+
+    def told(self, generation: int, answer: Mirror | Overlap) -> None:
+        """Pass on to a new child what another supervisor, whose child has sessions, has answered."""
+        if isinstance(answer, Mirror) and (wants := self.wants.get(generation)) is not None:
+            self.wants[generation] = msgspec.structs.replace(wants, shards=answer.shards, ids=answer.ids)
+        self._answer(generation, answer)
 
     def overdue(self, generation: int) -> None:
         """Let a new child wait no longer for its holder, which reads its pipe no more, or hangs."""

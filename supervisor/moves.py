@@ -9,7 +9,7 @@ from __future__ import annotations
 from bastion.supervisor import limits
 from bastion.supervisor.effects import Answer, Exit, PhaseEntered, Prepare, Send, Spawn, Weigh
 from bastion.supervisor.release import Release
-from bastion.supervisor.state import Alarm, Child, Phase, Standing
+from bastion.supervisor.state import Alarm, Child, Phase, Relief, Standing
 from bastion.supervisor.status import HandoffKind
 from bastion.supervisor.turn import CHILD_ALARMS, Turn
 from bastion.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby
@@ -47,9 +47,12 @@ def spawn_alone(turn: Turn) -> None:
     state = turn.state
     if state.leavers or state.outgoing is not None or state.lingering is not None:
         turn.set(phase=Phase.WAITING, due=True)
-    else:
-        spawn(turn, state.wanted or state.good, standby=state.bereft is not None or state.claims_on or state.waits)
-        recover(turn)
+        return
+    if state.taken:  # and the sessions with the role
+        turn.set(waits=True, bereft=None)
+    state = turn.state
+    spawn(turn, state.wanted or state.good, standby=state.bereft is not None or state.claims_on or state.waits)
+    recover(turn)
 
 
 def spawn_beside(turn: Turn) -> None:
@@ -81,7 +84,7 @@ def activate(turn: Turn, generation: int) -> None:
     """Tell a child that is ready to take the active role."""
     turn.change(generation, standing=Standing.ACTIVATING, promoted=True)
     turn.enter(Phase.ACTIVATING)
-    turn.do(Send(generation, Activate()))
+    turn.do(Send(generation, Activate(still=turn.state.still if turn.state.active is None else 0)))
     turn.start(Alarm.ACK, turn.activation_limit(generation), generation=generation)
     if turn.need(generation).takes_sessions:
         turn.expect_beat(generation)
@@ -133,13 +136,16 @@ def end_probation(turn: Turn, *, hurried: bool = False) -> None:
         drain(turn, old, linger=turn.state.timing.linger)
 
 
-def drain(turn: Turn, generation: int, *, hurried: bool = False, linger: float = 0.0) -> None:
-    """Have a child finish what it began and leave; ``linger`` is for what people are in the middle of, in seconds."""
+def drain(turn: Turn, generation: int, *, hurried: bool = False, linger: float = 0.0, gives: bool = False) -> None:
+    """Have a child finish what it began and leave; ``linger`` is for what people are in the middle of, in seconds.
+
+    ``gives``: another supervisor's bot may take its sessions first.
+    """
     limit = turn.state.timing.drain_timeout
     if hurried:
         limit = min(limit, limits.HURRY_LIMIT)
     turn.change(generation, standing=Standing.DRAINING, hurried=hurried)
-    turn.do(Send(generation, Drain(limit=limit, linger=linger)))
+    turn.do(Send(generation, Drain(limit=limit, linger=linger, gives=gives)))
     # A press may begin a handler for as long as views are open, and it has the whole limit then.
     turn.start(Alarm.DRAIN, linger + limit + limits.DRAIN_GRACE, generation=generation)
 
@@ -279,7 +285,9 @@ def serve(turn: Turn) -> None:
         return
     turn.set(phase=Phase.SERVING)
     active = turn.need(turn.state.active)
-    if turn.state.waiting:
+    if turn.state.younger and active.standing is Standing.ACTIVE:
+        stand_back(turn, active.generation)
+    elif turn.state.waiting:
         take_waiting(turn)
     elif turn.state.lingering is not None:
         pass  # it claims its own, so windows stay open; and it can take over, so no spare is needed yet
@@ -295,6 +303,20 @@ def serve(turn: Turn) -> None:
         turn.set(unsettled=False)
         if active.window:
             turn.window(active.generation, open=False)
+
+
+def stand_back(turn: Turn, generation: int) -> None:
+    """SERVING: have our bot wait behind that of a supervisor that came later, as a newcomer's waits.
+
+    That bot was made active while this supervisor stood still, and has the sessions. It is what the operator deployed.
+    """
+    turn.note(f"another supervisor's bot is active since this one stood still: generation {generation} waits behind it")
+    drop_spare(turn)
+    turn.cancel(Alarm.STABLE, Alarm.SETTLE, Alarm.ANSWER, generation=generation)
+    turn.change(generation, standing=Standing.STANDBY, ready=True, mirror=True, unanswered=0)
+    turn.set(active=None, incoming=generation, waits=True)
+    turn.do(Send(generation, Standby()))
+    turn.enter(Phase.CONNECTING)
 
 
 def wait(turn: Turn) -> None:
@@ -423,7 +445,7 @@ def shut_down(turn: Turn) -> None:
     for child in turn.state.children:
         if child.standing in (Standing.ACTIVE, Standing.ACTIVATING, Standing.STANDBY):
             turn.cancel(*CHILD_ALARMS, generation=child.generation)
-            drain(turn, child.generation)
+            drain(turn, child.generation, gives=turn.state.company and turn.state.relief is not Relief.THERE)
         elif child.standing is Standing.DRAINING and not child.drained:
             drain(turn, child.generation, hurried=child.hurried)  # without a linger
         elif child.standing is Standing.STARTING:

@@ -27,14 +27,16 @@ import fcntl
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
-from bastion.supervisor import lastwords
+from bastion.supervisor import exchange, lastwords
 from bastion.supervisor.events import Neighbours
 from bastion.supervisor.state import Phase, Relief, State
+from bastion.wire import claimer, supervisor_of
 from bastion.wire.private import open_private
 
 LOOK_SECONDS = 0.25
@@ -50,8 +52,9 @@ _MAGIC = b"BSN1"
 _CHECKSUM = struct.Struct("<I")
 _SIZE = _RECORD.size + _CHECKSUM.size
 _LOOKS = struct.Struct("<Q")
-_WHOLE = _SIZE + _LOOKS.size + _CHECKSUM.size
-"""An earlier version reads the first part alone, and writes no more."""
+_HOLDER = struct.Struct("<Q")
+_WHOLE = _SIZE + _LOOKS.size + _CHECKSUM.size + _HOLDER.size + _CHECKSUM.size
+"""Earlier versions read the first part alone, or the first two, and write no more."""
 
 
 class Stage(Enum):
@@ -75,6 +78,8 @@ class Neighbour:
     """Another supervisor. ``claims_for``: it claims all that it handles since it saw this number.
 
     ``looks``: how often it has looked at the others, None if it does not say; ``still``: it lives, and does nothing.
+    ``holder``: the generation of its bot that has gateway sessions, or had them last, 0 if none has.
+    ``bot_lives``: that bot's process lives; looked at only where the supervisor is dead.
     """
 
     number: int
@@ -83,6 +88,18 @@ class Neighbour:
     alive: bool = True
     looks: int | None = field(default=None, compare=False)
     still: bool = False
+    holder: int = field(default=0, compare=False)
+    bot_lives: bool = False
+
+    @property
+    def well(self) -> bool:
+        """Say whether it lives and looks at the others."""
+        return self.alive and not self.still
+
+    @property
+    def bot(self) -> int:
+        """Return under which number its bot claims that has the sessions, 0 if it has none."""
+        return claimer(self.number, self.holder) if self.holder else 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +126,12 @@ def stage_of(state: State) -> Stage:
     return Stage.STARTING if state.active is None else Stage.ACTIVE
 
 
+def holder_of(state: State) -> int:
+    """Return the generation of our child that has the sessions, or had them last; 0 if none ever had."""
+    own = (one for one in (state.active, state.bereft, state.incoming) if one is not None and not supervisor_of(one))
+    return next(own, 0)
+
+
 def claims(state: State) -> bool:
     """Say whether every child that may be handling events has said that it claims them."""
     return all(child.window and not child.unanswered for child in state.children)
@@ -116,7 +139,7 @@ def claims(state: State) -> bool:
 
 def verdict(own: int, others: Sequence[Neighbour]) -> Neighbours:
     """Return what the others mean for the supervisor with this number."""
-    well = [other for other in others if other.alive and not other.still]
+    well = [other for other in others if other.well]
     stages = {other.stage for other in well}
     coming = {Stage.ARRIVING, Stage.READY, Stage.STARTING}
     if Stage.ACTIVE in stages:
@@ -127,8 +150,35 @@ def verdict(own: int, others: Sequence[Neighbour]) -> Neighbours:
         relief = Relief.NONE
     taken = bool(stages & {Stage.ACTIVE, Stage.STARTING})
     before_us = any(other.number < own and other.stage is Stage.READY for other in well)
-    company = any(other.alive for other in others)
-    return Neighbours(company=company, relief=relief, free=not taken and not before_us)
+    ends = any(not other.alive and other.bot_lives for other in others)
+    return Neighbours(
+        company=any(other.alive for other in others),
+        relief=relief,
+        free=not (taken or before_us or ends),
+        dead=_newest_bot(other for other in others if not other.alive and not other.bot_lives),
+        still=_newest_bot(other for other in others if other.still),
+        younger=any(other.number > own and other.stage is Stage.ACTIVE for other in well),
+    )
+
+
+_HAS_SESSIONS = {Stage.LEAVING: 1, Stage.STARTING: 2, Stage.YIELDING: 3, Stage.ACTIVE: 3}
+"""The stages in which a supervisor's bot may have gateway sessions, the most certain with the highest number."""
+
+
+def _newest_bot(others: Iterable[Neighbour]) -> int:
+    """Return the number of the bot among these that had the sessions last, 0 if none had any."""
+    had = [other for other in others if _had_sessions(other)]
+    newest = max(had, key=lambda other: (_HAS_SESSIONS[other.stage], other.number), default=None)
+    return newest.bot if newest else 0
+
+
+def _had_sessions(other: Neighbour) -> bool:
+    return bool(other.bot) and other.stage in _HAS_SESSIONS
+
+
+def may_answer(others: Sequence[Neighbour]) -> bool:
+    """Say whether some other supervisor has, or is about to have, a bot with sessions that ours could mirror."""
+    return any(other.well and other.stage in (Stage.ACTIVE, Stage.YIELDING, Stage.STARTING) for other in others)
 
 
 def claimed_by_all(own: int, others: Sequence[Neighbour]) -> bool:
@@ -136,14 +186,8 @@ def claimed_by_all(own: int, others: Sequence[Neighbour]) -> bool:
     return all(other.claims_for >= own for other in others if other.alive)
 
 
-def must_wait(own: int, others: Sequence[Neighbour], *, since: float | None, now: float, stale_after: float) -> bool:
-    """Say whether the first bot waits until it is called.
-
-    ``since``: when this supervisor was deployed beside another one, None if it was not; ``now``: when it was started,
-    both in unix seconds. Long after its deployment it was restarted, and nobody will call it.
-    """
-    if since is None or now - since > stale_after:
-        return False
+def must_wait(own: int, others: Sequence[Neighbour]) -> bool:
+    """Say whether the first bot waits until it is called: a supervisor that came earlier is there."""
     return any(other.alive and other.number < own for other in others)
 
 
@@ -156,20 +200,26 @@ def register_of(ledger: Path) -> Path:
 
 
 def join(ledger: Path) -> Membership:
-    """Enter the register under a new number, and remove the dead from it. Raises OSError."""
+    """Enter the register under a new number, and remove the dead from it that have left no bot's sessions.
+
+    Raises OSError.
+    """
     directory = register_of(ledger)
     directory.mkdir(mode=0o700, exist_ok=True)
     with _counted(directory / _COUNTER) as number:
-        for other in _look(directory, own=number):
-            if not other.alive:
+        others = _look(directory, own=number)
+        for other in others:
+            if not other.alive and not _had_sessions(other):
                 (directory / str(other.number)).unlink(missing_ok=True)
-        _forget_words(directory)
+        living = {other.number for other in others if other.alive}
+        lastwords.forget(directory, living=living)
+        exchange.forget(directory, living=living)
         unfinished = directory / f"{number}{_UNFINISHED}"
         lock = open_private(unfinished, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
         try:
             # Locked and written before it has the name under which it is looked for.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(lock, _encoded(Stage.ARRIVING, 0, 0), 0)
+            os.pwrite(lock, _encoded(Stage.ARRIVING, 0, 0, 0), 0)
             unfinished.rename(directory / str(number))
         except OSError:
             os.close(lock)
@@ -181,12 +231,8 @@ def report(ledger: Path, why: str) -> None:
     """Tell the others why a supervisor does not come to enter the register. Raises OSError, if there is none too."""
     directory = register_of(ledger)
     with _counted(directory / _COUNTER) as number:
-        _forget_words(directory)
+        lastwords.forget(directory, living={other.number for other in _look(directory, own=0) if other.alive})
         lastwords.leave(directory, number, why)
-
-
-def _forget_words(directory: Path) -> None:
-    lastwords.forget(directory, living={other.number for other in _look(directory, own=0) if other.alive})
 
 
 class Register:
@@ -194,9 +240,11 @@ class Register:
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
-        self._told: tuple[Stage, int] = Stage.ARRIVING, 0
+        self._told: tuple[Stage, int, int] = Stage.ARRIVING, 0, 0
         self.words = lastwords.Words(membership.directory, membership.number)
         self._looks = 0
+        self._dead_before = present(membership) - living(membership)
+        """They died before we came: nobody waits for them to be started again."""
         self._seen: dict[int, tuple[int | None, int]] = {}
         """Of each other: how often it had looked when that last changed, and our look that found it so."""
 
@@ -205,10 +253,10 @@ class Register:
         """Return our own number."""
         return self.membership.number
 
-    def tell(self, stage: Stage, *, claims_for: int) -> None:
-        """Say how far we are, and up to which number we claim our events. Raises OSError."""
-        if self._told != (stage, claims_for):
-            self._write(stage, claims_for)
+    def tell(self, stage: Stage, *, claims_for: int, holder: int = 0) -> None:
+        """Say how far we are, up to which number we claim our events, and which child has sessions. Raises OSError."""
+        if self._told != (stage, claims_for, holder):
+            self._write(stage, claims_for, holder)
 
     def look(self, *, keep_dead: bool = False) -> list[Neighbour]:
         """Return the others, by number, and have them know that we look.
@@ -227,9 +275,9 @@ class Register:
                         (self.membership.directory / str(other.number)).unlink()
         return others
 
-    def _write(self, stage: Stage, claims_for: int) -> None:
-        os.pwrite(self.membership.lock, _encoded(stage, claims_for, self._looks), 0)
-        self._told = stage, claims_for
+    def _write(self, stage: Stage, claims_for: int, holder: int) -> None:
+        os.pwrite(self.membership.lock, _encoded(stage, claims_for, self._looks, holder), 0)
+        self._told = stage, claims_for, holder
 
     def _judged(self, other: Neighbour) -> Neighbour:
         """Say of one that lives whether it stands still."""
@@ -237,6 +285,8 @@ class Register:
         if looks != other.looks or not since:
             since = self._looks
         self._seen[other.number] = other.looks, since
+        if not other.alive and other.number in self._dead_before:
+            return replace(other, stage=Stage.LEAVING)
         return replace(other, still=other.alive and other.looks is not None and self._is_silent(other.number))
 
     def _is_silent(self, number: int) -> bool:
@@ -246,8 +296,16 @@ class Register:
 def leave(membership: Membership) -> None:
     """Be gone from the register."""
     with contextlib.suppress(OSError):
+        exchange.leave(membership.directory, membership.number)
+    with contextlib.suppress(OSError):
         (membership.directory / str(membership.number)).unlink()
     os.close(membership.lock)
+
+
+def present(membership: Membership) -> set[int]:
+    """Return the numbers of the others that live, or have died and left a bot's sessions."""
+    others = _look(membership.directory, own=membership.number)
+    return {other.number for other in others if other.alive or _had_sessions(other)}
 
 
 def living(membership: Membership) -> set[int]:
@@ -292,8 +350,7 @@ def _look(directory: Path, *, own: int) -> list[Neighbour]:
             continue
         try:
             alive = not _is_free(fd)
-            stage, claims_for, looks = _decoded(os.pread(fd, _WHOLE, 0))
-            others.append(Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive, looks=looks))
+            others.append(replace(_decoded(number, os.pread(fd, _WHOLE, 0)), alive=alive))
         finally:
             os.close(fd)
     return others
@@ -308,19 +365,29 @@ def _is_free(fd: int) -> bool:
     return True
 
 
-def _encoded(stage: Stage, claims_for: int, looks: int) -> bytes:
-    return _checked(_RECORD.pack(_MAGIC, stage.value, claims_for)) + _checked(_LOOKS.pack(looks))
+def _encoded(stage: Stage, claims_for: int, looks: int, holder: int) -> bytes:
+    parts = _RECORD.pack(_MAGIC, stage.value, claims_for), _LOOKS.pack(looks), _HOLDER.pack(holder)
+    return b"".join(map(_checked, parts))
 
 
 def _checked(record: bytes) -> bytes:
     return record + _CHECKSUM.pack(zlib.crc32(record))
 
 
-def _decoded(data: bytes) -> tuple[Stage, int, int | None]:
+def _decoded(number: int, data: bytes) -> Neighbour:
     """Read what `_encoded` wrote; half of it, or another version's, is told by the checksums."""
-    record, rest = data[: _RECORD.size], data[_SIZE:]
-    looks = _LOOKS.unpack_from(rest)[0] if rest and rest == _checked(rest[: _LOOKS.size]) else None
-    if data[:_SIZE] != _checked(record):
-        return Stage.ACTIVE, 0, looks
-    _, stage, claims_for = _RECORD.unpack(record)
-    return Stage(stage), claims_for, looks
+    record, looks = _part(data, 0, _RECORD), _part(data, _SIZE, _LOOKS)
+    holder = _part(data, _SIZE + _LOOKS.size + _CHECKSUM.size, _HOLDER)
+    stage, claims_for = (Stage(record[1]), record[2]) if record else (Stage.ACTIVE, 0)
+    return Neighbour(
+        number=number,
+        stage=stage,
+        claims_for=claims_for,
+        looks=looks[0] if looks else None,
+        holder=holder[0] if holder else 0,
+    )
+
+
+def _part(data: bytes, at: int, shape: struct.Struct) -> tuple[Any, ...] | None:
+    part = data[at : at + shape.size + _CHECKSUM.size]
+    return shape.unpack(part[: shape.size]) if part and part == _checked(part[: shape.size]) else None

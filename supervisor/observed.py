@@ -325,7 +325,8 @@ class HandoffRecord:
 
     def overlaps(self, why: str | None) -> None:
         """Note that the new child has sessions of its own, and why."""
-        self.session, self.why = ("identified", None) if self.origin is None else ("overlap", why)
+        alone = self.origin is None and self.kind != "takeover"
+        self.session, self.why = ("identified", None) if alone else ("overlap", why)
 
     def left(self, generation: int) -> None:
         """Note that a child is gone: state that was on its way to it arrives nowhere, however the handoff ends."""

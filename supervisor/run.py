@@ -85,7 +85,6 @@ def run(
             others=others,
             on_move=service.tell,
             on_handoff=gc.collect,
-            standby_since=standby_since,
         )
         orphans.adopt()
         carried = local.carry() if local else None

@@ -77,7 +77,9 @@ from bastion.wire import (
     Limits,
     Lingering,
     LoggedIn,
+    Mirror,
     Moved,
+    Overlap,
     Permit,
     Ping,
     Ready,
@@ -91,6 +93,7 @@ from bastion.wire import (
     ToChild,
     Wants,
     WindowAck,
+    supervisor_of,
 )
 
 MIN_SILENCE = 3.0
@@ -152,6 +155,12 @@ class Host(Protocol):
 
     def stream_path(self, generation: int) -> str:
         """Return where the holder of the sessions is to listen for a child."""
+
+    def ask_neighbours(self, generation: int, wants: Wants) -> bool:
+        """Ask other supervisors what a new child is to do; return whether anybody could answer."""
+
+    def answer_neighbour(self, bot: int, message: ToChild) -> None:
+        """Tell another supervisor's bot what to do."""
 
     def keeps_sessions_apart(self) -> str | None:
         """Return why sessions are not to be moved, whatever the children are like; None if they may be."""
@@ -238,10 +247,10 @@ class Slot:
         *,
         company: bool = False,
         waits: bool = False,
-        former: bool = False,
+        bereft: int | None = None,
     ) -> None:
-        """Spawn the first child; ``company``, ``waits`` and ``former`` as for `machine.begin`."""
-        self.state, effects = machine.begin(release, timing, company=company, waits=waits, former=former)
+        """Spawn the first child; ``company``, ``waits`` and ``bereft`` as for `machine.begin`."""
+        self.state, effects = machine.begin(release, timing, company=company, waits=waits, bereft=bereft)
         self._busy = True
         self._carry_out(effects)
         self._busy = False
@@ -444,7 +453,9 @@ class Slot:
                 self._record(effect)
 
     def _send(self, generation: int, message: ToChild) -> None:
-        if member := self._members.get(generation):
+        if supervisor_of(generation):
+            self._host.answer_neighbour(generation, message)
+        elif member := self._members.get(generation):
             member.child.send(message)
         elif coming := self._coming.get(generation):
             coming.messages.append(message)
@@ -466,6 +477,7 @@ class Slot:
                 handoff = self.state.handoff
                 assert handoff is not None
                 self.handoff = HandoffRecord(began=now, kind=handoff.kind, origin=handoff.origin)
+                self._note_way()  # a bot that waited for another supervisor's has met it long ago
             case PhaseEntered(phase=phase):
                 if self.handoff is not None and self.handoff.result is None:
                     self.handoff.enter(phase, now=now)
@@ -577,7 +589,9 @@ class Slot:
 
     def _meet(self, generation: int, message: FromChild) -> None:
         """Find out with a new child how it gets its sessions."""
-        if isinstance(message, Wants):
+        if isinstance(message, Wants) and self.state.active is None and self._host.ask_neighbours(generation, message):
+            self._meeting.wants[generation] = message
+        elif isinstance(message, Wants):
             self._meeting.wanted(
                 generation,
                 message,
@@ -591,6 +605,39 @@ class Slot:
             self._meeting.serving(generation, message)
         else:
             return
+        self._note_way()
+
+    # Children of other supervisors, known by their number (`claimer`).
+
+    @property
+    def generations(self) -> set[int]:
+        """Return the children that live, or are about to."""
+        return {*self._members, *self._coming}
+
+    @property
+    def has_sessions(self) -> bool:
+        """Say whether the active child has sessions, and keeps them for now, that another child could mirror."""
+        active = self.state.child(self.state.active)
+        if active is None or active.standing is not Standing.ACTIVE or active.hung:
+            return False
+        return active.generation in self._meeting.wants and self.state.phase is not Phase.ACTIVATING
+
+    def neighbour_asks(self, bot: int, wants: Wants, *, path: str) -> None:
+        """Answer for another supervisor's child; ``path`` is where ours is to listen. See `has_sessions`."""
+        why = self._host.keeps_sessions_apart()
+        self._meeting.wanted(bot, wants, holder=self.state.active, path=path, obstacle=why)
+        self._loop.call_later(limits.ACK_TIMEOUT, self._meeting.overdue, bot)
+
+    def neighbour_left(self, bot: int) -> None:
+        """Forget another supervisor's child that has ended. If it was taking sessions, ours goes on with them."""
+        self._meeting.left(bot)
+        active = self.state.child(self.state.active)
+        if active is not None and active.standing is Standing.ACTIVE:
+            self._send(active.generation, Recover(generation=bot))
+
+    def neighbour_answers(self, generation: int, answer: Mirror | Overlap) -> None:
+        """Tell a child of ours what another supervisor has answered."""
+        self._meeting.told(generation, answer)
         self._note_way()
 
     def _met_too_late(self, generation: int) -> None:

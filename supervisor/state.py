@@ -210,7 +210,9 @@ class State:
     lingering: int | None = None
     spare: int | None = None
     bereft: int | None = None
-    """The last active child, if it has died and nobody has taken its place: its successor resumes its sessions."""
+    """The last active child, if it has died and nobody has taken its place: its successor resumes its sessions.
+
+    Of another supervisor that died: its number among those who share the ledger (`claimer`)."""
     last_generation: int = 0
     handoff: Handoff | None = None
     apart: str | None = None
@@ -242,6 +244,12 @@ class State:
     relief: Relief = Relief.NONE
     waits: bool = False
     """Another supervisor's bot has the active role: ours, once it is ready, waits until that role is free."""
+    taken: bool = False
+    """Another supervisor's bot has the active role, or is about to."""
+    still: int = 0
+    """The number of the other supervisor's bot that has sessions, if that supervisor stands still."""
+    younger: bool = False
+    """A supervisor that came later has an active bot."""
     yielding: bool = False
     """Told to stop; serves until another supervisor's bot does."""
     by_hand: bool = False

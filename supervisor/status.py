@@ -13,7 +13,7 @@ import msgspec
 from bastion.wire import Claims, RoleName, ShardState
 
 SupervisorState: TypeAlias = Literal["starting", "serving", "handing-off", "restarting", "stopping"]
-HandoffKind: TypeAlias = Literal["reload", "rollback", "failover", "recovery"]
+HandoffKind: TypeAlias = Literal["reload", "rollback", "failover", "recovery", "takeover"]
 HandoffResult: TypeAlias = Literal["succeeded", "failed", "refused", "rolled-back"]
 SessionWay: TypeAlias = Literal["moved", "overlap", "identified"]
 

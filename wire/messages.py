@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-PROTOCOL = 5
+PROTOCOL = 6
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 EXIT_CONFIG = 78
@@ -282,6 +282,10 @@ class Window(_Message, frozen=True, tag="window"):
 class Activate(_Message, frozen=True, tag="activate"):
     """Become the active child: replay what nobody claimed, then go on live. Answered by `Role`."""
 
+    still: int = 0
+    """Under which number the bot claims that has the sessions, if its supervisor stands still: if that bot does too,
+    its sessions are resumed all the same. 0: it does not."""
+
 
 class Standby(_Message, frozen=True, tag="standby"):
     """Stop handling, hold events again (an activation that is taken back). Answered by `Role`."""
@@ -296,12 +300,14 @@ class Drain(_Message, frozen=True, tag="drain"):
 
     limit: float
     linger: float = 0.0
+    gives: bool = False
+    """Another supervisor's bot is about to take the sessions: go on until it has, if it mirrors them."""
     save: str = ""
     """Where the cache is to be left before that, and the sessions with it, for the next start; empty: nowhere."""
 
 
 class Recover(_Message, frozen=True, tag="recover"):
-    """The active child of this generation is dead: go on with its sessions.
+    """The active child of this generation is dead: go on with its sessions. Of another supervisor's: its claimer.
 
     A child that mirrors it resumes them in its place. Any other one resumes them beside its own, where these missed
     something, answered by `Recovered`. A child that has said `Ready`, and was not told to activate, says it once more.

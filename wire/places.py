@@ -14,8 +14,11 @@ FORMER = 0
 def claimer(supervisor: int, generation: int) -> int:
     """Return a number that no other child has which shares the ledger.
 
-    ``supervisor`` is the number of its supervisor there, 0 for one that has the ledger to itself.
+    ``supervisor`` is the number of its supervisor there, 0 for one that has the ledger to itself. A ``generation``
+    that is such a number already, of another supervisor's child, stays what it is.
     """
+    if supervisor_of(generation):
+        return generation
     return supervisor << _GENERATION_BITS | generation
 
 

@@ -59,6 +59,11 @@ class Copies:
             else:
                 self._kept.append((shard, text.encode()))
 
+    @property
+    def feeds(self) -> bool:
+        """Whether what comes of some shard is copied."""
+        return bool(self._copied)
+
     def begin(self, shard: int) -> None:
         """Copy a shard's events from now on, to a mirror whose cache is complete."""
         self._copied.add(shard)

@@ -81,6 +81,7 @@ class Giving:
         return why
 
     async def _try(self) -> str | None:
+        self._handover.leave_all_but(self._peer)
         first, *others = self._in_order()
         if why := await self._give_first(first):
             return why

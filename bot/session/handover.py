@@ -45,6 +45,9 @@ ASKED_SECONDS = 1.0
 ANSWER_SECONDS = 2.0
 """How long an answer is waited for: twice as long, so that nobody else handles what the mirror has said yes to."""
 
+LISTEN_SECONDS = 30.0
+"""How long a mirror may take to connect: it is told where as soon as this bot listens."""
+
 STATE_SECONDS = 2.0
 """How long a newer bot may take to read the app's state, 16 MiB at most."""
 
@@ -139,7 +142,11 @@ class Handover:
         elif self.taking is not None:
             self.taking.began_anew(shard)
         sockets.tap(websocket, lambda text: self._heard(shard, text))
-        sockets.pace(websocket, lambda: self.websockets.get(shard) is not websocket or shard in self._mirrored)
+        sockets.pace(websocket, lambda: self._stopped(shard, websocket))
+
+    def _stopped(self, shard: int, websocket: DiscordWebSocket) -> bool:
+        """Say whether what still comes on a connection is not this bot's to handle."""
+        return self.websockets.get(shard) is not websocket or shard in self._mirrored or self._answers.is_robbed()
 
     def _heard(self, shard: int, text: str) -> None:
         self._receiver.text, self._receiver.foreign = text, False
@@ -186,7 +193,9 @@ class Handover:
 
     def may_resume(self, shard: int) -> bool:
         """Whether discord.py may resume a shard's session, and has not given that up to the holder."""
-        return shard in self._mirrored or self.taking is None or not self.taking.refused
+        if shard in self._mirrored:
+            return True
+        return not self._answers.is_robbed() and (self.taking is None or not self.taking.refused)
 
     def is_dead(self, shard: int) -> bool:
         """Whether Discord resumes a shard's session no more. Ask before each RESUME."""
@@ -198,6 +207,8 @@ class Handover:
 
     def may_identify(self, shard: int) -> bool:
         """Whether discord.py may begin a session for a shard; not if its session is dead, and the holder begins one."""
+        if self._answers.is_robbed():
+            return False
         why = self.resumes.dead(shard)
         if self.taking is not None and self.taking.refuses(shard, why or "it is not valid any more"):
             return False
@@ -246,11 +257,15 @@ class Handover:
     # Streams.
 
     def serve(self, number: int, path: str, *, shows: bytes, expects: bytes) -> None:
-        """Listen for the mirror of this number, and for no earlier one that has not come. Raises `OSError`."""
-        self._stop_listening()
+        """Listen for the mirror of this number, for `LISTEN_SECONDS`. Raises `OSError`."""
         listener = Listener(path, lambda: self._peer(shows, expects, accepted=number)[1])
         listener.open()
         self._listeners[number] = listener
+        asyncio.get_running_loop().call_later(LISTEN_SECONDS, self._listen_no_more, number)
+
+    def _listen_no_more(self, number: int) -> None:
+        if (listener := self._listeners.pop(number, None)) is not None:
+            listener.close()
 
     def follow(self, path: str, *, shows: bytes, expects: bytes, shards: list[int]) -> None:
         """Mirror these shards of the bot that listens there; without any, only be given its app's state.
@@ -283,6 +298,15 @@ class Handover:
             peer.copies.take(Kind.SNAPSHOT, shard, b"")
         await peer.copies.snapshots_written()
         await file.room()
+
+    def copy_no_more(self) -> None:
+        """Learn that what comes from now on is not handled here: a mirror that goes on with the sessions is to get it.
+
+        The mirror resumes behind what has been copied to it.
+        """
+        for peer in self.peers:
+            for shard in self.own:
+                peer.copies.end(shard)
 
     def end_record(self) -> None:
         """Write nothing more into the file: what comes is the next bot's to handle."""
@@ -343,6 +367,8 @@ class Handover:
                     peer.spawn(peer.giving.run())
             case notes.Ping(number=number):
                 peer.note(notes.Pong(number=number))
+                if self.taking is not None and self.taking.peer is peer:
+                    self.taking.noted(shard, note)
             case notes.WantState():
                 self._wants_state = peer
                 self._answers.state_may_be_due()
@@ -367,18 +393,21 @@ class Handover:
                 for peer in self.peers:
                     peer.note(notes.Latency(seconds=seconds), shard=shard)
 
-    def _stop_listening(self) -> None:
-        for listener in self._listeners.values():
-            listener.close()
-        self._listeners.clear()
-
     def close(self) -> None:
         """Feed nobody any more, and listen for nobody."""
-        self._stop_listening()
-        for peer in list(self.peers):
+        for number in list(self._listeners):
+            self._listen_no_more(number)
+        self._leave(list(self.peers))
+
+    def leave_all_but(self, peer: Peer) -> None:
+        """Feed nobody any more but one: the sessions are about to be that bot's, and the others will mirror it."""
+        self._leave([other for other in self.peers if other is not peer])
+
+    def _leave(self, peers: list[Peer]) -> None:
+        for peer in peers:
             peer.stream.close()
             peer.close()
-        self.peers.clear()
+            self.peers.remove(peer)
 
     def client_closed(self) -> None:
         """Learn that the client has been closed: no stand-in is to keep it."""
@@ -411,7 +440,13 @@ class Handover:
 
     def given(self) -> None:
         """Learn that the last session is on its way to the other bot."""
+        self._note_change()
         self._answers.state_may_be_due()
+
+    async def gives(self) -> None:
+        """Wait until no session is this bot's any more, or nobody is there who could take them."""
+        while self.own and any(peer.copies.feeds for peer in self.peers):
+            await self.changed()
 
     @property
     def own(self) -> list[int]:
@@ -460,14 +495,14 @@ class Handover:
         """The shards whose sessions another bot has."""
         return sorted(self._mirrored)
 
-    async def take(self) -> Taking | None:
+    async def take(self, *, impatient: bool = False) -> Taking | None:
         """Take all sessions from the bot that has them; return how it went, None if there were none to take.
 
-        Raises `HandoverError` if it keeps them.
+        ``impatient``: that bot may stand still. Raises `HandoverError` if it keeps them, `SilentError` if it does.
         """
         if not self._mirrored or self._source is None:
             return None
-        self.taking = Taking(self, self._source, self.mirrored)
+        self.taking = Taking(self, self._source, self.mirrored, impatient=impatient)
         try:
             await self.taking.run()
         finally:
@@ -522,6 +557,9 @@ class Handover:
             self.resume(shard)
         # What it was asking for nobody knows.
         self.ask_for_members([guild.id for guild in self._client.guilds])
+        if self._source is not None and self._source in self.peers:  # it may stand still, and answers no question then
+            self._source.stream.close()
+            self._lost(self._source, "its sessions are this bot's")
 
     # Components.
 
@@ -562,6 +600,9 @@ class Answers(Protocol):
 
     def ask_for_members(self, guilds: Iterable[int]) -> None:
         """Ask Discord for the members of these guilds, unless they are all here."""
+
+    def is_robbed(self) -> bool:
+        """Say whether another bot has taken the sessions while this one stood still."""
 
     def source_lost(self, why: str) -> None:
         """Learn that the stream has ended from which the mirrored shards are fed. That alone means nothing."""

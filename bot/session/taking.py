@@ -31,8 +31,12 @@ OPEN_SECONDS = 5.0
 """How long the connections to Discord may take to open, before the switch."""
 ACCEPT_SECONDS = 3.0
 """How long Discord's answer to the first RESUME is waited for."""
-WORD_SECONDS = 3.0
-"""How long the supervisor has to say that the other bot is dead, once the stream has ended: it knows in no time."""
+WORD_SECONDS = 5.0
+"""How long the supervisor has to say that the other bot is dead, once the stream has ended. It knows in no time, but of
+another supervisor's bot: that may take 2 s to end when its supervisor is killed."""
+SILENT_SECONDS = 3.0
+"""How long a bot that may stand still has to answer: its first ping comes in a millisecond, and in 2 s if a shard is
+between two connections."""
 
 
 class HandoverError(Exception):
@@ -43,10 +47,14 @@ class RefusedError(HandoverError):
     """Discord does not resume the first session: no other one is tried."""
 
 
-class Taking:
-    """One switch. ``shards`` are all that the other bot has."""
+class SilentError(HandoverError):
+    """The other bot stands still: its loop does not turn."""
 
-    def __init__(self, handover: Handover, peer: Peer, shards: Iterable[int]) -> None:
+
+class Taking:
+    """One switch. ``shards`` are all that the other bot has; ``impatient``: it may stand still."""
+
+    def __init__(self, handover: Handover, peer: Peer, shards: Iterable[int], *, impatient: bool = False) -> None:
         self._handover = handover
         self.peer = peer
         self._awaited = set(shards)
@@ -58,6 +66,7 @@ class Taking:
         self.identified = 0
         """Shards whose session Discord did not resume."""
         self._failed: str | None = None
+        self._impatient, self._heard = impatient, False
         self.refused = False
         self._news = asyncio.Event()
         self._first: asyncio.TimerHandle | None = None
@@ -68,11 +77,22 @@ class Taking:
         self.peer.note(notes.Switch())
         if self.peer.stream.over:
             self.lost()
+        if self._impatient:
+            await self._any_sign()
         while self._awaited and self._failed is None:
             self._news.clear()
             await self._news.wait()
         if self._failed is not None:
             raise (RefusedError if self.refused else HandoverError)(self._failed)
+
+    async def _any_sign(self) -> None:
+        until = time.monotonic() + SILENT_SECONDS
+        while not self._heard and self._failed is None:
+            self._news.clear()
+            try:
+                await asyncio.wait_for(self._news.wait(), until - time.monotonic())
+            except TimeoutError:
+                raise SilentError(f"the bot that has them does not answer for {SILENT_SECONDS:g} s") from None
 
     async def _open(self) -> None:
         opening = asyncio.gather(*(self._handover.open(shard) for shard in self._awaited), return_exceptions=True)
@@ -87,6 +107,7 @@ class Taking:
 
     def noted(self, shard: int, note: notes.Note) -> None:
         """Take what the holder says."""
+        self._heard = True
         if isinstance(note, notes.Failed):
             self._failed = note.why
         elif isinstance(note, notes.End):

@@ -1,4 +1,7 @@
-"""Two supervisors that share nothing but a ledger's directory, as two containers do: one hands over to the other."""
+"""Two supervisors that share nothing but a ledger's directory, as two containers do: one hands over to the other.
+
+The gateway sessions move from one's bot to the other's, as in a reload.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from casualties import INTERACTIONS, UNTOLD
 from rig import ALL_KINDS, Rig, active, rig
 from test_handoff import WINDOW, settings, verdict
 
@@ -23,8 +27,10 @@ from bastion.supervisor.private import own_directory
 
 pytestmark = pytest.mark.anyio
 
-INTERACTIONS = ("slash", "autocomplete", "button", "select", "modal")
-"""Kinds that nobody can answer after 3 s."""
+LATE = {kind: weight for kind, weight in ALL_KINDS.items() if kind not in INTERACTIONS}
+"""Kinds of which nothing is lost, however late it is handled."""
+SHARDS = 4
+"""Of the app, and so the IDENTIFYs of the first bot; no later one needs any."""
 
 
 @dataclass
@@ -55,19 +61,28 @@ class Street:
         await house.logged("is ready to take over from another supervisor's bot", timeout=40)
         return house
 
+    @property
+    def identifies(self) -> int:
+        """How many IDENTIFYs there were, of all bots."""
+        return len(self.first.sandbox.gateway.identifies)
+
     def log(self) -> str:
         return "\n\n".join(f"--- {house.directory.name}\n{house.tail()}" for house in self.houses)
 
 
 @asynccontextmanager
-async def street(tmp_path: Path, *, app: str = "sharded_bot", **options: object) -> AsyncIterator[Street]:
+async def street(
+    tmp_path: Path, *, app: str = "sharded_bot", handler_ms: str = "0-100", **options: object
+) -> AsyncIterator[Street]:
     (tmp_path / "ledger").mkdir(mode=0o700)
     shared = {
         "ledger__path": str(tmp_path / "ledger" / "claims.sqlite3"),
         "ledger__shared": True,
         "discord__identify_window": WINDOW,
     }
-    async with rig(tmp_path, app=f"{app}:client", settings=settings(), handler_ms="0-100", **shared | options) as made:
+    async with rig(
+        tmp_path, app=f"{app}:client", settings=settings(), handler_ms=handler_ms, **shared | options
+    ) as made:
         found = Street(made, tmp_path)
         try:
             yield found
@@ -80,14 +95,25 @@ async def serves(house: Rig, *, generation: int = 1) -> None:
     await house.until(lambda status: (active(status) or {}).get("generation") == generation, timeout=40)
 
 
+async def kill_all_of(house: Rig) -> None:
+    """Kill a supervisor and its bots in one moment, as the kernel does when a container's first process is killed."""
+    status = await house.status()
+    for pid in [status["supervisor"]["pid"], *(child["pid"] for child in status["children"])]:
+        os.kill(pid, signal.SIGKILL)
+    await house.stopped()
+
+
 async def assert_clean(found: Street, *, at_least: int) -> None:
     judged = await verdict(found.first, at_least=at_least)
     assert judged.clean, f"{judged}\n{found.log()}"
     assert judged.emitted >= at_least
 
 
-async def test_the_older_one_that_is_told_to_stop_hands_over_and_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
-    async with street(tmp_path) as here:
+@pytest.mark.parametrize("session", ["auto", pytest.param("overlap", marks=pytest.mark.wide)])
+async def test_the_older_one_that_is_told_to_stop_hands_over_and_nothing_is_lost_or_doubled(
+    tmp_path: Path, session: str
+) -> None:
+    async with street(tmp_path, handoff__session=session) as here:
         (tmp_path / "ledger").chmod(0o1777)  # as the root of a volume may be
         old = here.build()
         await old.start()
@@ -97,9 +123,12 @@ async def test_the_older_one_that_is_told_to_stop_hands_over_and_nothing_is_lost
             assert active(await new.status()) is None
             assert await old.stop() == 0, old.tail()
             await serves(new)
+            handoff = (await new.status())["last_handoff"]
+            assert handoff["session"] == ("moved" if session == "auto" else "overlap"), handoff
             old = new
         await old.logged("beside us: nobody")
         await assert_clean(here, at_least=400)
+        assert here.identifies == (SHARDS if session == "auto" else 4 * SHARDS)
         assert await old.stop() == 0
         assert sorted(path.name for path in here.register.iterdir()) == ["counter"]
 
@@ -119,13 +148,46 @@ async def test_a_supervisor_that_is_killed_is_followed_at_once_by_the_one_that_w
         await serves(new)
         await new.until(lambda status: status["children"][0]["handled"] > 30)
         await assert_clean(here, at_least=60)
+        assert here.identifies == SHARDS
+
+
+async def test_a_container_that_is_killed_is_followed_at_once_by_the_one_that_waits(tmp_path: Path) -> None:
+    """Supervisor and bot are gone in the same moment. What has not begun is handled by the other one."""
+    async with street(tmp_path, handler_ms="0") as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=LATE)
+        await old.until(lambda status: status["children"][0]["handled"] > 30)
+        await kill_all_of(old)
+        await serves(new)
+        await new.until(lambda status: status["children"][0]["handled"] > 30)
+        await assert_clean(here, at_least=60)
+        assert here.identifies == SHARDS
+
+
+@pytest.mark.wide
+async def test_a_container_that_is_killed_beside_nobody_is_recovered_by_the_next_one(tmp_path: Path) -> None:
+    kinds = {kind: weight for kind, weight in LATE.items() if kind not in UNTOLD}
+    async with street(tmp_path, handler_ms="0") as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=50, mix=kinds)
+        await old.until(lambda status: status["children"][0]["handled"] > 30)
+        await kill_all_of(old)
+        new = here.build()
+        await new.start()
+        await new.until(lambda status: status["children"][0]["handled"] > 30)
+        judged = await verdict(here.first, at_least=60)
+        assert (judged.lost, judged.duplicated) == (0, 0), f"{judged}\n{here.log()}"
+        assert here.identifies <= 2 * SHARDS
 
 
 @pytest.mark.wide
 async def test_a_supervisor_that_stands_still_is_followed_and_when_it_wakes_up_nothing_is_doubled(
     tmp_path: Path,
 ) -> None:
-    """Its bot goes on all the time and claims what it handles; so does the other's, until one is told to stop."""
+    """Its bot goes on all the time, and gives its sessions when the other's asks. Woken up, it waits behind."""
     async with street(tmp_path) as here:
         old = here.build()
         await old.start()
@@ -142,24 +204,23 @@ async def test_a_supervisor_that_stands_still_is_followed_and_when_it_wakes_up_n
 
         old.process.send_signal(signal.SIGCONT)
         await old.logged("beside us: supervisor 2 (active)")
-        handled = (await old.status())["children"][0]["handled"]
-        await old.until(lambda status: status["children"][0]["handled"] > handled + 10)
-        assert active(await new.status()) is not None, "both are active: claims decide who handles what"
-        assert await old.stop() == 0, old.tail()
-        await new.logged("beside us: nobody")
-        assert (active(await new.status()) or {})["generation"] == 1
+        await old.logged("another supervisor's bot is active since this one stood still")
+        await new.logged("beside us: supervisor 1 (ready)")
+        assert await new.stop() == 0, new.tail()
+        await serves(old)
+        await old.logged("beside us: nobody")
         await assert_clean(here, at_least=500)
+        assert here.identifies == SHARDS, "the sessions have come back"
 
 
 @pytest.mark.wide
 async def test_a_container_that_is_paused_is_followed_and_handles_nothing_again_when_it_goes_on(tmp_path: Path) -> None:
-    """What came meanwhile waits in the old bot's sockets, and has been claimed by then."""
-    kinds = {kind: weight for kind, weight in ALL_KINDS.items() if kind not in INTERACTIONS}
+    """What came meanwhile waits in the old bot's sockets. It sees that its sessions are another's, and is replaced."""
     async with street(tmp_path) as here:
         old = here.build()
         await old.start()
         new = await here.arrive()
-        old.sandbox.traffic.start(rate=50, mix=kinds)
+        old.sandbox.traffic.start(rate=50, mix=LATE)
         status = await old.until(lambda status: status["children"][0]["handled"] > 30)
         paused = [status["supervisor"]["pid"], status["children"][0]["pid"]]
         for pid in paused:
@@ -168,11 +229,12 @@ async def test_a_container_that_is_paused_is_followed_and_handles_nothing_again_
         await new.until(lambda status: status["children"][0]["handled"] > 30)
         for pid in reversed(paused):
             os.kill(pid, signal.SIGCONT)
-        await old.logged("beside us: supervisor 2 (active)")
-        handled = (await old.status())["children"][0]["handled"]
-        await old.until(lambda status: status["children"][0]["handled"] > handled + 10)
-        assert await old.stop() == 0, old.tail()
+        await old.logged("another supervisor's bot took its sessions over while it stood still")
+        await new.logged("beside us: supervisor 1 (ready)")
+        assert await new.stop() == 0, new.tail()
+        await serves(old, generation=2)
         await assert_clean(here, at_least=500)
+        assert here.identifies == SHARDS
 
 
 @pytest.mark.wide
@@ -240,18 +302,73 @@ async def test_one_that_is_told_to_stop_just_after_its_newcomer_has_died_waits_f
 
 
 @pytest.mark.wide
-async def test_one_that_is_restarted_long_after_its_deployment_is_active_though_another_one_is_there(
-    tmp_path: Path,
+@pytest.mark.parametrize("words", [(), ("--standby-since", "0")], ids=["started by hand", "restarted much later"])
+async def test_one_that_is_started_beside_another_waits_whatever_it_is_told(
+    tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    async with street(tmp_path, handoff__stale_after=5) as here:
+    async with street(tmp_path) as here:
         old = here.build()
         await old.start()
         old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
-        restarted = here.build()
-        await restarted.start("--standby-since", str(time.time() - 60))
-        assert active(await old.status()) is not None, "both are active: claims decide who answers what"
+        new = here.build()
+        await new.start(*words, serving=False)
+        await new.logged("is ready to take over from another supervisor's bot")
+        assert active(await new.status()) is None
         assert await old.stop() == 0
+        await serves(new)
         await assert_clean(here, at_least=100)
+
+
+@pytest.mark.wide
+async def test_of_three_the_two_that_wait_serve_one_after_the_other(tmp_path: Path) -> None:
+    """Both mirror the first. When the second has the sessions, the third mirrors that one."""
+    async with street(tmp_path) as here:
+        first = here.build()
+        await first.start()
+        first.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        second, third = await here.arrive(), await here.arrive()
+        assert await first.stop() == 0, first.tail()
+        await serves(second)
+        await second.logged("beside us: supervisor 3 (ready)", timeout=40)
+        assert await second.stop() == 0, second.tail()
+        await third.until(lambda status: active(status) is not None)
+        await assert_clean(here, at_least=100)
+        assert here.identifies == SHARDS
+
+
+@pytest.mark.wide
+async def test_a_reload_goes_on_beside_one_that_waits(tmp_path: Path) -> None:
+    async with street(tmp_path) as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        new = await here.arrive()
+        outcome = await old.reload()
+        assert outcome["result"] == "succeeded", old.tail()
+        await serves(old, generation=2)
+        await old.logged("beside us: supervisor 2 (ready)", timeout=40)
+        assert await old.stop() == 0, old.tail()
+        await new.until(lambda status: active(status) is not None)
+        await assert_clean(here, at_least=100)
+
+
+@pytest.mark.wide
+async def test_a_newcomer_whose_bot_is_killed_while_it_takes_the_sessions_costs_nothing(tmp_path: Path) -> None:
+    async with street(tmp_path, handler_ms="0") as here:
+        old = here.build()
+        await old.start()
+        old.sandbox.traffic.start(rate=50, mix=LATE)
+        new = await here.arrive()
+        bot = (await new.status())["children"][0]["pid"]
+        os.kill(bot, signal.SIGSTOP)  # so that it dies before it has done anything
+        assert old.process is not None
+        old.process.send_signal(signal.SIGTERM)
+        await new.logged("beside us: supervisor 1 (yielding)")
+        os.kill(bot, signal.SIGKILL)
+        assert await old.stopped(timeout=40) == 0, old.tail()
+        await serves(new, generation=2)
+        await assert_clean(here, at_least=60)
+        assert here.identifies == SHARDS
 
 
 async def test_one_that_finds_nobody_is_active_whatever_lies_in_the_ledgers_directory(tmp_path: Path) -> None:
@@ -263,7 +380,7 @@ async def test_one_that_finds_nobody_is_active_whatever_lies_in_the_ledgers_dire
         old.write_bytes(b"old")
         house = here.build()
         await house.start("--standby-since", "2999-01-01T00:00:00Z")
-        await house.logged("nobody else is there")
+        await house.logged("nobody: the bot will be active as soon as it is ready")
         assert not old.exists(), "whose it was is gone"
         assert len(list(old.parent.glob("*-sessions-*"))) == 1, "its own"
         assert sorted(path.name for path in here.register.iterdir()) == ["3", "counter"]

@@ -10,7 +10,7 @@ import anyio
 import pytest
 from supervising import fake_command, make_settings, supervised, until
 
-from bastion.supervisor import neighbours
+from bastion.supervisor import neighbourhood, neighbours
 from bastion.supervisor.engine import Engine
 from bastion.supervisor.logs import LogLine
 from bastion.supervisor.neighbours import Neighbour, Register, Stage, join, leave
@@ -44,8 +44,7 @@ async def test_no_bot_is_spawned_before_the_others_claim_for_us(settings: Settin
         await anyio.sleep(2 * neighbours.LOOK_SECONDS)
         assert "spawned" not in it.text, "the claims are from before it came"
         older.tell(Stage.ACTIVE, claims_for=2)
-        await it.serving(1)
-        assert "generation 1 spawned as standby" in it.text
+        await until(lambda: "generation 1 spawned as standby" in it.text)
 
 
 async def test_one_that_never_claims_does_not_keep_us_from_starting(
@@ -53,7 +52,8 @@ async def test_one_that_never_claims_does_not_keep_us_from_starting(
 ) -> None:
     monkeypatch.setattr(neighbours, "CLAIM_PATIENCE", 0.1)
     older.tell(Stage.ACTIVE, claims_for=0)
-    async with supervised(settings) as it:
+    async with supervised(settings, serving=False) as it:
+        await until(lambda: "generation 1 spawned" in it.text)
         assert "another supervisor does not claim its events after 0.1 s" in it.text
 
 
@@ -89,10 +89,13 @@ async def test_it_claims_for_one_that_comes_and_says_so_when_its_bot_does(settin
     assert sorted(file.name for file in neighbours.register_of(tmp_path / "claims").iterdir()) == ["counter"]
 
 
-async def test_readiness_is_that_of_the_bot_that_waits(settings: Settings, older: Register) -> None:
+async def test_readiness_is_that_of_the_bot_that_waits(
+    settings: Settings, older: Register, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbourhood, "ANSWER_PATIENCE", 0.1)
     older.tell(Stage.ACTIVE, claims_for=2)
     lines: list[LogLine] = []
-    engine = Engine(settings, log=lines.append, command=fake_command, standby_since=2e10)
+    engine = Engine(settings, log=lines.append, command=fake_command)
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(engine.run)
         await until(lambda: (readiness := engine.readiness()) is not None and readiness.ready)

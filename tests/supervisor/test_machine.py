@@ -55,7 +55,7 @@ from bastion.supervisor.events import (
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.status import HandoffKind
-from bastion.wire import EXIT_CONFIG, FORMER, Activate, Drain, Recover, Standby, Window
+from bastion.wire import EXIT_CONFIG, FORMER, Activate, Drain, Recover, Standby, Window, claimer
 
 
 def release(name: str) -> Release:
@@ -71,6 +71,11 @@ ALONE = Neighbours(False, Relief.NONE, True)
 BEFORE_US = Neighbours(True, Relief.THERE, False)
 """Another supervisor's bot is active."""
 AFTER_US = Neighbours(True, Relief.COMING, True)
+THEIRS = claimer(7, 3)
+"""Generation 3 of supervisor 7, which shares the ledger."""
+THEY_DIED = Neighbours(False, Relief.COMING, True, dead=THEIRS)
+THEY_STAND_STILL = Neighbours(True, Relief.COMING, True, still=THEIRS)
+OVERTAKEN = Neighbours(True, Relief.THERE, False, younger=True)
 """Another supervisor's bot is on its way."""
 
 
@@ -197,7 +202,7 @@ class World:
         stops = state.phase in (Phase.STOPPING, Phase.STOPPED)
         if state.waits and not stops:
             assert state.active is None, "who waits to be called handles nothing"
-            assert all(child.standing in (Standing.STARTING, Standing.LEAVING) for child in state.children)
+            assert not any(child.standing in (Standing.ACTIVE, Standing.ACTIVATING) for child in state.children)
         if state.company and not stops and not state.timing.spare:
             claims = [child.window for child in state.children if child.standing is not Standing.LEAVING]
             assert all(claims), "beside other supervisors everybody claims"
@@ -1751,6 +1756,67 @@ def claims_by_hand() -> World:
     return world
 
 
+def test_what_another_supervisors_bot_has_left_is_gone_on_with_before_ours_is_activated() -> None:
+    world = waiting_to_be_called()
+    world.step(THEY_DIED)
+    assert world.messages(1) == [Recover(generation=THEIRS)]
+    world.ready()
+    assert world.messages(1)[-1] == Activate()
+    world.activated()
+    assert world.state.bereft is None
+    assert [closed.kind for closed in world.closed] == ["takeover"]
+
+
+def test_what_another_supervisors_bot_has_left_is_nothing_to_one_that_serves() -> None:
+    world = serving()
+    world.step(THEY_DIED)
+    assert world.messages(1) == [Activate()]
+
+
+def test_a_bot_that_takes_over_from_one_that_stands_still_is_told_so() -> None:
+    world = waiting_to_be_called()
+    world.step(THEY_STAND_STILL)
+    assert world.messages(1) == [Activate(still=THEIRS)]
+
+
+def stood_back() -> World:
+    """A supervisor stood still; one that came later has its bot active meanwhile."""
+    world = joined_by_another()
+    world.answer_window()
+    world.step(OVERTAKEN)
+    return world
+
+
+def test_one_that_stood_still_waits_behind_the_one_that_came_later() -> None:
+    world = stood_back()
+    assert (world.state.phase, world.state.active, world.state.incoming) == (Phase.CONNECTING, None, 1)
+    assert world.messages(1)[-1] == Standby()
+    world.step(AFTER_US)
+    world.activated()
+    assert (world.state.phase, world.state.active) == (Phase.SERVING, 1)
+
+
+def test_one_that_stands_back_and_is_told_to_stop_drains() -> None:
+    world = stood_back()
+    world.stop()
+    assert isinstance(world.messages(1)[-1], Drain)
+
+
+def test_a_bot_that_dies_while_anothers_is_active_is_followed_by_one_that_waits_and_takes_nothing_back() -> None:
+    world = stood_back()
+    world.step(Exited(1, "its sessions were taken"))
+    world.step(Rang(Alarm.BACKOFF))
+    assert (world.state.incoming, world.state.waits, world.state.bereft) == (2, True, None)
+    assert world.messages(2) == []
+
+
+def test_how_long_an_old_one_waits_for_a_newcomer_follows_from_the_shards() -> None:
+    world = joined_by_another()
+    world.answer_window()
+    world.step(Stop(5, connecting=40.0))
+    assert world.timers[Alarm.YIELD, 0] == world.state.timing.drain_timeout + 40.0
+
+
 def test_a_bot_beside_another_supervisors_is_born_a_standby_and_waits_until_it_is_called() -> None:
     world = waiting_to_be_called()
     assert world.alive[1].standby
@@ -1834,11 +1900,11 @@ def test_who_is_told_to_stop_drains_when_another_one_is_active() -> None:
     assert world.exit == Exit(0, None)
 
 
-@pytest.mark.parametrize("event", [ALONE, Rang(Alarm.YIELD)])
-def test_who_is_told_to_stop_waits_no_longer_than_somebody_may_come(event: Event) -> None:
+@pytest.mark.parametrize(("event", "gives"), [(ALONE, False), (Rang(Alarm.YIELD), True)])
+def test_who_is_told_to_stop_waits_no_longer_than_somebody_may_come(event: Event, gives: bool) -> None:
     world = yielding()
     world.step(event)
-    assert world.messages(1)[-1] == Drain(limit=30)
+    assert world.messages(1)[-1] == Drain(limit=30, gives=gives)
 
 
 @pytest.mark.parametrize("found", [None, ALONE, BEFORE_US])
@@ -1908,7 +1974,7 @@ def every_event(generation: int) -> Iterator[Event]:
     yield from (Reload(900), Rollback(901), Stop(902))
     yield from (Prepared(release("x"), TIMING), Prepared(release("x"), TIMING, crowded=True), Refused("no"))
     yield from (Weighed(None), Weighed("too little memory"))
-    yield from (ALONE, BEFORE_US, AFTER_US, ByHand(True), ByHand(False))
+    yield from (ALONE, BEFORE_US, AFTER_US, THEY_DIED, THEY_STAND_STILL, OVERTAKEN, ByHand(True), ByHand(False))
     yield from (Greeted(generation), Progressed(generation))
     yield from (BecameReady(generation), BecameReady(generation, mirror=True))
     yield from (RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
@@ -2149,7 +2215,7 @@ def possible_events(world: World) -> list[Event]:
         events += [Prepared(wanted, world.timing, crowded) for crowded in (False, True)] + [Refused("no")] * 3
     if world.weighing:
         events += [Weighed(None), Weighed("too little memory")] * 3
-    events += [ALONE, BEFORE_US, AFTER_US, ByHand(True), ByHand(False)]
+    events += [ALONE, BEFORE_US, AFTER_US, THEY_DIED, THEY_STAND_STILL, OVERTAKEN, ByHand(True), ByHand(False)]
     events += [Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
     for generation in sorted(world.alive):
         events += [event for event in every_event(generation) if not isinstance(event, SlotEvent | Rang)]
@@ -2239,7 +2305,7 @@ def test_where_sessions_cannot_be_resumed_the_next_child_of_the_same_attempt_has
 
 
 def test_after_a_killed_supervisor_the_first_child_resumes_what_its_bot_has_left() -> None:
-    state, effects = m.begin(FIRST, TIMING, former=True)
+    state, effects = m.begin(FIRST, TIMING, bereft=FORMER)
     assert [effect for effect in effects if isinstance(effect, Spawn)] == [Spawn(1, FIRST, True)]
     assert Send(1, Recover(generation=FORMER)) in effects
     world = World(state, timing=TIMING)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,31 +110,46 @@ def test_what_the_others_mean_for_number_five(
     assert (found.company, found.relief, found.free) == (company, relief, free)
 
 
+def test_the_sessions_of_one_that_died_are_named_once_its_bot_is_gone() -> None:
+    died = replace(other(1, Stage.ACTIVE, alive=False), holder=4)
+    ends = replace(died, bot_lives=True)
+    assert (verdict(5, [died]).dead, verdict(5, [died]).free) == (claimer(1, 4), True)
+    assert (verdict(5, [ends]).dead, verdict(5, [ends]).free) == (0, False)
+
+
+def test_of_two_that_died_the_one_that_served_has_the_sessions() -> None:
+    served, came, left = other(1, Stage.ACTIVE), other(2, Stage.READY), other(3, Stage.LEAVING)
+    dead = [replace(one, alive=False, holder=1) for one in (served, came, left)]
+    assert verdict(5, dead).dead == claimer(1, 1)
+
+
+def test_one_that_stands_still_is_named_and_so_is_one_that_came_later() -> None:
+    still = replace(other(1, Stage.ACTIVE, still=True), holder=4)
+    assert verdict(5, [still]).still == claimer(1, 4)
+    assert verdict(5, [other(7, Stage.ACTIVE)]).younger
+    assert not verdict(5, [other(1, Stage.ACTIVE)]).younger
+
+
 @pytest.mark.parametrize(
-    ("since", "now", "others", "waits"),
+    ("others", "waits"),
     [
-        (1000.0, 1005.0, [other(1, Stage.ACTIVE)], True),
-        (1000.0, 1300.0, [other(1, Stage.ACTIVE)], True),
-        (1000.0, 1301.0, [other(1, Stage.ACTIVE)], False),
-        (1000.0, 990.0, [other(1, Stage.ACTIVE)], True),
-        (1000.0, 1005.0, [], False),
-        (1000.0, 1005.0, [other(1, Stage.ACTIVE, alive=False)], False),
-        (1000.0, 1005.0, [other(7, Stage.ARRIVING)], False),
-        (None, 1005.0, [other(1, Stage.ACTIVE)], False),
+        ([other(1, Stage.ACTIVE)], True),
+        ([other(1, Stage.ARRIVING)], True),
+        ([other(1, Stage.ACTIVE, still=True)], True),
+        ([], False),
+        ([other(1, Stage.ACTIVE, alive=False)], False),
+        ([other(7, Stage.ARRIVING)], False),
     ],
 )
-def test_the_first_bot_waits_only_where_somebody_is_there_who_will_call_it(
-    since: float | None, now: float, others: list[Neighbour], waits: bool
+def test_the_first_bot_waits_where_a_supervisor_that_came_earlier_is_there(
+    others: list[Neighbour], waits: bool
 ) -> None:
-    assert must_wait(5, others, since=since, now=now, stale_after=300) is waits
+    assert must_wait(5, others) is waits
 
 
 def test_of_two_that_start_at_once_one_does_not_wait() -> None:
     both = [other(1, Stage.ARRIVING), other(2, Stage.ARRIVING)]
-    waits = [
-        must_wait(own, [one for one in both if one.number != own], since=0, now=0, stale_after=300) for own in (1, 2)
-    ]
-    assert waits == [False, True]
+    assert [must_wait(own, [one for one in both if one.number != own]) for own in (1, 2)] == [False, True]
 
 
 def test_a_bot_connects_only_when_all_that_live_claim_for_its_supervisor() -> None:

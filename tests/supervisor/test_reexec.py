@@ -169,7 +169,7 @@ def test_a_new_field_with_a_default_does_not_keep_an_older_program_from_handing_
         (b"", "cannot be read"),
         (b"\xff\xfe", "cannot be read"),
         (b"[" * 5000, "cannot be read"),
-        (b'{"format": 1, "protocol": 5, "pid": 3, "version": "9"}', "cannot be read"),
+        (b'{"format": 1, "protocol": 6, "pid": 3, "version": "9"}', "cannot be read"),
         (b'{"format": 7, "protocol": 3, "pid": 3, "version": "9"}', "supervisor 9 carries format 7 over"),
         (b'{"format": 1, "protocol": 7, "pid": 3, "version": "9"}', "the bots speak protocol 7"),
     ],
@@ -388,7 +388,7 @@ BROKEN = {
         "del run.params[-1]; run.params[:] = run.params[:2]\nmain()",
         "No such option",
     ),
-    "other pipe": ("../wire/messages.py", "PROTOCOL = 6", "the bots speak protocol 5"),
+    "other pipe": ("../wire/messages.py", "PROTOCOL = 7", "the bots speak protocol 6"),
     "another machine": ("machine.py", "def step(state, event): raise KeyError(7)", "KeyError: 7"),
 }
 

@@ -120,7 +120,7 @@ class Fake:
                 os._exit(7 if os.fork() else 8)
             os.wait()
         self.at("start")
-        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "5")), versions={"fake": "1"})
+        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "6")), versions={"fake": "1"})
         self.at("hello")
         remaining = int(self.script.get("remaining", "900"))
         limits = {"total": 1000, "remaining": remaining, "reset_after": 3600.0, "max_concurrency": 1}
