@@ -15,7 +15,7 @@ from bastion.supervisor.control import directory_problem
 from bastion.supervisor.entry import Named
 from bastion.supervisor.location import TcpAddress, parse_listen
 from bastion.supervisor.ports import holder
-from bastion.supervisor.release import Release, ReleaseError, remarks, resolve
+from bastion.supervisor.release import Release, ReleaseError, no_effect, remarks, resolve
 from bastion.supervisor.settings import Settings, SettingsError, load, with_secrets
 from bastion.supervisor.tokens import SHORTEST_MASKED
 
@@ -41,6 +41,8 @@ def checks(
             yield Check(name="settings", ok=False, detail=problem)
         return
     yield Check(name="settings", ok=True, detail=str(settings.source or "no file: all defaults"))
+    for key in settings.without_effect:
+        yield Check(name="settings", ok=True, detail=no_effect(key))
     for _, remark in said:
         yield Check(name="bot", ok=True, detail=remark)
     token, secret = _with_secrets(settings, environ)

@@ -31,6 +31,7 @@ from bastion.supervisor import __version__, diskroom, headroom, lasting, orphans
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
 from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
+from bastion.supervisor.common_identifies import CommonIdentifies
 from bastion.supervisor.events import ByHand, Prepared, Refused, Reload, Rollback, Stop, Weighed
 from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
 from bastion.supervisor.ledgerdir import Place, base_directory, held, ledger_place
@@ -160,8 +161,7 @@ class Engine:
         child is killed before it returns.
         """
         self._successor = successor
-        clock = asyncio.get_running_loop().time
-        self.permits = IdentifyQueue(window=self._settings.discord.identify_window, clock=clock)
+        self.permits = self._queue(None)
         with contextlib.ExitStack() as stack:
             if carried is not None:
                 self._place = stack.enter_context(held(carried.place))
@@ -205,8 +205,14 @@ class Engine:
             return
         await self._serve(release)
 
+    def _queue(self, common: CommonIdentifies | None) -> IdentifyQueue:
+        clock = asyncio.get_running_loop().time
+        return IdentifyQueue(window=self._settings.discord.identify_window, clock=clock, common=common)
+
     def _settle(self, place: Place) -> None:
+        """Live beside other supervisors, if the place is theirs too."""
         if place.membership is not None:
+            self.permits = self._queue(CommonIdentifies(place.path.with_name(f"{place.path.name}-identifies")))
             self._beside = Neighbourhood(place.membership, place.path, say=self.log)
 
     def _lasting(self, stack: contextlib.ExitStack) -> Path | None:

@@ -4,6 +4,8 @@ Discord lets ``max_concurrency`` shards IDENTIFY per window (5 s), one in each b
 and so many a day. This module knows that rule and a clock that it is given; no process, no pipe, no timer. It is asked
 `grant` whenever something has changed, and when `next_due` has come.
 
+Supervisors that share a ledger share the rule too (`Common`).
+
 A permit counts from the moment the child has reported its IDENTIFY, not from when it was given: a slow connect must
 not bring two IDENTIFYs closer together than the window.
 """
@@ -11,7 +13,9 @@ not bring two IDENTIFYs closer together than the window.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from bastion.supervisor.status import SessionStartLimit
 from bastion.wire import Limits
@@ -20,6 +24,8 @@ MARGIN = 0.02
 """Seconds added to the window against jitter between the child's report and Discord's clock: 0.4 % of 5 s."""
 PATIENCE = 30.0
 """Seconds after which a permit that led to no reported IDENTIFY counts as used."""
+RETRY = 0.02
+"""Seconds after which what all supervisors have in common is asked for again, if another one is just at it."""
 DAY = 24 * 3600.0
 """Seconds after which Discord's budget is whole again."""
 
@@ -30,6 +36,19 @@ class Wish:
 
     generation: int
     shard: int
+
+
+class Common(Protocol):
+    """What is known of the IDENTIFYs of other supervisors' bots. Times are the clock's."""
+
+    def held(self) -> AbstractContextManager[bool]:
+        """Have it to oneself, and say whether it is so."""
+
+    def used(self) -> list[tuple[int, float]]:
+        """Return shard and time of the newest, our own included."""
+
+    def note(self, shard: int, when: float) -> None:
+        """Note one of ours, or that there may be one from now on."""
 
 
 @dataclass(slots=True)
@@ -53,8 +72,16 @@ class CarriedPermits:
 class IdentifyQueue:
     """Permits in the order in which they were asked for, as fast as the rule allows and no faster."""
 
-    def __init__(self, *, window: float, clock: Callable[[], float], patience: float = PATIENCE) -> None:
-        """``window`` and ``patience`` in seconds; ``clock`` is monotonic, in seconds."""
+    def __init__(
+        self, *, window: float, clock: Callable[[], float], patience: float = PATIENCE, common: Common | None = None
+    ) -> None:
+        """``window`` and ``patience`` in seconds; ``clock`` is the machine's monotonic one, in seconds.
+
+        ``common``: what other supervisors' bots have sent, if there may be any.
+        """
+        self._common = common
+        self._refused = False
+        """Whether another supervisor had it just now."""
         self._window = window + MARGIN
         self._clock = clock
         self._patience = patience
@@ -114,6 +141,16 @@ class IdentifyQueue:
 
     def grant(self, *, active: int | None) -> list[Wish]:
         """Return the permits that can be given now, and count them as given. The active child's wishes go first."""
+        if self._common is None or not self._waiting:
+            return self._grant(active)
+        with self._common.held() as ours:
+            self._refused = not ours
+            granted = self._grant(active) if ours else []
+            for wish in granted:
+                self._common.note(wish.shard, self._clock())
+        return granted
+
+    def _grant(self, active: int | None) -> list[Wish]:
         self._tidy()
         now, busy, granted = self._clock(), self._busy(), []
         for wish in sorted(self._waiting, key=lambda wish: wish.generation != active):
@@ -131,8 +168,10 @@ class IdentifyQueue:
         """Return the clock's time at which `grant` may have something, None if nothing waits for time to pass."""
         if not self._waiting:
             return None
+        if self._refused:
+            return self._clock() + RETRY
         times = [given + self._patience for given in self._out.values()]
-        times += [when + self._window for _, when in self._used]
+        times += [when + self._window for _, when in self._all_used()]
         if self._budget is not None and self._exhausted():
             times = [self._budget.resets_at]
         return min(times, default=self._clock())
@@ -176,13 +215,20 @@ class IdentifyQueue:
 
     def _use(self, shard: int) -> None:
         self._used.append((shard, self._clock()))
+        if self._common is not None:
+            self._common.note(shard, self._clock())
         if self._budget is not None:
             self._budget.remaining = max(0, self._budget.remaining - 1)
 
     def _busy(self) -> set[int]:
         """Return the buckets in which nobody may IDENTIFY now."""
-        shards = [shard for shard, _ in self._used] + [wish.shard for wish in self._out]
+        shards = [shard for shard, _ in self._all_used()] + [wish.shard for wish in self._out]
         return {shard % self.max_concurrency for shard in shards}
+
+    def _all_used(self) -> list[tuple[int, float]]:
+        """Return the IDENTIFYs within the last window, those of other supervisors' bots included."""
+        others = self._common.used() if self._common is not None else []
+        return self._used + [(shard, when) for shard, when in others if self._clock() < when + self._window]
 
     def _exhausted(self) -> bool:
         """Say whether one more IDENTIFY could exceed the budget: Discord answers that by resetting the token."""

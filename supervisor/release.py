@@ -85,6 +85,11 @@ def remarks(bot: BotSettings) -> list[tuple[int, str]]:
     return [(logging.INFO, "neither bot.program nor bot.app is set: the bot that ships runs")]
 
 
+def no_effect(key: str) -> str:
+    """Return what an operator is told of a setting that has lost its subject."""
+    return f"{key} has no effect any more, and is accepted for this version only: remove it"
+
+
 def still_there(release: Release) -> None:
     """Check that a release resolved earlier can be spawned now. Raises `ReleaseError`."""
     _directory(release.directory)

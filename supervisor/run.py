@@ -25,7 +25,7 @@ from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from bastion.supervisor.location import locate_shared_ledger, parse_listen
 from bastion.supervisor.printable import escaped
 from bastion.supervisor.reading import UnansweredError, answered
-from bastion.supervisor.release import remarks
+from bastion.supervisor.release import no_effect, remarks
 from bastion.supervisor.settings import Settings, SettingsError, load
 from bastion.supervisor.systemd import Service
 from bastion.supervisor.writer import Writer
@@ -163,6 +163,8 @@ def reread(kept: Settings, *, environ: Mapping[str, str], named: Named | None = 
 def _with_remarks(settings: Settings) -> Settings:
     for level, remark in remarks(settings.bot):
         _logger.log(level, "%s", remark)
+    for key in settings.without_effect:
+        _logger.warning("%s", no_effect(key))
     return settings
 
 

@@ -90,9 +90,8 @@ class HandoffSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     ``probation``: for so long after the switch the old child stays and takes over again if the new one fails.
     ``linger``: for so long a draining child goes on with what people are in the middle of (views, modals,
-    conversations); the handoff does not wait for that. ``stale_after``: a supervisor that starts so long after its
-    ``--standby-since`` was restarted, and does not wait to be called. ``session``: "auto" moves the gateway sessions to
-    the new child where it can, "overlap" always has it begin its own.
+    conversations); the handoff does not wait for that. ``session``: "auto" moves the gateway sessions to the new child
+    where it can, "overlap" always has it begin its own. ``stale_after`` has no effect.
     """
 
     session: Literal["auto", "overlap"] = "auto"
@@ -175,11 +174,16 @@ class Settings:
     """Empty only if `load` was told that no token is needed, or if a program runs, which may have its own."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     """What ``bot.env_file`` says, without a token."""
+    without_effect: tuple[str, ...] = ()
+    """Which of `WITHOUT_EFFECT` the file has."""
 
 
 class _ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     socket: Text = ""
 
+
+WITHOUT_EFFECT = (("handoff", "stale_after"),)
+"""Keys that have lost their subject. They are accepted for one version more."""
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {
     "bot": BotSettings,
@@ -231,6 +235,7 @@ def read(
         health=reader.section("health", HealthSettings),
         source=source,
         token="",
+        without_effect=tuple(f"{section}.{key}" for section, key in WITHOUT_EFFECT if reader.has(section, key)),
     )
     reader.finish(_SECTIONS)
     if need_token:

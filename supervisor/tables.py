@@ -49,6 +49,11 @@ class Reader:
     """By section and key: reads a value further, or raises `NotAllowedError`."""
     problems: list[str] = field(default_factory=list)
 
+    def has(self, section: str, key: str) -> bool:
+        """Say whether the file has a key."""
+        table = self.tables.get(section)
+        return isinstance(table, dict) and key in table
+
     def section(self, name: str, shape: type[_S]) -> _S:
         """Read one table; a value that is not allowed is noted and replaced by its default."""
         table = self.tables.get(name, {})

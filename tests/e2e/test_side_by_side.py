@@ -21,6 +21,7 @@ from casualties import INTERACTIONS, UNTOLD
 from rig import ALL_KINDS, Rig, active, rig
 from test_handoff import WINDOW, settings, verdict
 
+from bastion.sandbox import SandboxSettings
 from bastion.supervisor import neighbours
 from bastion.supervisor.neighbours import register_of
 from bastion.supervisor.private import own_directory
@@ -72,7 +73,12 @@ class Street:
 
 @asynccontextmanager
 async def street(
-    tmp_path: Path, *, app: str = "sharded_bot", handler_ms: str = "0-100", **options: object
+    tmp_path: Path,
+    *,
+    app: str = "sharded_bot",
+    handler_ms: str = "0-100",
+    discord: SandboxSettings | None = None,
+    **options: object,
 ) -> AsyncIterator[Street]:
     (tmp_path / "ledger").mkdir(mode=0o700)
     shared = {
@@ -81,7 +87,7 @@ async def street(
         "discord__identify_window": WINDOW,
     }
     async with rig(
-        tmp_path, app=f"{app}:client", settings=settings(), handler_ms=handler_ms, **shared | options
+        tmp_path, app=f"{app}:client", settings=discord or settings(), handler_ms=handler_ms, **shared | options
     ) as made:
         found = Street(made, tmp_path)
         try:
@@ -467,3 +473,15 @@ async def test_the_one_that_serves_has_in_its_log_why_each_newcomer_failed(tmp_p
             assert why in said, new.tail()
             await new.destroy()
         assert active(await old.status()) is not None
+
+
+@pytest.mark.wide
+async def test_newcomers_with_sessions_of_their_own_keep_discords_limit_together(tmp_path: Path) -> None:
+    """Discord refuses an IDENTIFY that comes too soon after another one, whichever container has sent it."""
+    slow = settings(max_concurrency=1, identify_window=0.5)
+    async with street(tmp_path, handoff__session="overlap", discord=slow, discord__identify_window=0.5) as here:
+        old = here.build()
+        await old.start()
+        await asyncio.gather(here.arrive(), here.arrive())
+        assert here.identifies == 3 * SHARDS
+        assert not [one for one in here.first.sandbox.gateway.identifies if one.reason], here.log()

@@ -492,3 +492,11 @@ def test_what_outlives_a_stop_lies_where_systemd_says_unless_the_file_does(
 ) -> None:
     config.write_text(f"[restart]\n{text}\n")
     assert load(config, environ=environ | {"DISCORD_TOKEN": "x" * 20}).restart.resume_directory == directory
+
+
+def test_a_key_that_has_lost_its_subject_is_accepted_and_named(tmp_path: Path) -> None:
+    file = tmp_path / "bastion.toml"
+    file.write_text("[handoff]\nstale_after = 60\n")
+    assert load(file, environ={"DISCORD_TOKEN": "t" * 20}).without_effect == ("handoff.stale_after",)
+    file.write_text("[handoff]\nlinger = 60\n")
+    assert load(file, environ={"DISCORD_TOKEN": "t" * 20}).without_effect == ()
