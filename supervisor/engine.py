@@ -575,6 +575,10 @@ class Engine:
         """Ask other supervisors what a new child is to do; return whether anybody could answer."""
         return self._beside is not None and self._beside.ask(generation, wants)
 
+    def company_keeps_apart(self, mirrors: Collection[int]) -> str | None:
+        """Return why the bots of other supervisors keep ours from being moved, None if all are among these mirrors."""
+        return None if self._beside is None else self._beside.keeps_apart(mirrors)
+
     def answer_neighbour(self, bot: int, message: ToChild) -> None:
         """Tell another supervisor's bot what to do."""
         if self._beside is not None:

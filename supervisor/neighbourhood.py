@@ -16,7 +16,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -159,6 +159,12 @@ class Neighbourhood:
             return False
         self._asked[generation] = time.monotonic()
         return True
+
+    def keeps_apart(self, mirrors: Collection[int]) -> str | None:
+        """Return why our sessions cannot be moved beside the others, None if the others' bots are all these mirrors."""
+        theirs = {supervisor_of(bot) for bot in mirrors}
+        apart = next((other.number for other in self._others if other.alive and other.number not in theirs), None)
+        return None if apart is None else f"supervisor {apart}, which shares the ledger, mirrors none of ours"
 
     def answer(self, bot: int, message: ToChild) -> None:
         """Tell another supervisor's bot what to do."""

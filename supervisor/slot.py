@@ -10,7 +10,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -158,6 +158,9 @@ class Host(Protocol):
 
     def ask_neighbours(self, generation: int, wants: Wants) -> bool:
         """Ask other supervisors what a new child is to do; return whether anybody could answer."""
+
+    def company_keeps_apart(self, mirrors: Collection[int]) -> str | None:
+        """Return why the bots of other supervisors keep ours from being moved, None if all are among these mirrors."""
 
     def answer_neighbour(self, bot: int, message: ToChild) -> None:
         """Tell another supervisor's bot what to do."""
@@ -654,8 +657,10 @@ class Slot:
 
     def _obstacle(self) -> str | None:
         active = self.state.child(self.state.active)
-        if self.state.claims_on:
-            return "other supervisors share the ledger" if self.state.company else "claims are switched on by hand"
+        if self.state.by_hand:
+            return "claims are switched on by hand"
+        if self.state.company and (why := self._host.company_keeps_apart(self._meeting.mirrors)):
+            return why
         if active is not None and (active.standing is not Standing.ACTIVE or active.hung):
             return f"generation {active.generation} is being ended"
         return self.state.apart or self._host.keeps_sessions_apart()

@@ -11,8 +11,6 @@ set -eu
 compose=${COMPOSE:-docker compose}
 file=${COMPOSE_FILE:-$(dirname "$0")/compose.yaml}
 export COMPOSE_FILE="$file"
-BASTION_SINCE=$(date +%s)
-export BASTION_SINCE
 
 container() {
     docker ps --quiet --filter "label=com.docker.compose.project=bastion-$1" --filter "label=com.docker.compose.service=bot"

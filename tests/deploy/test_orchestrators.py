@@ -218,13 +218,16 @@ def is_pending(pid: int, number: signal.Signals) -> bool:
 
 
 async def three_times(here: Deployment, deploy: Callable[[], Awaitable[None]]) -> None:
+    """Deploy once, and thrice more under traffic. Only the first bot sends an IDENTIFY, one for each shard."""
     await deploy()
     container = await here.alone()
     here.place.sandbox.traffic.start(rate=40, mix=KINDS)
+    identifies = len(here.place.sandbox.gateway.identifies)
     for _ in range(3):
         await deploy()
         container = await here.alone(other_than=container)
     await here.assert_clean()
+    assert len(here.place.sandbox.gateway.identifies) == identifies, await here.log()
 
 
 async def test_compose_under_alternating_project_names_loses_nothing_and_doubles_nothing(
@@ -235,7 +238,8 @@ async def test_compose_under_alternating_project_names_loses_nothing_and_doubles
 
 
 async def test_docker_rollouts_sequence_loses_nothing_and_doubles_nothing(docker: Docker, tmp_path: Path) -> None:
-    async with deployment(docker, tmp_path) as here:
+    """Fourteen shards, which would need more than its 60 s to IDENTIFY one after the other."""
+    async with deployment(docker, tmp_path, bot__shards=14) as here:
         await three_times(here, here.rollout)
 
 

@@ -351,11 +351,13 @@ async def test_a_reload_goes_on_beside_one_that_waits(tmp_path: Path) -> None:
         new = await here.arrive()
         outcome = await old.reload()
         assert outcome["result"] == "succeeded", old.tail()
+        assert outcome["handoff"]["session"] == "moved", outcome
         await serves(old, generation=2)
         await old.logged("beside us: supervisor 2 (ready)", timeout=40)
         assert await old.stop() == 0, old.tail()
         await new.until(lambda status: active(status) is not None)
         await assert_clean(here, at_least=100)
+        assert here.identifies == SHARDS
 
 
 @pytest.mark.wide
