@@ -11,6 +11,7 @@ import asyncio
 import math
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from bastion.sandbox import Sandbox
@@ -18,6 +19,7 @@ from benchmarks.installation import MIX, discord, sandbox_settings, supervised
 from benchmarks.reload_time import importing
 from benchmarks.report import Benchmark, Result, Table, numbers
 from benchmarks.stats import spread
+from benchmarks.svg import Chart, Line
 
 PER_SHARD = 2500
 """Guilds that Discord allows a shard."""
@@ -117,6 +119,10 @@ async def run(options: argparse.Namespace) -> Result:
             }
         },
         tables=[table],
+        plots={
+            "moved_pause.svg": _pauses([row for row in rows if row["session"] == "auto"], options.few),
+            "moved_reload.svg": _times([row for row in rows if row["session"] == "auto"], options.few),
+        },
         notes=[
             f"{options.rounds} reloads each under {options.rate:g} events/s; {options.channels} channels and "
             f"{options.members} members a guild; the gateway {1000 * options.distance:g} ms away and back; IDENTIFY "
@@ -125,11 +131,45 @@ async def run(options: argparse.Namespace) -> Result:
     )
 
 
+def _pauses(moved: Sequence[dict[str, Any]], few: int) -> str:
+    """Return the longest pause of a shard against the number of shards, where there are few guilds."""
+    points = sorted((row["shards"], row["pause_ms"]["median"]) for row in moved if row["guilds"] == few)
+    return Chart(
+        title="Longest pause of a shard at the switch",
+        x="shards",
+        y="ms",
+        lines=[Line(name=f"{few} guilds", points=points)],
+    ).svg()
+
+
+def _times(moved: Sequence[dict[str, Any]], few: int) -> str:
+    """Return how long a reload takes against the number of guilds, with as few shards as these need."""
+    fewest = min((row["shards"] for row in moved if row["guilds"] == few), default=0)
+    chosen = [row for row in moved if row["guilds"] != few or row["shards"] == fewest]
+
+    def points(name: str) -> list[tuple[float, float]]:
+        return sorted((row["guilds"], row[name]["median"]) for row in chosen)
+
+    return Chart(
+        title="From spawn to active",
+        x="guilds",
+        y="s",
+        lines=[
+            Line(name="in all", points=points("active_after")),
+            Line(name="beyond imports", points=points("beyond_imports")),
+        ],
+    ).svg()
+
+
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
-    parser.add_argument("--shards", type=numbers, default=[1, 16, 64], metavar="N,N")
+    parser.add_argument("--shards", type=numbers, default=[1, 4, 16, 32, 64], metavar="N,N")
     parser.add_argument(
-        "--guilds", type=numbers, default=[1000, 5000], metavar="N,N", help="with as few shards as Discord allows"
+        "--guilds",
+        type=numbers,
+        default=[500, 1000, 2500, 5000],
+        metavar="N,N",
+        help="with as few shards as Discord allows",
     )
     parser.add_argument("--overlap", type=numbers, default=[1, 16], metavar="N,N", help="shards, by overlap")
     parser.add_argument("--few", type=int, default=100, help="guilds where shards are varied")
