@@ -22,7 +22,14 @@ from bastion.supervisor.diskroom import not_writable
 from bastion.supervisor.lasting import has_cache
 from bastion.supervisor.neighbours import Membership
 from bastion.supervisor.private import UnsafeError
-from bastion.supervisor.sessionfiles import beside, forget, forget_checkpoint, inherit, session_files
+from bastion.supervisor.sessionfiles import (
+    beside,
+    forget,
+    forget_checkpoint,
+    inherit,
+    session_files,
+    stream_files,
+)
 from bastion.wire import supervisor_of
 from bastion.wire.private import foreign, open_private
 
@@ -180,7 +187,7 @@ def _joined(ledger: Path) -> Membership:
 
 
 def _forget_the_dead(place: Place) -> None:
-    """Remove the session files of supervisors that are gone, and the state of their apps.
+    """Remove the session files and sockets of supervisors that are gone, and the state of their apps.
 
     Those that one has left which was killed a moment ago are our bot's to go on with.
     """
@@ -191,7 +198,7 @@ def _forget_the_dead(place: Place) -> None:
         if number.isdecimal() and int(number) not in present:
             with contextlib.suppress(OSError):
                 file.unlink()  # an app's state
-    for whose, file in session_files(place.path):
+    for whose, file in [*session_files(place.path), *stream_files(place.path)]:
         if supervisor_of(whose) not in present:
             with contextlib.suppress(OSError):
                 file.unlink()

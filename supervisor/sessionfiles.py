@@ -25,7 +25,16 @@ from pathlib import Path
 
 import msgspec
 
-from bastion.wire import FORMER, beside_former, checkpoint_path, claimer, holder_path, sessions_path, supervisor_of
+from bastion.wire import (
+    FORMER,
+    beside_former,
+    checkpoint_path,
+    claimer,
+    holder_path,
+    sessions_path,
+    stream_path,
+    supervisor_of,
+)
 from bastion.wire.private import open_private
 
 _MOST = 64 * 1024
@@ -135,8 +144,16 @@ def is_held(file: Path) -> bool:
 
 def session_files(ledger: Path) -> Iterator[tuple[int, Path]]:
     """Yield each session file there, with the number of the claimer who has left it."""
-    prefix = Path(sessions_path(str(ledger), 0)).name.removesuffix("0")
-    for number, file in beside(ledger, prefix):
+    yield from _numbered(ledger, sessions_path(str(ledger), 0))
+
+
+def stream_files(ledger: Path) -> Iterator[tuple[int, Path]]:
+    """Yield each socket there at which a bot with sessions listens, with the number of the bot that is to connect."""
+    yield from _numbered(ledger, stream_path(str(ledger), 0))
+
+
+def _numbered(ledger: Path, zero: str) -> Iterator[tuple[int, Path]]:
+    for number, file in beside(ledger, Path(zero).name.removesuffix("0")):
         if number.isdecimal():
             yield int(number), file
 
