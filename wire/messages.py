@@ -86,6 +86,8 @@ class Shard(_Message, frozen=True, tag="shard"):
     id: int
     state: ShardState
     latency_ms: float | None = None
+    why: str = ""
+    """Why it is not ready, as far as that is known: by which close code it was cut, why it cannot connect."""
 
 
 class Wants(_Message, frozen=True, tag="wants"):

@@ -86,6 +86,8 @@ class Handover:
         """Shards whose connection closes, and is resumed, because their session moves: no app hears of that."""
         self._handled: dict[int, int] = {}
         """Up to which sequence a dead bot has handled what may come once more of its session, by shard."""
+        self._broke: dict[int, str] = {}
+        """Why a shard's connection is at its end, if its close code does not say."""
         self._latencies: dict[int, float] = {}
         self._questions: dict[int, tuple[asyncio.TimerHandle, Callable[[bool], None]]] = {}
         self._asked = 0
@@ -139,7 +141,11 @@ class Handover:
         elif self.taking is not None:
             self.taking.began_anew(shard)
         sockets.tap(websocket, lambda text: self._heard(shard, text))
-        sockets.pace(websocket, lambda: self.websockets.get(shard) is not websocket or shard in self._mirrored)
+        sockets.pace(
+            websocket,
+            lambda: self.websockets.get(shard) is not websocket or shard in self._mirrored,
+            lambda why: self._broke.__setitem__(shard, why),
+        )
 
     def _heard(self, shard: int, text: str) -> None:
         self._receiver.text, self._receiver.foreign = text, False
@@ -161,6 +167,19 @@ class Handover:
 
     def _heard_of_another(self, text: str) -> None:
         self._receiver.text, self._receiver.foreign = text, True
+
+    def why_away(self, shard: int) -> str:
+        """Say why a shard's newest connection has ended; empty if that is not known."""
+        if why := self._broke.pop(shard, ""):
+            return why
+        if self.resumes.unanswered(shard):
+            return "no answer to RESUME"
+        websocket = self.websockets.get(shard)
+        return "" if websocket is None else sockets.why_ended(websocket)
+
+    def why_dead(self, shard: int) -> str:
+        """Say why Discord resumes a shard's session no more; empty if it may."""
+        return self.resumes.dead(shard) or ""
 
     def mirrors(self, shard: int) -> bool:
         """Whether a shard's session is another bot's."""
