@@ -27,6 +27,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
+from bastion.counted import counted
 from bastion.supervisor import __version__, diskroom, headroom, lasting, neighbours, orphans, sessionfiles
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
@@ -744,7 +745,9 @@ class Engine:
         slot = self._slot
         if slot is None:
             return
-        for wish in self.permits.grant(active=slot.state.active):
+        # While a successor is tried because shards of the active child are away, these must not take every permit.
+        first = None if slot.state.replaces else slot.state.active
+        for wish in self.permits.grant(active=first):
             slot.send_permit(wish.generation, wish.shard)
         if self._pump is not None:
             self._pump.cancel()
@@ -795,8 +798,8 @@ class Engine:
         if not record.unclaimed:
             return []
         text = (
-            f"the ledger {self._place.path} failed {record.unclaimed} times during this {record.kind}: at most so many "
-            "events were handled by both bots. The log of the bots says why it failed"
+            f"the ledger {self._place.path} failed {counted(record.unclaimed, 'time')} during this {record.kind}: at "
+            "most so many events were handled by both bots. The log of the bots says why it failed"
         )
         return [text]
 

@@ -97,6 +97,8 @@ class Alarm(Enum):
     """The child has left a `Window` unanswered for too long, though it may beat."""
     PROBATION = "probation"
     SPARE = "spare"
+    AWAY = "away"
+    """A shard of the active child has been away for so long that a successor is tried."""
     YIELD = "yield"
     """Nobody has taken over from a supervisor that was told to stop."""
     BY_HAND = "by-hand"
@@ -162,6 +164,10 @@ class Child:
     """SIGTERM has been sent; SIGKILL is next."""
     hung: bool = False
     """Its stacks have been asked for; if it does not beat meanwhile it is ended."""
+    away: str = ""
+    """Which shard of the active child is away, and why; empty while none is, or not for long."""
+    overdue: bool = False
+    """That has been so for too long: a successor is to be tried."""
     fault: str | None = None
     """Why it is being ended, if its exit alone does not tell."""
 
@@ -230,6 +236,8 @@ class State:
     served: bool = False
     failures: int = 0
     """Deaths of active or starting children since one was stable."""
+    away_failures: int = 0
+    """Successors in a row that were tried because a shard of the active child was away, in vain."""
     spare_failures: int = 0
     """Deaths of spares since one was stable."""
     weighing: bool = False
@@ -295,6 +303,11 @@ class State:
         serves = active is not None and active.standing is Standing.ACTIVE
         busy = self.leavers or self.weighing or self.yielding
         return self.phase is Phase.SERVING and serves and not busy
+
+    @property
+    def replaces(self) -> bool:
+        """Say whether a successor is tried for an active child that lives, and has a shard that is away."""
+        return self.handoff is not None and self.handoff.kind == "recovery" and self.active is not None
 
     @property
     def claims_on(self) -> bool:
