@@ -55,6 +55,7 @@ from bastion.bot.shards import PARSED, Shards, turns
 from bastion.bot.stalls import Stalls
 from bastion.bot.starting import Starting
 from bastion.bot.trail import Trail
+from bastion.counted import counted
 
 _log = logging.getLogger("bastion")
 
@@ -512,8 +513,8 @@ class Runtime:
         if isinstance(order, wire.Mirror):
             if shards.count < order.shards:
                 self.remark(
-                    f"Discord recommends {shards.count} shards; the bot keeps its {order.shards}, and so its sessions, "
-                    "until it is stopped and started"
+                    f"Discord recommends {counted(shards.count, 'shard')}; the bot keeps its {order.shards}, and so "
+                    "its sessions, until it is stopped and started"
                 )
             shards.fix(order.shards, order.ids)
             self.gate.mirror()

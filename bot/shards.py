@@ -25,6 +25,7 @@ from bastion import wire
 from bastion.bot import internals
 from bastion.bot.discordpy import sockets
 from bastion.bot.session.handover import Handover
+from bastion.counted import counted
 
 _log = logging.getLogger("bastion.shards")
 
@@ -235,7 +236,7 @@ class Shards:
         if self.client.shard_ids is not None and own is not None:
             if self.requested not in ("auto", own):
                 raise ShardsError(
-                    f"bot.shards = {self.requested}, but the app itself asks for some of {own} shards "
+                    f"bot.shards = {self.requested}, but the app itself asks for some of {counted(own, 'shard')} "
                     '(shard_ids): remove them from the app, or set bot.shards = "auto"'
                 )
             return own, list(self.client.shard_ids)
