@@ -20,6 +20,7 @@ import aiohttp
 import discord
 import yarl
 from discord.gateway import DiscordWebSocket
+from discord.shard import SessionStartLimits
 
 from bastion import wire
 from bastion.bot import internals
@@ -38,6 +39,13 @@ _BROKEN = frozenset({"closed", "resuming"})
 
 NEAR_FAILURES = 2
 """After so many connections in a row that a session's own address did not take, the gateway's common one is tried."""
+
+PREPARE_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds between tries to learn where the gateway is. Of Discord's errors discord.py tries 500, 502 and 504 again."""
+
+FRUITLESS, LONGEST_PAUSE = 3, 45.0
+"""After so many IDENTIFYs in a row that brought no session each further one waits, twice as long as the one before it,
+for so many seconds at most: a thousand are all that Discord allows a day."""
 
 PARSED = 3
 """Turns of the loop until what it has read from a socket is parsed: one for aiohttp, one for discord.py, one spare."""
@@ -96,6 +104,8 @@ class Shards:
     """How each shard stands, and why it is not ready."""
     _failed: dict[int, int] = field(default_factory=dict)
     """How many connections in a row could not be opened, by shard."""
+    _fruitless: dict[int, int] = field(default_factory=dict)
+    """How many IDENTIFYs have been sent since a shard was ready last."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a shard's state changes."""
     _websockets: dict[int, DiscordWebSocket] = field(default_factory=dict)
@@ -127,7 +137,7 @@ class Shards:
 
         Raises `ShardsError`, and what discord.py raises for a failed request.
         """
-        recommended, url, limit = await internals.gateway_bot(self.client)
+        recommended, url, limit = await self._gateway_bot()
         internals.set_addresses(gateway_url=url)
         self._gateway = yarl.URL(url)
         count, ids = self._plan(recommended)
@@ -141,6 +151,17 @@ class Shards:
             )
         )
         self.fix(count, ids)
+
+    async def _gateway_bot(self) -> tuple[int, str, SessionStartLimits]:
+        """Ask Discord; an error of its own that passes within seconds is no reason to fail."""
+        for pause in PREPARE_PAUSES:
+            try:
+                return await internals.gateway_bot(self.client)
+            except discord.GatewayNotFound as error:
+                if not isinstance(error.__cause__, discord.HTTPException) or error.__cause__.status < 500:
+                    raise
+                await asyncio.sleep(pause)
+        return await internals.gateway_bot(self.client)
 
     def fix(self, count: int, ids: list[int] | range) -> None:
         """Fix the number of shards, and which of them this child connects."""
@@ -179,6 +200,7 @@ class Shards:
 
     def _observed(self, shard: int, state: wire.ShardState) -> None:
         if state == "ready":
+            self._fruitless.pop(shard, None)
             self._become(shard, state)
         elif self._state(shard) != "closed":  # discord.py says so again after each try
             self._become(shard, state, "" if shard in self._failed else self.handover.why_away(shard))
@@ -273,8 +295,11 @@ class Shards:
             if not self.handover.may_identify(shard):
                 raise asyncio.CancelledError
             self._become(shard, "waiting", why)
+            if (pause := self._pause(shard)) > 0:
+                await asyncio.sleep(pause)
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
+            self._fruitless[shard] = self._fruitless.get(shard, 0) + 1
             try:
                 websocket = await self._open(inner, client, shard, options)
             except Exception:
@@ -286,6 +311,13 @@ class Shards:
             return websocket
 
         return from_client
+
+    def _pause(self, shard: int) -> float:
+        """Return for how many seconds a shard is to wait before it asks for leave to IDENTIFY."""
+        too_many = self._fruitless.get(shard, 0) - FRUITLESS
+        if too_many < 0:
+            return 0.0
+        return self.identified_at[shard] + min(4.0 * 2.0 ** min(too_many, 10), LONGEST_PAUSE) - time.monotonic()
 
     async def _resume(
         self, inner: internals.FromClient, client: discord.Client, shard: int, options: dict[str, Any]

@@ -40,7 +40,7 @@ SILENCE_SECONDS = 2.0
 """How long after a RESUME nothing at all may come. Discord answers in one round trip, if it answers."""
 READ_SECONDS = 0.1
 """How long a loop that was blocked needs to read what has come."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 1.0
 """Seconds before the first RESUME that follows too soon on so many others, and twice as long before each further."""
 
 

@@ -316,6 +316,42 @@ async def test_an_app_that_names_its_shards_cannot_be_given_another_count(world:
     )
 
 
+class Answer:
+    """What aiohttp says of an answer of Discord's."""
+
+    reason = "no reason"
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+@pytest.mark.parametrize(("statuses", "tries"), [([503, 503], 3), ([503] * 4, 4), ([403], 1)])
+async def test_an_error_of_discords_own_is_waited_out_and_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, statuses: list[int], tries: int
+) -> None:
+    asked, answers = internals.gateway_bot, list(statuses)
+    tried = []
+
+    async def gateway_bot(client: discord.Client) -> Any:
+        tried.append(client)
+        if not answers:
+            return await asked(client)
+        try:
+            raise discord.HTTPException(Answer(answers.pop(0)), "")  # type: ignore[arg-type]
+        except discord.HTTPException as error:
+            raise discord.GatewayNotFound from error
+
+    monkeypatch.setattr(internals, "gateway_bot", gateway_bot)
+    monkeypatch.setattr(shards, "PREPARE_PAUSES", (0.0, 0.0, 0.0))
+    made = world.shards(discord.AutoShardedClient(intents=NONE))
+    if statuses == [503, 503]:
+        await made.prepare()
+    else:
+        with pytest.raises(discord.GatewayNotFound):
+            await made.prepare()
+    assert len(tried) == tries
+
+
 async def test_connections_go_where_discord_said(world: World) -> None:
     await prepared(world, discord.Client(intents=NONE))
     assert str(DiscordWebSocket.DEFAULT_GATEWAY) == GATEWAY
@@ -348,6 +384,29 @@ async def test_a_connection_that_identifies_opens_no_socket_before_its_permit(wo
     assert world.opened.connections == [(1, False)]
     assert made.identified_at == {1: 2000.0}
     assert world.states() == [(1, "waiting"), (1, "connecting")]
+
+
+async def test_identifys_that_bring_no_session_come_ever_later(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discord allows a thousand a day; at one in 5 s they would last for an hour and a half."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += seconds
+        made.permits.grant(1)  # as the one that was there is too old
+
+    made = world.shards(discord.AutoShardedClient(intents=NONE))
+    monkeypatch.setattr(shards.asyncio, "sleep", sleep)
+    for _ in range(9):
+        made.permits.grant(1)
+        await DiscordWebSocket.from_client(made.client, shard_id=1)
+    assert slept == [4, 8, 16, 32, 45, 45]
+    made.observe("shard_ready", (1,))
+    made.permits.grant(1)
+    await DiscordWebSocket.from_client(made.client, shard_id=1)
+    assert len(slept) == 6, "it begins anew once there was a session"
 
 
 async def test_a_connection_that_resumes_needs_no_permit(world: World) -> None:
