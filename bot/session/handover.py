@@ -299,7 +299,7 @@ class Handover:
         peer.begin(file)
         self.peers.append(peer)
         for shard in self.own:
-            peer.copies.take(Kind.SNAPSHOT, shard, b"")
+            peer.copies.begin_with_snapshot(shard)
         await peer.copies.snapshots_written()
         await file.room()
 
