@@ -323,7 +323,7 @@ class _BarView:
 def _progress_text(progress: Mapping[str, Any]) -> str:
     text = plain(progress.get("message"))
     ready, total = progress.get("shards_ready"), progress.get("shards_total")
-    said = "shard" in text or ready == total
+    said = re.search(r"shards? ready", text) is not None or ready == total
     return text if said or not total else f"{text} ({ready}/{counted(int(total), 'shard')} ready)"
 
 

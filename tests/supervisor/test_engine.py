@@ -93,7 +93,7 @@ async def test_status_shows_what_was_observed(settings: Settings) -> None:
     assert status["supervisor"]["pid"] == os.getpid()
     assert child["role"] == "active"
     assert child["guilds"] == 7
-    assert child["shards"] == [{"id": 0, "state": "ready", "latency_ms": 4.5}]
+    assert child["shards"] == [{"id": 0, "state": "ready", "latency_ms": 4.5, "away": None, "why": ""}]
     assert child["rss_bytes"] > 1_000_000
     assert child["cpu_percent"] is not None
     assert child["handled"] == 12
