@@ -415,11 +415,9 @@ def _by_hand_over(turn: Turn, event: Rang) -> None:
 
 
 def _away(turn: Turn, event: Away) -> None:
-    """Give the shard `handoff.ready_timeout` from when it was ready last; if that was in vain before, more."""
-    state = turn.state
-    left = state.timing.ready_timeout - event.seconds
-    if state.away_failures:
-        left = state.timing.ready_timeout + state.timing.backoff(state.away_failures)
+    """Give the shard `handoff.ready_timeout` from when it was ready last; after a try in vain more, from now on."""
+    failures = turn.state.away_failures
+    left = turn.state.timing.patience(failures) - (0.0 if failures else event.seconds)
     turn.change(event.generation, away=f"shard {event.shard} of generation {event.generation} is away ({event.why})")
     turn.start(Alarm.AWAY, max(left, 0.0), generation=event.generation)
 

@@ -347,7 +347,12 @@ def claims_end(turn: Turn, *, at_once: bool = False) -> None:
 
 
 def weigh_successor(turn: Turn) -> None:
-    """SERVING: see whether there is room, and an IDENTIFY for each shard, for a successor of the active child."""
+    """SERVING: see whether there is room, and an IDENTIFY for each shard, for a successor of the active child.
+
+    What lingers comes first: it would have to leave, and is gone in some minutes.
+    """
+    if turn.state.lingering is not None:
+        return
     if turn.need(turn.state.active).standing is Standing.ACTIVE and not turn.state.weighing:
         turn.set(weighing=True)
         turn.do(Weigh(turn.state.good))
@@ -376,8 +381,7 @@ def try_again(turn: Turn) -> None:
     failures, active = turn.state.away_failures + 1, turn.need(turn.state.active)
     turn.set(away_failures=failures)
     if active.away:
-        delay = turn.state.good_timing.ready_timeout + turn.state.good_timing.backoff(failures)
-        turn.start(Alarm.AWAY, delay, generation=active.generation)
+        turn.start(Alarm.AWAY, turn.state.good_timing.patience(failures), generation=active.generation)
 
 
 # --- the spare, and who takes over ------------------------------------------------------------------------------

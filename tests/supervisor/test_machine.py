@@ -1969,7 +1969,7 @@ def test_a_successor_that_fails_leaves_the_active_child_serving_and_the_next_one
         delays.append(world.timers[Alarm.AWAY, 1])
         world.step(Rang(Alarm.AWAY, 1))
         world.step(Weighed(None))
-    assert delays == [101, 102, 104]
+    assert delays == [100, 200, 400]
     world.step(Back(1))
     world.step(Away(1, 3, "closed with 4000", 10.0))
     assert world.timers[Alarm.AWAY, 1] == 90, "a shard that was back begins anew"
@@ -1979,7 +1979,7 @@ def test_no_successor_is_tried_where_there_is_no_room_or_no_identify_for_it() ->
     world = away()
     world.step(Weighed("too few IDENTIFYs are left today"))
     assert (world.phase(), list(world.alive)) == (Phase.SERVING, [1])
-    assert world.timers[Alarm.AWAY, 1] == 101
+    assert world.timers[Alarm.AWAY, 1] == 100
 
 
 @pytest.mark.parametrize("phase", [*HANDOFF, Phase.PROBATION])
@@ -2030,6 +2030,18 @@ def test_a_shard_that_is_back_while_the_successor_connects_does_not_end_it() -> 
     world.step(Back(1))
     world.cooperate()
     assert world.state.active == 2
+
+
+def test_a_successor_waits_for_what_lingers() -> None:
+    world = lingering()
+    world.step(Away(2, 3, "closed with 4000", 10.0))
+    world.step(Rang(Alarm.AWAY, 2))
+    assert (world.phase(), world.state.weighing) == (Phase.SERVING, False)
+    world.step(HasDrained(1))
+    world.step(Exited(1, "exited with status 0"))
+    assert world.state.replaces
+    world.cooperate()
+    assert world.state.active == 3
 
 
 def test_a_spare_gives_way_to_a_successor_for_it_has_none_but_the_active_childs_sessions() -> None:
