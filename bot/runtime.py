@@ -81,10 +81,6 @@ SILENT_PATIENCE = 2.0
 """Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
 then the active child has told again what it has heard, and the supervisor can tell deaf from quiet."""
 
-CATCH_UP_PATIENCE = 1.5
-"""How long an active child tries to read what has come, and to resume what has broken, before another one is activated.
-discord.py resumes at once. The supervisor takes a child for hung that leaves a `Window` unanswered for 3 s, or more."""
-
 LEAST_LEFT = 1.0
 """Seconds that a handler needs to answer an interaction: with less, a refusal is not the app's fault."""
 
@@ -687,7 +683,7 @@ class Runtime:
             self._end(0.0)
         elif isinstance(message, wire.Window):
             if message.open and self.gate.window_open:
-                self._spawn(self._catch_up(self.gate))
+                self._spawn(self._catch_up(self.gate, message.patience))
                 return
             if message.open:
                 self.gate.open_window()
@@ -727,12 +723,12 @@ class Runtime:
             self._reads()
             self._end(message.limit, message.linger)
 
-    async def _catch_up(self, gate: Gate) -> None:
+    async def _catch_up(self, gate: Gate, patience: float) -> None:
         """Say that the window is open once all has been read that had come before that was asked."""
         if self._activating is not None:
             await asyncio.wait([self._activating])
         if self.shards is not None:
-            await self.shards.caught_up(CATCH_UP_PATIENCE)
+            await self.shards.caught_up(patience)
         self._reads()
         self.link.send(wire.WindowAck(open=gate.window_open))
 

@@ -246,7 +246,8 @@ def _ready(turn: Turn, event: BecameReady) -> None:
     _note_ready(turn, event)
     active = turn.state.child(turn.state.active)
     if active is not None and active.standing is Standing.ACTIVE:
-        turn.window(active.generation, open=True)
+        patience = min(limits.CATCH_UP, turn.state.timing.hang_timeout / 2)
+        turn.window(active.generation, open=True, patience=patience)
         turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
     moves.activate_in_turn(turn)
 

@@ -481,7 +481,8 @@ def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activat
     world.greeted()
     world.ready()
     assert world.messages(2) == []
-    assert world.messages(1)[-2:] == [Window(open=True), Window(open=True)], "once more: has it read everything?"
+    again = Window(open=True, patience=limits.CATCH_UP)
+    assert world.messages(1)[-2:] == [Window(open=True), again], "once more: has it read everything?"
     world.answer_window()
     assert world.messages(2) == [Activate()]
     assert Drain(limit=30) not in world.messages(1)
@@ -810,7 +811,7 @@ def test_a_new_child_that_is_ready_says_so_again_when_it_knows_what_the_dead_one
 def test_a_new_child_is_activated_when_the_active_one_has_read_what_came_before() -> None:
     world = reloading_until(Phase.CONNECTING)
     world.ready()
-    assert world.messages(1)[-1] == Window(open=True)
+    assert world.messages(1)[-1] == Window(open=True, patience=limits.CATCH_UP)
     assert world.messages(2) == []
     told = world.step(Rang(Alarm.ACK, 1))
     assert [note.text for note in told if isinstance(note, Note)] == [
