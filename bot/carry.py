@@ -28,6 +28,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import msgspec
 
 from bastion import wire
+from bastion.counted import counted
 from bastion.wire.private import open_private
 
 _log = logging.getLogger("bastion.state")
@@ -170,7 +171,7 @@ class Carry:
             await _limited(self._import, _decode(state), limit=self._limits.timeout, name="import_state")
         except StateError as error:
             return self._failed(source, str(error), error.__cause__)
-        _log.info("the state is carried over (%s, %d bytes)", source, len(state))
+        _log.info("the state is carried over (%s, %s)", source, counted(len(state), "byte"))
         return wire.Imported(source=source, seconds=_since(began))
 
     async def keep_checkpoints(self) -> None:

@@ -26,6 +26,7 @@ import aiohttp
 import discord
 import yarl
 from discord.activity import create_activity
+from discord.backoff import ExponentialBackoff
 from discord.ext import tasks
 from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 from discord.http import Route
@@ -65,6 +66,7 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
     "websocket's own": ("_discord_parsers", "_dispatch"),
     "sharded client": ("launch_shards", "launch_shard"),
     "shard": ("reidentify", "reconnect"),
+    "backoff": ("_max",),
     "http": (
         "get_bot_gateway",
         "user_agent",
@@ -465,6 +467,20 @@ def reconnect_side_by_side(keep: Callable[[asyncio.Task[None]], None]) -> None:
 
     Shard.reidentify = beside(Shard.reidentify)  # type: ignore[method-assign]
     Shard.reconnect = beside(Shard.reconnect)  # type: ignore[method-assign]
+
+
+class _Soon(ExponentialBackoff[Any]):
+    """What waits between two tries to connect: 8 s at most, and not up to 17 minutes."""
+
+    def __init__(self, base: int = 1, *, integral: Any = False) -> None:
+        super().__init__(base, integral=integral)
+        self._max = 3
+
+
+def reconnect_soon() -> None:
+    """Have a client that cannot be connected try again within seconds, however long it could not be."""
+    for module in (discord.client, discord.shard):
+        module.__dict__["ExponentialBackoff"] = _Soon
 
 
 def replace_launch(client: discord.AutoShardedClient, launch: Callable[[], Coroutine[Any, Any, None]]) -> None:

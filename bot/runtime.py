@@ -63,6 +63,7 @@ from bastion.bot.shards import PARSED, Shards, turns
 from bastion.bot.stalls import Stalls
 from bastion.bot.starting import Starting
 from bastion.bot.trail import Trail
+from bastion.counted import counted
 
 _log = logging.getLogger("bastion")
 
@@ -94,10 +95,6 @@ ROBBED_SECONDS = 3.0
 GIVE_SECONDS = 3.0
 """How long a bot that was told to stop serves on, so that another supervisor's bot takes its sessions: that supervisor
 looks four times a second."""
-
-CATCH_UP_PATIENCE = 1.5
-"""How long an active child tries to read what has come, and to resume what has broken, before another one is activated.
-discord.py resumes at once. The supervisor takes a child for hung that leaves a `Window` unanswered for 3 s, or more."""
 
 LEAST_LEFT = 1.0
 """Seconds that a handler needs to answer an interaction: with less, a refusal is not the app's fault."""
@@ -528,8 +525,8 @@ class Runtime:
         if isinstance(order, wire.Mirror):
             if shards.count < order.shards:
                 self.remark(
-                    f"Discord recommends {shards.count} shards; the bot keeps its {order.shards}, and so its sessions, "
-                    "until it is stopped and started"
+                    f"Discord recommends {counted(shards.count, 'shard')}; the bot keeps its {order.shards}, and so "
+                    "its sessions, until it is stopped and started"
                 )
             shards.fix(order.shards, order.ids)
             self.gate.mirror()
@@ -714,7 +711,7 @@ class Runtime:
             self._end(0.0)
         elif isinstance(message, wire.Window):
             if message.open and self.gate.window_open:
-                self._spawn(self._catch_up(self.gate))
+                self._spawn(self._catch_up(self.gate, message.patience))
                 return
             if message.open:
                 self.gate.open_window()
@@ -757,12 +754,12 @@ class Runtime:
             self._reads()
             self._end(message.limit, message.linger)
 
-    async def _catch_up(self, gate: Gate) -> None:
+    async def _catch_up(self, gate: Gate, patience: float) -> None:
         """Say that the window is open once all has been read that had come before that was asked."""
         if self._activating is not None:
             await asyncio.wait([self._activating])
         if self.shards is not None:
-            await self.shards.caught_up(CATCH_UP_PATIENCE)
+            await self.shards.caught_up(patience)
         self._reads()
         self.link.send(wire.WindowAck(open=gate.window_open))
 

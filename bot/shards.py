@@ -16,13 +16,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import aiohttp
 import discord
 import yarl
 from discord.gateway import DiscordWebSocket
+from discord.shard import SessionStartLimits
 
 from bastion import wire
 from bastion.bot import internals
+from bastion.bot.discordpy import sockets
 from bastion.bot.session.handover import Handover
+from bastion.counted import counted
 
 _log = logging.getLogger("bastion.shards")
 
@@ -32,6 +36,16 @@ used 30 s after it was given, so an IDENTIFY under it must not come later than t
 
 _BROKEN = frozenset({"closed", "resuming"})
 """States of a shard whose session may have more to bring than its connection."""
+
+NEAR_FAILURES = 2
+"""After so many connections in a row that a session's own address did not take, the gateway's common one is tried."""
+
+PREPARE_PAUSES = (1.0, 2.0, 4.0)
+"""Seconds between tries to learn where the gateway is. Of Discord's errors discord.py tries 500, 502 and 504 again."""
+
+FRUITLESS, LONGEST_PAUSE = 3, 45.0
+"""After so many IDENTIFYs in a row that brought no session each further one waits, twice as long as the one before it,
+for so many seconds at most: a thousand are all that Discord allows a day."""
 
 PARSED = 3
 """Turns of the loop until what it has read from a socket is parsed: one for aiohttp, one for discord.py, one spare."""
@@ -86,7 +100,12 @@ class Shards:
     permits: Permits = field(init=False)
     identified_at: dict[int, float] = field(default_factory=dict)
     """When each shard's newest IDENTIFY was sent, on the machine's monotonic clock."""
-    _states: dict[int, wire.ShardState] = field(default_factory=dict)
+    _states: dict[int, tuple[wire.ShardState, str]] = field(default_factory=dict)
+    """How each shard stands, and why it is not ready."""
+    _failed: dict[int, int] = field(default_factory=dict)
+    """How many connections in a row could not be opened, by shard."""
+    _fruitless: dict[int, int] = field(default_factory=dict)
+    """How many IDENTIFYs have been sent since a shard was ready last."""
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set whenever a shard's state changes."""
     _websockets: dict[int, DiscordWebSocket] = field(default_factory=dict)
@@ -106,6 +125,8 @@ class Shards:
         if internals.default_identify_hook(self.client):
             internals.silence_identify_hook(self.client)
         internals.wrap_connections(self._permitted)
+        internals.reconnect_soon()
+        sockets.expect_hello()
         if isinstance(self.client, discord.AutoShardedClient):
             internals.reconnect_side_by_side(self._keep)
             internals.let_shards_be_ready_on_their_own(self.client)
@@ -116,7 +137,7 @@ class Shards:
 
         Raises `ShardsError`, and what discord.py raises for a failed request.
         """
-        recommended, url, limit = await internals.gateway_bot(self.client)
+        recommended, url, limit = await self._gateway_bot()
         internals.set_addresses(gateway_url=url)
         self._gateway = yarl.URL(url)
         count, ids = self._plan(recommended)
@@ -130,6 +151,17 @@ class Shards:
             )
         )
         self.fix(count, ids)
+
+    async def _gateway_bot(self) -> tuple[int, str, SessionStartLimits]:
+        """Ask Discord; an error of its own that passes within seconds is no reason to fail."""
+        for pause in PREPARE_PAUSES:
+            try:
+                return await internals.gateway_bot(self.client)
+            except discord.GatewayNotFound as error:
+                if not isinstance(error.__cause__, discord.HTTPException) or error.__cause__.status < 500:
+                    raise
+                await asyncio.sleep(pause)
+        return await internals.gateway_bot(self.client)
 
     def fix(self, count: int, ids: list[int] | range) -> None:
         """Fix the number of shards, and which of them this child connects."""
@@ -162,9 +194,16 @@ class Shards:
                 "shard_disconnect": "closed",
             }.get(name)  # type: ignore[assignment]
             if state is not None:
-                self._become(args[0], state)
+                self._observed(args[0], state)
         elif name in ("ready", "resumed", "disconnect"):
-            self._become(self.client.shard_id or 0, "closed" if name == "disconnect" else "ready")
+            self._observed(self.client.shard_id or 0, "closed" if name == "disconnect" else "ready")
+
+    def _observed(self, shard: int, state: wire.ShardState) -> None:
+        if state == "ready":
+            self._fruitless.pop(shard, None)
+            self._become(shard, state)
+        elif self._state(shard) != "closed":  # discord.py says so again after each try
+            self._become(shard, state, "" if shard in self._failed else self.handover.why_away(shard))
 
     def latencies(self) -> dict[int, float]:
         """Milliseconds between a heartbeat and its answer, by shard, where one was answered."""
@@ -177,7 +216,7 @@ class Shards:
     @property
     def broken(self) -> bool:
         """Whether a connection has broken whose session has more to bring."""
-        return not _BROKEN.isdisjoint(self._states.values())
+        return any(state in _BROKEN for state, _ in self._states.values())
 
     @property
     def unread(self) -> bool:
@@ -186,7 +225,7 @@ class Shards:
 
     def lasts(self, shard: int, began_at: float) -> bool:
         """Whether the session that a shard began then is still the one that it has, or will resume."""
-        return self._states.get(shard) != "waiting" and self.identified_at.get(shard, 0.0) <= began_at
+        return self._state(shard) != "waiting" and self.identified_at.get(shard, 0.0) <= began_at
 
     async def caught_up(self, patience: float) -> None:
         """Wait until all that has come to the sessions by now has been read, at most ``patience`` seconds.
@@ -219,7 +258,7 @@ class Shards:
         if self.client.shard_ids is not None and own is not None:
             if self.requested not in ("auto", own):
                 raise ShardsError(
-                    f"bot.shards = {self.requested}, but the app itself asks for some of {own} shards "
+                    f"bot.shards = {self.requested}, but the app itself asks for some of {counted(own, 'shard')} "
                     '(shard_ids): remove them from the app, or set bot.shards = "auto"'
                 )
             return own, list(self.client.shard_ids)
@@ -241,6 +280,8 @@ class Shards:
     def _permitted(self, inner: internals.FromClient) -> internals.FromClient:
         async def from_client(client: discord.Client, **options: Any) -> Any:
             shard = options.get("shard_id") or 0
+            if not options.get("resume") and not self.handover.mirrors(shard):
+                options |= self._known(shard)
             if options.get("resume") and options.get("session") is not None:
                 if not self.handover.may_resume(shard):
                     raise asyncio.CancelledError
@@ -249,12 +290,16 @@ class Shards:
                 options |= {"session": None, "sequence": None, "gateway": None}
             if self.handover.mirrors(shard):
                 return await self._open(inner, client, shard, options)
+            why = f"Discord does not resume its session, {dead}" if (dead := self.handover.why_dead(shard)) else ""
             options["resume"] = False  # discord.py also asks to resume what was cut before READY: nothing is there yet
             if not self.handover.may_identify(shard):
                 raise asyncio.CancelledError
-            self._become(shard, "waiting")
+            self._become(shard, "waiting", why)
+            if (pause := self._pause(shard)) > 0:
+                await asyncio.sleep(pause)
             await self.permits.acquire(shard)
             self.identified_at[shard] = time.monotonic()
+            self._fruitless[shard] = self._fruitless.get(shard, 0) + 1
             try:
                 websocket = await self._open(inner, client, shard, options)
             except Exception:
@@ -267,11 +312,22 @@ class Shards:
 
         return from_client
 
+    def _pause(self, shard: int) -> float:
+        """Return for how many seconds a shard is to wait before it asks for leave to IDENTIFY."""
+        too_many = self._fruitless.get(shard, 0) - FRUITLESS
+        if too_many < 0:
+            return 0.0
+        return self.identified_at[shard] + min(4.0 * 2.0 ** min(too_many, 10), LONGEST_PAUSE) - time.monotonic()
+
     async def _resume(
         self, inner: internals.FromClient, client: discord.Client, shard: int, options: dict[str, Any]
     ) -> DiscordWebSocket:
         if not self.handover.moves(shard):
             self._become(shard, "resuming")
+            if pause := self.handover.resumes.pause(shard):
+                await asyncio.sleep(pause)
+        if self._failed.get(shard, 0) >= NEAR_FAILURES:
+            options["gateway"] = None
         if (sequence := options.get("sequence")) is not None:
             options["sequence"] = self.handover.resume_from(shard, sequence)
         return await self._open(inner, client, shard, options)
@@ -280,15 +336,36 @@ class Shards:
         self, inner: internals.FromClient, client: discord.Client, shard: int, options: dict[str, Any]
     ) -> DiscordWebSocket:
         with self.handover.connecting(shard):
-            websocket = self._websockets[shard] = await inner(client, **options)
+            try:
+                websocket = await inner(client, **options)
+            except (OSError, aiohttp.ClientError) as error:
+                self._failed[shard] = self._failed.get(shard, 0) + 1
+                self._become(shard, self._state(shard) or "closed", f"cannot connect: {_told(error)}")
+                raise
+            self._failed.pop(shard, None)
+            self._websockets[shard] = websocket
             await self.handover.connected(shard, websocket, resumed=bool(options.get("resume")))
         return websocket
 
-    def _become(self, shard: int, state: wire.ShardState) -> None:
-        if self._states.get(shard) != state:
-            self._states[shard] = state
+    def _known(self, shard: int) -> dict[str, Any]:
+        """Return with what a session goes on whose shard could not be connected: discord.py would begin a new one."""
+        websocket = self._websockets.get(shard)
+        if websocket is None or websocket.session_id is None or websocket.sequence is None:
+            return {}
+        session, sequence, gateway = websocket.session_id, websocket.sequence, websocket.gateway
+        return {"resume": True, "session": session, "sequence": sequence, "gateway": gateway}
+
+    def _state(self, shard: int) -> wire.ShardState | None:
+        return self._states[shard][0] if shard in self._states else None
+
+    def _become(self, shard: int, state: wire.ShardState, why: str = "") -> None:
+        """Note and tell how a shard stands. Without a new reason why it is away the last one holds."""
+        before, known = self._states.get(shard, (None, ""))
+        why = "" if state == "ready" else why or known
+        if (before, known) != (state, why):
+            self._states[shard] = state, why
             self._changed.set()
-            self.send(wire.Shard(id=shard, state=state))
+            self.send(wire.Shard(id=shard, state=state, why=why))
 
     def _keep(self, task: asyncio.Task[None]) -> None:
         self._tasks.add(task)
@@ -298,6 +375,12 @@ class Shards:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a shard could not be connected", exc_info=error)
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer within {sockets.CONNECT_SECONDS:g} s"
+    return f"{type(error).__name__}: {error}"[:200].rstrip(": ")
 
 
 async def turns(count: int) -> None:

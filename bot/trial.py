@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import discord
 
 from bastion.bot import apps, internals, program, survey
+from bastion.counted import counted
 
 if TYPE_CHECKING:
     from bastion.bot.checking import Asked
@@ -122,7 +123,7 @@ def _described(clients: list[discord.Client]) -> Outcome:
         next(base.__name__ for base in type(one).__mro__ if base.__module__.startswith("discord.")) for one in clients
     ]
     if len(clients) > 1:
-        return Outcome(note=f"has {len(clients)} clients ({', '.join(kinds)}), so the intents are not known")
+        return Outcome(note=f"has {counted(len(clients), 'client')} ({', '.join(kinds)}), so the intents are not known")
     return Outcome(kind=kinds[0], intents=internals.intents(clients[0]).value)
 
 

@@ -9,7 +9,7 @@ It knows nothing of the bot under test and imports neither the supervisor nor th
 """
 
 from .emitter import EmitError
-from .faults import Fault, FaultError, Refusal
+from .faults import Fault, FaultError, Nonsense, Refusal
 from .gateway import IdentifyRecord
 from .journal import KINDS, OBSERVED_KINDS, Entry, Handled, Journal, Refused, RestCall
 from .server import Sandbox
@@ -32,6 +32,7 @@ __all__ = [
     "Journal",
     "KindVerdict",
     "LatencySummary",
+    "Nonsense",
     "Refusal",
     "Refused",
     "RestCall",

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 
 import msgspec
 from aiohttp import ClientConnectionResetError, WSMessage, WSMsgType, web
@@ -32,6 +33,13 @@ ACK_SECONDS = 0.01
 can on loopback alone, is taken for an answer to the one before: "41 s behind"."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Raw:
+    """What is neither encoded nor compressed."""
+
+    data: str | bytes
+
+
 class Connection:
     """A socket from HELLO to its close."""
 
@@ -42,7 +50,8 @@ class Connection:
         self._socket = socket
         self._generation = generation_of(request.headers.get("User-Agent", ""))
         self._session: Session | None = None
-        self._urgent: deque[bytes] = deque()
+        self._urgent: deque[bytes | _Raw] = deque()
+        self._muted = False
         self._news = asyncio.Event()
         self._compress: Compressor | None = None
         self._close_code: int | None = None
@@ -62,6 +71,9 @@ class Connection:
         if self._request.query.get("v", "10") not in ("9", "10"):
             await self._socket.close(code=4012, message=b"Invalid API version")
             return
+        if self._gateway.faults.strikes("withhold_hello"):
+            await self._silence()
+            return
         self.send_op(10, {"heartbeat_interval": round(1000 * self._interval)})
         self._reader = asyncio.create_task(self._read(), name="sandbox gateway reader")
         writer = asyncio.create_task(self._write(), name="sandbox gateway writer")
@@ -79,6 +91,11 @@ class Connection:
         if not self._reader.cancelled():
             self._reader.result()
 
+    async def _silence(self) -> None:
+        """Let the socket be until the client leaves."""
+        while (await self._socket.receive()).type in (WSMsgType.TEXT, WSMsgType.BINARY):
+            pass
+
     # --- asked by the gateway ---------------------------------------------------------------------------------------
 
     def abort(self) -> None:
@@ -91,9 +108,18 @@ class Connection:
 
     def close(self, code: int) -> None:
         """Close with a code after what is urgent was written."""
-        if self._close_code is None:
+        if self._close_code is None and not self._muted:
             self._close_code = code
             self._news.set()
+
+    def send_raw(self, data: str | bytes) -> None:
+        """Queue something ahead of all dispatches that is sent as it is."""
+        self._urgent.append(_Raw(data))
+        self._news.set()
+
+    def mute(self) -> None:
+        """Write nothing more, and answer nothing that is read."""
+        self._muted, self._session = True, None
 
     def send_op(self, op: int, data: object = None) -> None:
         """Queue a message ahead of all dispatches."""
@@ -137,8 +163,15 @@ class Connection:
             finally:
                 timer.cancel()
 
-    async def _send(self, data: bytes) -> None:
-        if self._compress is None:
+    async def _send(self, data: bytes | _Raw) -> None:
+        if self._muted:
+            return
+        if isinstance(data, _Raw):
+            if isinstance(data.data, str):
+                await self._socket.send_str(data.data)
+            else:
+                await self._socket.send_bytes(data.data)
+        elif self._compress is None:
             await self._socket.send_str(data.decode())
         else:
             await self._socket.send_bytes(self._compress(data))
@@ -154,6 +187,8 @@ class Connection:
                 return
             if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY):
                 return
+            if self._muted:
+                continue
             try:
                 await self._received_one(message.data)
             except GatewayCloseError as error:
@@ -236,6 +271,9 @@ class Connection:
         how = fault.detail["how"]
         if how == "cut":
             self.abort()
+            return True
+        if how in ("reconnect", "resumable"):
+            self.send_op(*((7, None) if how == "reconnect" else (9, True)))
             return True
         if not fault.detail["early"]:
             self._gateway.forget(data.get("session_id"))

@@ -10,7 +10,7 @@ import fnmatch
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 if TYPE_CHECKING:
     from .gateway import Gateway
@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 Which: TypeAlias = Literal["newest", "oldest", "all"] | int
 """Which of several sessions of a shard: by age, all of them, or the nth counted from the oldest (0)."""
 
-Refusal: TypeAlias = Literal["invalid", 4007, 4009, "cut"]
-"""How a RESUME is refused: op 9 false, a close code, or a socket that is cut without a close frame (1006)."""
+Refusal: TypeAlias = Literal["invalid", 4007, 4009, "cut", "reconnect", "resumable"]
+"""How a RESUME is refused: op 9 false, a close code, a socket cut without a close frame (1006), op 7, op 9 true."""
+
+Nonsense: TypeAlias = Literal["text", "bytes", "list"]
+"""What comes in the place of a payload: no JSON, bytes that cannot be decompressed, JSON that is no object."""
+
+NONSENSE: dict[str, str | bytes] = {"text": "\x00 no payload {", "bytes": b"\xde\xad\xbe\xef" * 4, "list": "[1, 2, 3]"}
 
 UNLIMITED = None
 
@@ -122,6 +127,18 @@ class Faults:
         hits = sum(self._gateway.invalidate(session, resumable=resumable) for session in self._pick(shard, which))
         return self._done("invalidate", hits, shard=shard, resumable=resumable, which=which)
 
+    def garble(self, shard: int, what: Nonsense = "text", *, which: Which = "all") -> Fault:
+        """Send something that is no payload. The sessions stay resumable."""
+        if what not in NONSENSE:
+            raise FaultError(f"what must be one of {', '.join(NONSENSE)}, not {what!r}")
+        hits = sum(self._gateway.send_raw(session, NONSENSE[what]) for session in self._pick(shard, which))
+        return self._done("garble", hits, shard=shard, what=what, which=which)
+
+    def mute(self, shard: int, *, which: Which = "all") -> Fault:
+        """Leave the sockets of a shard's sessions open, and never read or write on them again. They stay resumable."""
+        hits = sum(self._gateway.mute(session) for session in self._pick(shard, which))
+        return self._done("mute", hits, shard=shard, which=which)
+
     def vanish(self, shard: int, *, which: Which = "all") -> Fault:
         """End a shard's sessions without a word: the sockets are cut, and a RESUME finds no session."""
         picked = self._pick(shard, which)
@@ -145,6 +162,10 @@ class Faults:
         """IDENTIFYs of these shards (None: of all) get no READY, only silence and heartbeat ACKs."""
         return self._arm("withhold_ready", count=count, shards=None if shards is None else sorted(set(shards)))
 
+    def withhold_hello(self, *, count: int | None = UNLIMITED) -> Fault:
+        """New connections get no HELLO, nor anything else."""
+        return self._arm("withhold_hello", count=count)
+
     def withhold_resume(self, *, count: int | None = UNLIMITED) -> Fault:
         """RESUMEs get no answer, only silence and heartbeat ACKs. The sessions stay resumable."""
         return self._arm("withhold_resume", count=count)
@@ -152,13 +173,13 @@ class Faults:
     def refuse_resume(
         self, how: Refusal = "invalid", *, after: float = 0.0, early: bool = False, count: int | None = UNLIMITED
     ) -> Fault:
-        """RESUMEs are refused, ``after`` seconds late. The session ends with that, unless the socket is only "cut".
+        """RESUMEs are refused, ``after`` seconds late. The session ends with "invalid", 4007 and 4009.
 
         ``early``: only a RESUME of a session whose former connection is still open is refused, and that connection
         keeps the session.
         """
-        if how not in ("invalid", 4007, 4009, "cut"):
-            raise FaultError(f"how must be 'invalid', 4007, 4009 or 'cut', not {how!r}")
+        if how not in get_args(Refusal):
+            raise FaultError(f"how must be one of {', '.join(map(repr, get_args(Refusal)))}, not {how!r}")
         if not 0 <= after <= 3600:
             raise FaultError(f"after must be between 0 and 3600 seconds, not {after!r}")
         return self._arm("refuse_resume", count=count, how=how, after=after, early=early)

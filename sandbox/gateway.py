@@ -42,6 +42,12 @@ class Link(Protocol):
     def send_op(self, op: int, data: object = None) -> None:
         """Send a message that is no dispatch, at once."""
 
+    def send_raw(self, data: str | bytes) -> None:
+        """Send this as it is, at once."""
+
+    def mute(self) -> None:
+        """Neither read nor write any more."""
+
 
 class GatewayCloseError(Exception):
     """The connection must be closed with this code."""
@@ -413,6 +419,22 @@ class Gateway:
         if link is not None:
             link.send_op(7)
         return link is not None
+
+    def send_raw(self, session: Session, data: str | bytes) -> bool:
+        """Send what is no payload."""
+        link = self._links.get(session.id)
+        if link is not None:
+            link.send_raw(data)
+        return link is not None
+
+    def mute(self, session: Session) -> bool:
+        """Leave the socket open and silent; the session waits for a RESUME."""
+        link = self._links.get(session.id)
+        if link is None:
+            return False
+        self.detach(session, link)
+        link.mute()
+        return True
 
     def invalidate(self, session: Session, *, resumable: bool) -> bool:
         """Send op 9; not resumable ends the session."""

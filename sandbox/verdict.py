@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bastion.counted import counted
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencySummary:
@@ -178,7 +180,8 @@ def _latencies(latency: LatencySummary) -> str:
 
 
 def _example(item: Example, started: float) -> str:
-    text = f"{item.key} (emitted at +{item.emitted_at - started:.3f} s to {item.audience} sessions"
+    audience = counted(item.audience, "session")
+    text = f"{item.key} (emitted at +{item.emitted_at - started:.3f} s to {audience}"
     if item.handled_at is not None:
         text += f", again by generation {item.by} at +{item.handled_at - started:.3f} s"
     return text + ")"

@@ -27,6 +27,7 @@ from typing import Literal, Protocol, TypeAlias
 import msgspec
 import psutil
 
+from bastion.counted import counted
 from bastion.supervisor import descent, headroom, leftovers
 from bastion.supervisor.adopted import Adopted, Process
 from bastion.supervisor.ceilings import with_ceiling
@@ -280,7 +281,7 @@ class Child:
         waiting = bool(self._unsent)
         self._unsent += encode(message)
         if len(self._unsent) > MAX_UNSENT:
-            self._break(f"has left {len(self._unsent)} bytes in its pipe unread")
+            self._break(f"has left {counted(len(self._unsent), 'byte')} in its pipe unread")
         elif not waiting:
             self._on_writable()
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
+from bastion.counted import counted
 from bastion.supervisor.printable import STEERING
 
 if TYPE_CHECKING:
@@ -130,7 +131,13 @@ def _shards_not_ready(child: Mapping[str, Any]) -> str | None:
     if not states:
         return None
     listed = "; ".join(f"{state}: {_some(ids)}" for state, ids in states.items())
-    return f"  generation {child.get('generation')}, shards not ready: {listed}"
+    text = f"  generation {child.get('generation')}, shards not ready: {listed}"
+    away = [shard for shard in child.get("shards") or [] if shard.get("away") is not None]
+    if not away:
+        return text
+    longest = max(away, key=lambda shard: float(shard["away"]))
+    which = "away" if len(away) == 1 else f"{longest.get('id')} the longest, away"
+    return f"{text}; {which} for {_seconds(longest['away'])}: {plain(longest.get('why'))}"
 
 
 _WAYS = {"moved": "moved to the new bot", "overlap": "new ones beside the old", "identified": "new ones"}
@@ -309,15 +316,15 @@ class _BarView:
             total=total,
             completed=progress.get("shards_ready") or 0,
             phase=self._escape(plain(progress.get("phase"))),
-            shards=f"{progress.get('shards_ready')}/{total} shards" if total else "",
+            shards=f"{progress.get('shards_ready')}/{counted(int(total), 'shard')}" if total else "",
         )
 
 
 def _progress_text(progress: Mapping[str, Any]) -> str:
     text = plain(progress.get("message"))
     ready, total = progress.get("shards_ready"), progress.get("shards_total")
-    said = "shards" in text or ready == total
-    return text if said or not total else f"{text} ({ready}/{total} shards ready)"
+    said = re.search(r"shards? ready", text) is not None or ready == total
+    return text if said or not total else f"{text} ({ready}/{counted(int(total), 'shard')} ready)"
 
 
 def outcome_text(outcome: Mapping[str, Any], *, command: str, seconds: float) -> str:
@@ -350,7 +357,7 @@ def _ended(outcome: Mapping[str, Any], *, command: str, seconds: float) -> str:
 
 def _sessions_text(handoff: Mapping[str, Any]) -> str:
     """Say in a few words what became of the gateway sessions."""
-    identifies = f"{_count(handoff.get('identifies'))} IDENTIFYs"
+    identifies = counted(int(handoff.get("identifies") or 0), "IDENTIFY", many="IDENTIFYs")
     match handoff.get("session"):
         case "moved":
             return (
@@ -404,7 +411,7 @@ def timeline_text(
         style = _GENERATION_COLOURS[position % len(_GENERATION_COLOURS)]
         lines.append(f"{labels[generation].ljust(label_width)}  {paint(bar, style, colour=colour)}")
     lines += [_mark_line(mark, label_width, per_column, len(columns), colour=colour, unicode=unicode) for mark in marks]
-    scale = f"one column is {per_column} s, the tallest block {peak} answers"
+    scale = f"one column is {per_column} s, the tallest block {counted(peak, 'answer')}"
     return "\n".join([*lines, " " * (label_width + 2) + scale])
 
 

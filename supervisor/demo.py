@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from bastion.counted import counted
 from bastion.supervisor.console import Mark, can_draw, paint, plain, timeline_text
 from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
 from bastion.supervisor.local_sandbox import MIX, SHARDS, speak_to_the_shipped_bot
@@ -150,7 +151,10 @@ async def _demo(plan: Plan, teller: _Teller) -> int:
         stage.publish(good=True)
         async with Sandbox(settings) as sandbox:
             low, high = (round(bound * 1000) for bound in settings.skew)
-            teller.tell(f"a local Discord listens at {sandbox.url}: {SHARDS} shards, events delayed by {low}-{high} ms")
+            teller.tell(
+                f"a local Discord listens at {sandbox.url}: {counted(SHARDS, 'shard')}, "
+                f"events delayed by {low}-{high} ms"
+            )
             async with stage.supervisor(sandbox):
                 verdict, reloads = await _acts(plan, teller, stage, sandbox)
                 teller.tell("the traffic has ended; the supervisor is told to stop")
@@ -315,7 +319,7 @@ def _judge(teller: _Teller, verdict: Verdict, reloads: Sequence[_Reload]) -> int
         teller.show(str(verdict))
         return 1
     ended = ", ".join("succeeded" if reload.good else "failed as it should" for reload in reloads)
-    teller.show(paint(f"{len(reloads)} reloads ({ended}); nobody noticed.", "green", colour=teller.colour))
+    teller.show(paint(f"{counted(len(reloads), 'reload')} ({ended}); nobody noticed.", "green", colour=teller.colour))
     return 0
 
 

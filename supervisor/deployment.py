@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bastion.counted import counted, verb
 from bastion.supervisor import __version__, durations, headroom
 from bastion.supervisor import unit as systemd_unit
 from bastion.supervisor.control_client import NoSupervisorError, RefusedError, fetch_status
@@ -84,7 +85,7 @@ def _ready_time(settings: Settings, shards: Shards) -> Finding:
     given = settings.handoff.ready_timeout
     least, needed = durations.identify_seconds(settings, shards), durations.ready_seconds(settings, shards)
     text = (
-        f"handoff.ready_timeout is {given:g} s; the IDENTIFYs of {shards.count} shards take {least:g} s "
+        f"handoff.ready_timeout is {given:g} s; the IDENTIFYs of {counted(shards.count, 'shard')} take {least:g} s "
         f"({shards.at_once} at once)"
     )
     if given <= least:
@@ -110,10 +111,12 @@ def _discord(settings: Settings, *, intents: int | None) -> Generator[Finding, N
         reason = str(getattr(error, "reason", error))
         yield Finding(name="discord", ok=False, detail=f"cannot be reached at {settings.discord.api_url}: {reason}")
         return None
-    yield Finding(name="discord", ok=True, detail=f"takes the token, and suggests {shards} shards")
+    yield Finding(name="discord", ok=True, detail=f"takes the token, and suggests {counted(shards, 'shard')}")
     count = shards if settings.bot.shards == "auto" else settings.bot.shards
     enough = remaining >= 2 * count
-    said = f"{remaining} of {total} IDENTIFYs are left today; a reload takes {count} and keeps {count} back"
+    said = (
+        f"{remaining} of {total} IDENTIFYs {verb(remaining)} left today; a reload takes {count} and keeps {count} back"
+    )
     yield Finding(name="identifies", ok=enough, detail=said)
     if intents is None:
         said = "were not compared with the Developer Portal's, for nothing was imported: `check --deploy --import` does"
@@ -230,7 +233,8 @@ def _engine(settings: Settings, shards: Shards | None) -> Iterator[Finding]:
         text = "how many shards connect is not known here, so a health check's start period cannot be compared"
     else:
         healthy = durations.healthy_seconds(settings, shards)
-        text = f"cannot be seen from in here: {shards.count} shards ({shards.at_once} at once) may take {healthy:g} s"
+        count = counted(shards.count, "shard")
+        text = f"cannot be seen from in here: {count} ({shards.at_once} at once) may take {healthy:g} s"
         text += "".join(f"; {tool}" for tool in durations.too_impatient(durations.STARTS, healthy, beside=beside))
     yield Finding(name="start time", ok=True, detail=text)
 

@@ -27,6 +27,7 @@ import anyio.abc
 import anyio.lowlevel
 import msgspec
 
+from bastion.counted import counted
 from bastion.supervisor import __version__, diskroom, headroom, lasting, orphans, sessionfiles
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
@@ -167,6 +168,7 @@ class Engine:
                 self._place = stack.enter_context(held(carried.place))
                 if carried.place.lasting is not None:
                     self._lasting(stack)  # the lock on it ended with the program before
+                self._settle(carried.place, stack)
                 await self._serve(carried)
             else:
                 await self._begin(stack)
@@ -186,7 +188,7 @@ class Engine:
                     lasting=self._lasting(stack),
                 )
             )
-            self._settle(place)
+            self._settle(place, stack)
             release = await self._first_release()
         except UnansweredError as error:
             self._fail(str(error), code=EXIT_FAILURE)
@@ -209,10 +211,12 @@ class Engine:
         clock = asyncio.get_running_loop().time
         return IdentifyQueue(window=self._settings.discord.identify_window, clock=clock, common=common)
 
-    def _settle(self, place: Place) -> None:
+    def _settle(self, place: Place, stack: contextlib.ExitStack) -> None:
         """Live beside other supervisors, if the place is theirs too."""
         if place.membership is not None:
-            self.permits = self._queue(CommonIdentifies(place.path.with_name(f"{place.path.name}-identifies")))
+            common = CommonIdentifies(place.path.with_name(f"{place.path.name}-identifies"))
+            stack.callback(common.close)
+            self.permits = self._queue(common)
             self._beside = Neighbourhood(place.membership, place.path, say=self.log)
 
     def _lasting(self, stack: contextlib.ExitStack) -> Path | None:
@@ -282,7 +286,6 @@ class Engine:
             self._settings, bot=old.bot, discord=discord, token=old.token, environment=old.environment
         )
         self._started_at = carried.started_at
-        self._settle(carried.place)
         self.permits.adopt(carried.permits)
         slot.adopt(carried.slot, timing)
         self.permits_changed()
@@ -699,7 +702,9 @@ class Engine:
         slot = self._slot
         if slot is None:
             return
-        for wish in self.permits.grant(active=slot.state.active):
+        # While a successor is tried because shards of the active child are away, these must not take every permit.
+        first = None if slot.state.replaces else slot.state.active
+        for wish in self.permits.grant(active=first):
             slot.send_permit(wish.generation, wish.shard)
         if self._pump is not None:
             self._pump.cancel()
@@ -750,8 +755,8 @@ class Engine:
         if not record.unclaimed:
             return []
         text = (
-            f"the ledger {self._place.path} failed {record.unclaimed} times during this {record.kind}: at most so many "
-            "events were handled by both bots. The log of the bots says why it failed"
+            f"the ledger {self._place.path} failed {counted(record.unclaimed, 'time')} during this {record.kind}: at "
+            "most so many events were handled by both bots. The log of the bots says why it failed"
         )
         return [text]
 

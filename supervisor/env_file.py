@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bastion.counted import counted
 from bastion.supervisor.location import SettingsError, shown_path
 from bastion.supervisor.reading import content
 
@@ -40,7 +41,8 @@ def read(path: Path) -> dict[str, str]:
         elif binding.key is not None and binding.value is not None:
             values[binding.key] = binding.value
     if problems:
-        more = [f"{where}: {len(problems) - SHOWN} more lines cannot be read"] if len(problems) > SHOWN else []
+        rest = len(problems) - SHOWN
+        more = [f"{where}: {counted(rest, 'more line')} cannot be read"] if rest > 0 else []
         raise SettingsError(*problems[:SHOWN], *more)
     return values
 

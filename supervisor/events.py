@@ -159,6 +159,23 @@ class Kicked:
 
 
 @dataclass(frozen=True, slots=True)
+class Away:
+    """A shard of the active child has had no session for so many seconds, longer than any other one of its shards."""
+
+    generation: int
+    shard: int
+    why: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """No shard of the active child is away any more, of which it has been said."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
 class HasDrained:
     """The child has finished what it began."""
 
@@ -213,6 +230,8 @@ ChildEvent: TypeAlias = (
     | Beaten
     | Lingers
     | Kicked
+    | Away
+    | Back
     | HasDrained
     | GaveUp
     | Broke

@@ -23,6 +23,7 @@ import anyio.abc
 import h11
 import msgspec
 
+from bastion.counted import counted, verb
 from bastion.supervisor import metrics, private
 from bastion.supervisor.crowd import Crowd
 from bastion.supervisor.location import HealthAddress, SettingsError, TcpAddress
@@ -275,7 +276,8 @@ def _readyz(readiness: ActiveReadiness | None) -> _Answer:
         said |= {"generation": None, "not_ready": [], "role": None}
     else:
         waiting = [{"shard": id, "state": state} for id, state in sorted(readiness.not_ready.items())]
-        reason = f"{len(waiting)} of {readiness.shards} shards are not ready" if not readiness.ready else None
+        total = counted(readiness.shards, "shard")
+        reason = f"{len(waiting)} of {total} {verb(len(waiting))} not ready" if not readiness.ready else None
         said = {"ready": readiness.ready, "reason": reason}
         said |= {"generation": readiness.generation, "not_ready": waiting}
         said["role"] = "standby" if readiness.standby else "active"

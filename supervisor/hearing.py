@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from bastion.counted import counted
+
 MUCH = 20
 """Events of the active child from which a standby's silence is no coincidence: if each had one chance in five to miss
 the standby for some good reason, all of them would in about one case of 10^14."""
@@ -42,8 +44,8 @@ class Comparison:
         if self._first is None or standby_heard or (heard := self._newest - self._first) < MUCH:
             return None
         return (
-            f"heard nothing while the active one heard {heard} events: Discord seems to give a second session nothing. "
-            "Another try may do better; if none does, this bot can only be restarted"
+            f"heard nothing while the active one heard {counted(heard, 'event')}: Discord seems to give a second "
+            "session nothing. Another try may do better; if none does, this bot can only be restarted"
         )
 
 

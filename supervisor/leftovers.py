@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias
 
+from bastion.counted import counted
 from bastion.supervisor.aside import aside
 from bastion.supervisor.descent import Leftover, Origin, everybody, find, look_at, newest
 
@@ -50,7 +51,7 @@ class Remains:
     def __str__(self) -> str:
         """Return the end of a sentence that begins with the child's name."""
         count = len(self.ended) + len(self.stayed)
-        text = f"left {count} {'process' if count == 1 else 'processes'} behind"
+        text = f"left {counted(count, 'process', many='processes')} behind"
         if self.ended:
             text += f", ended: {_listed(self.ended)}"
         if self.stayed:

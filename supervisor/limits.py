@@ -13,6 +13,9 @@ MOVE_TIMEOUT = 15.0
 hangs is found out: three tries of 3 s, a second apart, and Discord's answers."""
 SIGN_TIMEOUT = 2.0
 """Seconds between two beats (one a second) of a child that takes sessions: while it hangs nobody has them."""
+CATCH_UP = 10.0
+"""Seconds that a shard of the active child has to come back before another child takes over: what Discord has kept for
+it the other one never hears, if its own session is younger. Three RESUMEs that nobody answers take 9 s."""
 HELLO_TIMEOUT = 30.0
 """Seconds from spawn to `Hello`: an interpreter and its imports; the app is loaded later."""
 RECOVER_TIMEOUT = 30.0

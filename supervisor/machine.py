@@ -14,9 +14,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias, TypeVar
 
+from bastion.counted import counted
 from bastion.supervisor import limits, moves
 from bastion.supervisor.effects import Answer, Effect, Send, Signal
 from bastion.supervisor.events import (
+    Away,
+    Back,
     Beaten,
     BecameReady,
     Broke,
@@ -152,15 +155,7 @@ def _prepared(turn: Turn, event: Prepared) -> None:
         return
     if event.crowded:
         moves.hurry_lingerer(turn)
-    if active.window and not active.unanswered and turn.state.has_room:
-        moves.spawn(turn, event.release, standby=True)
-        return
-    turn.enter(Phase.OPENING)
-    if active.standing is Standing.LEAVING:
-        return  # its exit, which is near, makes the new child its successor
-    if not active.window or active.unanswered:
-        turn.window(active.generation, open=True)
-        turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
+    moves.open_window(turn)
 
 
 def _refused(turn: Turn, event: Refused) -> None:
@@ -252,7 +247,8 @@ def _ready(turn: Turn, event: BecameReady) -> None:
     _note_ready(turn, event)
     active = turn.state.child(turn.state.active)
     if active is not None and active.standing is Standing.ACTIVE:
-        turn.window(active.generation, open=True)
+        patience = min(limits.CATCH_UP, turn.state.timing.hang_timeout / 2)
+        turn.window(active.generation, open=True, patience=patience)
         turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
     moves.activate_in_turn(turn)
 
@@ -432,6 +428,35 @@ def _by_hand_over(turn: Turn, event: Rang) -> None:
     moves.claims_end(turn)
 
 
+# --- shards of the active child that are away ---------------------------------------------------------------------
+
+
+def _away(turn: Turn, event: Away) -> None:
+    """Give the shard `handoff.ready_timeout` from when it was ready last; after a try in vain more, from now on."""
+    failures = turn.state.away_failures
+    left = turn.state.timing.patience(failures) - (0.0 if failures else event.seconds)
+    turn.change(event.generation, away=f"shard {event.shard} of generation {event.generation} is away ({event.why})")
+    turn.start(Alarm.AWAY, max(left, 0.0), generation=event.generation)
+
+
+def _back(turn: Turn, event: Back) -> None:
+    """A successor that is under way goes on: it may have all of its sessions by now."""
+    turn.cancel(Alarm.AWAY, generation=event.generation)
+    turn.change(event.generation, away="", overdue=False)
+    turn.set(away_failures=0)
+
+
+def _away_too_long(turn: Turn, event: Rang) -> None:
+    """Whatever is under way comes first: a handoff brings a new child, too."""
+    turn.change(event.generation, overdue=True)
+
+
+def _away_too_long_serving(turn: Turn, event: Rang) -> None:
+    _away_too_long(turn, event)
+    if not turn.state.yielding:
+        moves.weigh_successor(turn)
+
+
 # --- the lingerer -----------------------------------------------------------------------------------------------
 
 
@@ -443,15 +468,11 @@ def _lingers(turn: Turn, event: Lingers) -> None:
     turn.start(Alarm.DRAIN, timing.linger + timing.drain_timeout + limits.DRAIN_GRACE, generation=event.generation)
     if turn.need(turn.state.active).standing is Standing.LEAVING:
         return  # its exit, which is near, makes the old child active again
-    what = f"{_number(event.views, 'view')} and {_number(event.conversations, 'conversation')}"
+    what = f"{counted(event.views, 'view')} and {counted(event.conversations, 'conversation')}"
     turn.note(f"generation {event.generation} lingers for {what}, at most {timing.linger:g} s")
     turn.change(event.generation, hurried=False)
     turn.set(outgoing=None, lingering=event.generation)
     moves.succeeded(turn)
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _lingerer_failed(turn: Turn, event: GaveUp | Broke) -> None:
@@ -497,6 +518,9 @@ def _weighed_serving(turn: Turn, event: Weighed) -> None:
     _weighed(turn, event)
     state = turn.state
     active = turn.need(state.active)
+    if active.overdue and active.standing is Standing.ACTIVE and not state.yielding:
+        moves.try_successor(turn, event.shortage)
+        return
     if not state.timing.spare or state.spare is not None or state.lingering is not None:
         return
     if event.shortage is not None:
@@ -818,7 +842,7 @@ def _backoff_over(turn: Turn, event: Rang) -> None:
 
 
 def _stable(turn: Turn, event: Rang) -> None:
-    turn.set(failures=0)
+    turn.set(failures=0, away_failures=0)
 
 
 # --- the table --------------------------------------------------------------------------------------------------
@@ -899,6 +923,9 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Progressed, Part.INCOMING): _row(_ignore, connecting=_progressed),
     (BecameReady, Part.INCOMING): _row(_ignore, connecting=_ready),
     (Kicked, Part.ACTIVE): _row(_ignore, connecting=_kicked),
+    (Away, Part.ACTIVE): _row(_away, stopping=_ignore),
+    (Back, Part.ACTIVE): _row(_back, stopping=_ignore),
+    (Alarm.AWAY, Part.ACTIVE): _row(_away_too_long, serving=_away_too_long_serving, stopping=_ignore),
     (RoleTaken, Part.INCOMING): _row(_ignore, activating=_role_taken),
     (RoleTaken, Part.OUTGOING): _row(_ignore, probation=_stands_by),
     (WindowAnswered, Part.ACTIVE): _row(

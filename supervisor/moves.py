@@ -57,10 +57,24 @@ def spawn_alone(turn: Turn) -> None:
 
 def spawn_beside(turn: Turn) -> None:
     """OPENING: spawn once the active child claims and nobody else is there."""
-    active, wanted = turn.need(turn.state.active), turn.state.wanted
+    active = turn.need(turn.state.active)
     claims = active.standing is Standing.ACTIVE and active.window and not active.unanswered
-    if claims and turn.state.has_room and wanted is not None:
-        spawn(turn, wanted, standby=True)
+    if claims and turn.state.has_room:
+        spawn(turn, turn.state.wanted or turn.state.good, standby=True)
+
+
+def open_window(turn: Turn) -> None:
+    """Spawn beside the active child, once it claims every event."""
+    active = turn.need(turn.state.active)
+    if active.window and not active.unanswered and turn.state.has_room:
+        spawn(turn, turn.state.wanted or turn.state.good, standby=True)
+        return
+    turn.enter(Phase.OPENING)
+    if active.standing is Standing.LEAVING:
+        return  # its exit, which is near, makes the new child its successor
+    if not active.window or active.unanswered:
+        turn.window(active.generation, open=True)
+        turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
 
 
 def recover(turn: Turn) -> None:
@@ -208,6 +222,8 @@ def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
     turn.set(fault="" if turn.state.active is not None else reason)
     if turn.state.active is not None:
         turn.cancel(Alarm.ACK, generation=turn.state.active)
+        if turn.state.replaces:
+            try_again(turn)
         turn.close("failed", reason)
         turn.answer("failed", reason)
         serve(turn)
@@ -289,6 +305,8 @@ def serve(turn: Turn) -> None:
         stand_back(turn, active.generation)
     elif turn.state.waiting:
         take_waiting(turn)
+    elif active.overdue and not turn.state.yielding:
+        weigh_successor(turn)
     elif turn.state.lingering is not None:
         pass  # it claims its own, so windows stay open; and it can take over, so no spare is needed yet
     elif turn.state.timing.spare and not turn.state.yielding:
@@ -345,6 +363,47 @@ def claims_end(turn: Turn, *, at_once: bool = False) -> None:
     turn.set(unsettled=turn.state.unsettled or not at_once)
     if turn.state.phase is Phase.SERVING:
         serve(turn)
+
+
+# --- an active child that has lost a shard -----------------------------------------------------------------------
+
+
+def weigh_successor(turn: Turn) -> None:
+    """SERVING: see whether there is room, and an IDENTIFY for each shard, for a successor of the active child.
+
+    What lingers comes first: it would have to leave, and is gone in some minutes.
+    """
+    if turn.state.lingering is not None:
+        return
+    if turn.need(turn.state.active).standing is Standing.ACTIVE and not turn.state.weighing:
+        turn.set(weighing=True)
+        turn.do(Weigh(turn.state.good))
+
+
+def try_successor(turn: Turn, shortage: str | None) -> None:
+    """SERVING: begin a handoff to a child of the same release, which begins sessions of its own."""
+    active = turn.need(turn.state.active)
+    turn.change(active.generation, overdue=False)
+    if shortage is not None:
+        turn.note(f"no successor for now, though {active.away}: {shortage}", serious=True)
+        try_again(turn)
+        serve(turn)
+        return
+    turn.note(f"{active.away}: a successor is tried; generation {active.generation} serves on until it is ready")
+    turn.cancel(Alarm.SPARE)
+    turn.cancel(Alarm.SETTLE, generation=active.generation)
+    turn.set(apart=None)
+    turn.open("recovery", origin=active.generation, reason=active.away, probation=False)
+    drop_spare(turn)
+    open_window(turn)
+
+
+def try_again(turn: Turn) -> None:
+    """A successor was of no use, or could not be: the next one comes later each time, if a shard is away still."""
+    failures, active = turn.state.away_failures + 1, turn.need(turn.state.active)
+    turn.set(away_failures=failures)
+    if active.away:
+        turn.start(Alarm.AWAY, turn.state.good_timing.patience(failures), generation=active.generation)
 
 
 # --- the spare, and who takes over ------------------------------------------------------------------------------

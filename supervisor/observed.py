@@ -54,6 +54,21 @@ def utc_now() -> str:
     return time.strftime(f"%Y-%m-%dT%H:%M:%S.{milliseconds:03}Z", time.gmtime(seconds))
 
 
+@dataclass(slots=True, kw_only=True)
+class Absence:
+    """A shard that was ready, and is not: since when, in monotonic seconds, why at first, and why by now."""
+
+    since: float
+    why: str
+    newest: str = ""
+
+    @property
+    def told(self) -> str:
+        """Return all that is known of the reason, in a few words."""
+        why = self.why or "the bot does not say why"
+        return why if self.newest in ("", self.why) else f"{why}; since then {self.newest}"
+
+
 MAX_REMARKS = 8
 """Remarks that are kept of one child."""
 
@@ -71,6 +86,8 @@ class Observation:
     active_at: str | None = None
     role: RoleName = "starting"
     shards: dict[int, ShardState] = field(default_factory=dict)
+    away: dict[int, Absence] = field(default_factory=dict)
+    """The shards that were ready before, and are not."""
     latencies: dict[int, float] = field(default_factory=dict)
     shards_total: int | None = None
     guilds: int | None = None
@@ -115,7 +132,8 @@ class Observation:
                 self.doing = None
             case Limits(shards=shards):
                 self.shards_total = shards
-            case Shard(id=id, state=state, latency_ms=latency):
+            case Shard(id=id, state=state, latency_ms=latency, why=why):
+                self._note_absence(id, state, why)
                 self.shards[id] = state
                 if latency is not None:
                     self.latencies[id] = latency
@@ -136,6 +154,24 @@ class Observation:
             case _:
                 pass
 
+    def _note_absence(self, shard: int, state: ShardState, why: str) -> None:
+        if state == "ready":
+            self.away.pop(shard, None)
+        elif (absence := self.away.get(shard)) is not None:
+            absence.newest = why
+        elif self.shards.get(shard) == "ready":
+            self.away[shard] = Absence(since=time.monotonic(), why=why)
+
+    def _shard(self, shard: int, state: ShardState) -> ShardStatus:
+        absence = self.away.get(shard)
+        return ShardStatus(
+            id=shard,
+            state=state,
+            latency_ms=self.latencies.get(shard),
+            away=None if absence is None else round(time.monotonic() - absence.since, 1),
+            why="" if absence is None else absence.told,
+        )
+
     def status(self, *, rss_bytes: int | None, cpu_percent: float | None, spare: bool = False) -> ChildStatus:
         """Return all of it as `status` shows it."""
         beat = self.beat
@@ -150,10 +186,7 @@ class Observation:
             started_at=self.started_at,
             ready_at=self.ready_at,
             active_at=self.active_at,
-            shards=[
-                ShardStatus(id=id, state=state, latency_ms=self.latencies.get(id))
-                for id, state in sorted(self.shards.items())
-            ],
+            shards=[self._shard(id, state) for id, state in sorted(self.shards.items())],
             guilds=self.guilds,
             rss_bytes=rss_bytes,
             cpu_percent=cpu_percent,

@@ -16,7 +16,9 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from bastion.counted import counted
 from bastion.supervisor import limits, machine, ports
+from bastion.supervisor.absences import Absences
 from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
 from bastion.supervisor.effects import (
     Answer,
@@ -225,6 +227,9 @@ class Slot:
         self._closed = False
         self._pings = 0
         self._hearing = Comparison()
+        self._absences = Absences()
+        self._absent_until: asyncio.TimerHandle | None = None
+        """When the absences are looked at once more."""
         self._kicks = Kicks()
         self._put_off: list[Wish] = []
         """Shards that children have lost to each other and may not have back for now."""
@@ -310,6 +315,8 @@ class Slot:
         self._closed = True
         self._tell()
         self._timers.stop()
+        if self._absent_until is not None:
+            self._absent_until.cancel()
         for coming in self._coming.values():
             coming.task.cancel()
         for member in self._members.values():
@@ -412,7 +419,26 @@ class Slot:
         finally:
             self._busy = False
         self._note_holder()
+        self._look_at_shards()
         self._host.stepped()
+
+    def _look_at_shards(self) -> None:
+        """Tell of shards of the active child that are away, or back."""
+        if self._busy or self._closed:
+            return
+        if self._absent_until is not None:
+            self._absent_until.cancel()
+            self._absent_until = None
+        stopping = self.state.phase in (Phase.STOPPING, Phase.STOPPED)
+        member = None if stopping else self._members.get(self.state.active or 0)
+        limit, now = self.state.timing.ready_timeout, self._loop.time()
+        for said in self._absences.look(None if member is None else member.seen, limit=limit, now=now):
+            for line in said.lines:
+                self._host.log(line, level=logging.INFO if said.good else logging.WARNING)
+            if said.due is not None:
+                self._absent_until = self._loop.call_at(said.due, self._look_at_shards)
+            if said.event is not None:
+                self._loop.call_soon(self.happen, said.event)
 
     # Effects.
 
@@ -581,6 +607,8 @@ class Slot:
         if cut := self._inquest.heard(child.generation, message):
             self._tell_cut(cut)
         self._compare(child.generation, message)
+        if isinstance(message, Shard):
+            self._look_at_shards()
         if event := self._meant(member, message):
             self.happen(event)
         if isinstance(message, Drained):
@@ -663,6 +691,8 @@ class Slot:
             return why
         if active is not None and (active.standing is not Standing.ACTIVE or active.hung):
             return f"generation {active.generation} is being ended"
+        if active is not None and active.away:
+            return active.away
         return self.state.apart or self._host.keeps_sessions_apart()
 
     def _count(self, message: FromChild, *, since: Beat | None) -> None:
@@ -833,7 +863,7 @@ class Slot:
             case Phase.DRAINING:
                 old = self._members.get(state.outgoing or 0)
                 count = old.seen.in_flight if old else 0
-                return f"waiting for generation {state.outgoing} to finish ({count} handlers under way)"
+                return f"waiting for generation {state.outgoing} to finish ({counted(count, 'handler')} under way)"
             case Phase.PROBATION:
                 left = f"{self._seconds_left(Alarm.PROBATION, state.outgoing or 0)} s left"
                 return f"{name} is active, on probation, {left}; generation {state.outgoing} stands by"
@@ -850,7 +880,8 @@ class Slot:
 
     def _connecting(self, new: _Member) -> str:
         seen, state = new.seen, self.state
-        text = f"generation {seen.generation}: {seen.shards_ready} of {seen.shards_total or '?'} shards ready"
+        total = "? shards" if seen.shards_total is None else counted(seen.shards_total, "shard")
+        text = f"generation {seen.generation}: {seen.shards_ready} of {total} ready"
         child = state.child(seen.generation)
         if child is not None and child.ready and state.waits:
             return f"{text}; waiting until another supervisor's bot hands over"

@@ -97,6 +97,8 @@ class Alarm(Enum):
     """The child has left a `Window` unanswered for too long, though it may beat."""
     PROBATION = "probation"
     SPARE = "spare"
+    AWAY = "away"
+    """A shard of the active child has been away for so long that a successor is tried."""
     YIELD = "yield"
     """Nobody has taken over from a supervisor that was told to stop."""
     BY_HAND = "by-hand"
@@ -135,6 +137,13 @@ class Timing:
         # The exponent is bounded so that a number of failures without end stays a number.
         return min(self.backoff_first * 2.0 ** min(max(failures - 1, 0), 60), self.backoff_max)
 
+    def patience(self, failures: int) -> float:
+        """Return the seconds that a shard may be away, after so many successors in a row that were of no use.
+
+        A try costs an IDENTIFY a shard, of a thousand a day; so the pauses grow to 16 times the first.
+        """
+        return self.ready_timeout * 2.0 ** min(max(failures - 1, 0), 4)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
@@ -162,6 +171,10 @@ class Child:
     """SIGTERM has been sent; SIGKILL is next."""
     hung: bool = False
     """Its stacks have been asked for; if it does not beat meanwhile it is ended."""
+    away: str = ""
+    """Which shard of the active child is away, and why; empty while none is, or not for long."""
+    overdue: bool = False
+    """That has been so for too long: a successor is to be tried."""
     fault: str | None = None
     """Why it is being ended, if its exit alone does not tell."""
 
@@ -232,6 +245,8 @@ class State:
     served: bool = False
     failures: int = 0
     """Deaths of active or starting children since one was stable."""
+    away_failures: int = 0
+    """Successors in a row that were tried because a shard of the active child was away, in vain."""
     spare_failures: int = 0
     """Deaths of spares since one was stable."""
     weighing: bool = False
@@ -303,6 +318,11 @@ class State:
         serves = active is not None and active.standing is Standing.ACTIVE
         busy = self.leavers or self.weighing or self.yielding
         return self.phase is Phase.SERVING and serves and not busy
+
+    @property
+    def replaces(self) -> bool:
+        """Say whether a successor is tried for an active child that lives, and has a shard that is away."""
+        return self.handoff is not None and self.handoff.kind == "recovery" and self.active is not None
 
     @property
     def claims_on(self) -> bool:

@@ -34,6 +34,10 @@ class ShardStatus(msgspec.Struct, kw_only=True):
     id: int
     state: ShardState
     latency_ms: float | None
+    away: float | None = None
+    """For how many seconds it has had no session that brings events; None while it has one, or had none before."""
+    why: str = ""
+    """Why it is away, as far as that is known."""
 
 
 class ChildStatus(msgspec.Struct, kw_only=True):

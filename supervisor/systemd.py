@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Mapping
 
 import anyio
 
+from bastion.counted import counted
 from bastion.supervisor.observed import Summary
 from bastion.supervisor.printable import escaped
 
@@ -110,7 +111,7 @@ def _line(summary: Summary) -> str:
     """Say on one line what runs: generation, shards, since when; and what is under way."""
     if summary.generation is None or summary.state == "stopping":
         return f"{summary.state}: {summary.message}"
-    serving = f"generation {summary.generation}, {summary.ready} of {summary.shards} shards ready"
+    serving = f"generation {summary.generation}, {summary.ready} of {counted(summary.shards, 'shard')} ready"
     if summary.since is not None:
         serving += f", active since {summary.since}"
     return serving if summary.state == "serving" else f"{serving}; {summary.state}: {summary.message}"

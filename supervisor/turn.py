@@ -110,13 +110,14 @@ class Turn:
         """Begin to wait for a child's next beat."""
         self.start(Alarm.HANG, self.beat_limit(generation), generation=generation)
 
-    def window(self, generation: int, *, open: bool) -> None:
-        """Ask a child to open or close its window."""
+    def window(self, generation: int, *, open: bool, patience: float | None = None) -> None:
+        """Ask a child to open or close its window; ``patience`` as in `Window`."""
         child = self.need(generation)
         if not child.unanswered:
             self.start(Alarm.ANSWER, self.state.timing.hang_timeout, generation=generation)
         self.change(generation, window=open, unanswered=child.unanswered + 1)
-        self.do(Send(generation, Window(open=open)))
+        message = Window(open=open) if patience is None else Window(open=open, patience=patience)
+        self.do(Send(generation, message))
 
     def end(self, generation: int, *, patience: float | None = 0.0, fault: str | None = None) -> None:
         """End a child: SIGTERM after ``patience`` seconds, then SIGKILL; None: SIGKILL at once."""

@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bastion.counted import counted
+
 LIMIT = 1024 * 1024
 """Bytes that are kept: a minute and a half of a bot that logs 10 KB/s."""
 _PIECE = select.PIPE_BUF
@@ -36,7 +38,7 @@ class _Gap:
         self.why = why
 
     def __str__(self) -> str:
-        return f"{self.lines:,} lines dropped: {self.why} for {time.monotonic() - self.since:.0f} s"
+        return f"{counted(self.lines, 'line')} dropped: {self.why} for {time.monotonic() - self.since:.0f} s"
 
 
 class Writer:

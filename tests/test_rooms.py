@@ -24,7 +24,7 @@ SHAPES = ("bastion.supervisor.release.Release", "bastion.supervisor.status", "ba
 WORDS = (*SHAPES, "bastion.supervisor.state", "bastion.supervisor.effects", "bastion.supervisor.limits")
 TURNS = ("bastion.supervisor.turn", "bastion.supervisor.moves")
 PURE: dict[str, tuple[str, ...]] = {
-    "supervisor/machine.py": (*WORDS, "bastion.supervisor.events", *TURNS),
+    "supervisor/machine.py": (*WORDS, "bastion.supervisor.events", *TURNS, "bastion.counted"),
     "supervisor/moves.py": (*WORDS, "bastion.supervisor.turn"),
     "supervisor/turn.py": WORDS,
     "supervisor/limits.py": (),
@@ -35,6 +35,7 @@ PURE: dict[str, tuple[str, ...]] = {
     "wire/framing.py": ("msgspec", "bastion.wire.messages"),
     "wire/messages.py": ("msgspec",),
     "wire/places.py": (),
+    "src/bastion/counted.py": (),
     "bot/keys.py": ("bisect", "collections", "hashlib", "itertools", "msgspec"),
 }
 """The modules that do no I/O and know no clock, and what they import beside the language's own."""

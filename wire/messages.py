@@ -86,6 +86,8 @@ class Shard(_Message, frozen=True, tag="shard"):
     id: int
     state: ShardState
     latency_ms: float | None = None
+    why: str = ""
+    """Why it is not ready, as far as that is known: by which close code it was cut, why it cannot connect."""
 
 
 class Wants(_Message, frozen=True, tag="wants"):
@@ -273,10 +275,12 @@ class Permit(_Message, frozen=True, tag="permit"):
 class Window(_Message, frozen=True, tag="window"):
     """Claim every event from now on (open), or forget the claims and stop asking (closed). Answered by `WindowAck`.
 
-    A child whose window is open already answers when it has read what had come to its sessions until then.
+    A child whose window is open already answers when it has read what had come to its sessions until then. A shard that
+    is between two connections is waited for, at most for ``patience`` seconds: Discord has more for it.
     """
 
     open: bool
+    patience: float = 1.5
 
 
 class Activate(_Message, frozen=True, tag="activate"):

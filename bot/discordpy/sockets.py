@@ -7,13 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import discord
+import msgspec
 import yarl
-from discord.gateway import DiscordWebSocket
+from discord.gateway import DiscordWebSocket, ReconnectWebSocket
+
+_log = logging.getLogger("bastion.session")
+
+CONNECT_SECONDS = 10.0
+"""How long a connection may take to open, and then its HELLO to come: a matter of round trips. discord.py waits 60 s in
+all, as long as Discord keeps a session."""
 
 CLOSE_SECONDS = 0.25
 """How long the answer to a close is waited for."""
@@ -45,22 +54,136 @@ def tap(websocket: DiscordWebSocket, heard: Callable[[str], None]) -> None:
     websocket.log_receive = log_receive  # type: ignore[method-assign]
 
 
-def pace(websocket: DiscordWebSocket, stopped: Callable[[], bool]) -> None:
+class _Payload(msgspec.Struct):
+    op: int
+    t: str | None = None
+    d: Any = None
+
+
+_payload = msgspec.json.Decoder(_Payload)
+
+
+def pace(
+    websocket: DiscordWebSocket, stopped: Callable[[], bool], broke: Callable[[str], None] = lambda why: None
+) -> None:
     """Let the loop turn after each message of a connection, and drop all that come once ``stopped`` says so.
 
     aiohttp hands over messages that have come in one piece without a turn of the loop: a command and its edit, and the
     command's handler would begin only after both, and see the edited text. To close a connection is not to stop it:
     ``close`` lets what is queued through first. What is dropped has not been counted, so Discord sends it again.
+
+    What cannot be read breaks the connection, and its session is resumed; discord.py would end the client. ``broke`` is
+    told why, as of an op 7 or 9, before discord.py connects anew. Call it after `tap`.
     """
-    own = websocket.received_message
+    own, log_receive = websocket.received_message, websocket.log_receive
+    text: Any = None
+
+    def note(received: Any) -> None:
+        nonlocal text
+        text = received
+        log_receive(received)
 
     async def received_message(message: Any, /) -> None:
+        nonlocal text
         if stopped():
             return
-        await own(message)
+        text = None
+        try:
+            await own(message)
+        except (ReconnectWebSocket, discord.ConnectionClosed):
+            broke(_asked(text))
+            raise
+        except Exception as error:
+            if (name := _event(text)) is None:
+                await _break(websocket, f"what came is no payload of Discord's: {type(error).__name__}", broke)
+            elif name in ("READY", "RESUMED"):
+                raise
+            _log.exception("an event of Discord's, %s, cannot be read, and nothing of it reaches the app", name)
         await asyncio.sleep(0)
 
+    websocket.log_receive = note  # type: ignore[method-assign]
     websocket.received_message = received_message  # type: ignore[method-assign]
+
+
+def _event(text: Any) -> str | None:
+    """Return the name of the event that a text is; None if it is none."""
+    try:
+        return _payload.decode(text).t
+    except (msgspec.DecodeError, UnicodeError, TypeError):
+        return None
+
+
+def _asked(text: Any) -> str:
+    """Say in which words Discord has asked for another connection."""
+    try:
+        payload = _payload.decode(text)
+    except (msgspec.DecodeError, UnicodeError, TypeError):
+        return ""
+    match payload.op:
+        case 7:
+            return "Discord asked for another connection (op 7)"
+        case 9 if payload.d is True:
+            return "Discord asked for another connection (op 9)"
+        case 9:
+            return "Discord has ended the session (op 9)"
+        case _:
+            return ""
+
+
+async def _break(websocket: DiscordWebSocket, why: str, broke: Callable[[str], None]) -> None:
+    """Close a connection, and have discord.py resume its session on another one."""
+    broke(why)
+    _log.warning("shard %s: %s; its session is resumed on another connection", websocket.shard_id or 0, why)
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(websocket.close(4000), CLOSE_SECONDS)
+    raise ReconnectWebSocket(websocket.shard_id)
+
+
+def expect_hello(seconds: float = CONNECT_SECONDS) -> None:
+    """Have every connection of this process fail if HELLO is not the first that comes, and in so many seconds."""
+    own = DiscordWebSocket.__init__
+
+    def begin(self: DiscordWebSocket, *args: Any, **options: Any) -> None:
+        own(self, *args, **options)
+
+        async def first() -> None:
+            del self.poll_event  # from the second message on it is discord.py's own
+            try:
+                async with asyncio.timeout(seconds):
+                    await self.poll_event()
+            except (discord.ConnectionClosed, OSError):  # with it TimeoutError
+                await _give_up(self)
+                raise
+            except Exception as error:
+                await _give_up(self)
+                code = self.socket.close_code
+                why = f"closed with {code}" if isinstance(error, ReconnectWebSocket) else type(error).__name__
+                raise ConnectionError(f"no HELLO came: {why}") from error
+
+        self.poll_event = first  # type: ignore[method-assign]
+
+    DiscordWebSocket.__init__ = begin  # type: ignore[method-assign]
+
+
+async def _give_up(websocket: DiscordWebSocket) -> None:
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(websocket.close(4000), CLOSE_SECONDS)
+
+
+def notice_death(connection: Any) -> None:
+    """Have the kernel ask the other end of a connection for a sign of life, once nothing has come for 10 s.
+
+    Of an end that is gone without a word (half-open TCP) discord.py learns after 60 s, so after 20 s this way.
+    """
+    end = connection.get_extra_info("socket")
+    if end is None:
+        return
+    with contextlib.suppress(OSError):  # no TCP
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 10)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 2)
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 20_000)
 
 
 class Opened:
@@ -74,7 +197,7 @@ class Opened:
     async def open(self, shard: int, url: str) -> None:
         """Open one, in the place of any that is there. Raises what discord.py's own way raises."""
         await self.discard(shard)
-        self._sockets[shard] = url, time.monotonic(), await self._connect(url)
+        self._sockets[shard] = url, time.monotonic(), await self._open(url)
 
     async def take(self, shard: int, url: str) -> Any:
         """Return a shard's connection to this address: the one that was opened before, or a new one."""
@@ -83,7 +206,13 @@ class Opened:
             if address == url and not websocket.closed and time.monotonic() - opened_at < OPEN_SECONDS:
                 return websocket
             await _close(websocket)
-        return await self._connect(url)
+        return await self._open(url)
+
+    async def _open(self, url: str) -> Any:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            connection = await self._connect(url)
+        notice_death(connection)
+        return connection
 
     async def discard(self, shard: int) -> None:
         """Close a shard's, if it was not taken."""
@@ -110,6 +239,14 @@ def is_in_session(websocket: DiscordWebSocket) -> bool:
 def closed_by_discord(websocket: DiscordWebSocket) -> int | None:
     """Return the code with which the other side has ended a connection, 1006 or 1000 for none; None if we have."""
     return websocket.socket.close_code if websocket._close_code is None else None
+
+
+def why_ended(websocket: DiscordWebSocket) -> str:
+    """Say why a connection has ended, by its close code."""
+    code = closed_by_discord(websocket)
+    if code is None:
+        return "no answer to heartbeats"
+    return "the connection broke (1006)" if code in (0, 1006) else f"closed with {code}"
 
 
 def resume_url(websocket: DiscordWebSocket, opened_with: str) -> str:

@@ -19,6 +19,12 @@ from bastion.bot.session import snapshot
 from bastion.bot.session.snapshot import Position
 from bastion.bot.session.stream import Channel, Kind, StreamError
 
+LOOK_SECONDS = 0.1
+"""How often it is looked whether a shard has what can be mirrored: a session, and the guilds that discord.py fills its
+cache with and tells nobody of."""
+GUILDS_SECONDS = 5.0
+"""How long a new session's guilds are waited for: one that Discord has announced may be down for hours."""
+
 _DISPATCH = 0
 """Opcode of an event."""
 
@@ -44,6 +50,8 @@ class Copies:
         self._client, self._recent, self._stream = client, recent, stream
         self._websocket_of = websocket_of
         self._copied: set[int] = set()
+        self.waits: set[int] = set()
+        """Shards that were asked for, and have nothing yet that could be mirrored."""
         self._kept: list[tuple[int, bytes]] | None = None
         self._turn = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -88,7 +96,10 @@ class Copies:
     def take(self, kind: Kind, shard: int, body: bytes) -> None:
         """Take a frame of the mirror's. Raises `StreamError` if it is none that a mirror sends."""
         if kind is Kind.SNAPSHOT:
-            self._begin_with_snapshot(shard)
+            if self._is_whole(shard):
+                self.begin_with_snapshot(shard)
+            else:
+                self._spawn(self._begin_when_whole(shard))
         elif kind is Kind.REQUEST:
             self._spawn(self._request(shard, body.decode()))
         else:
@@ -111,7 +122,28 @@ class Copies:
         """Wait until every snapshot that was asked for has been written, or cannot be."""
         await asyncio.gather(*self._tasks)
 
-    def _begin_with_snapshot(self, shard: int) -> None:
+    def _is_whole(self, shard: int) -> bool:
+        """Say whether a shard has a session, and the guilds of it."""
+        position = self.position(shard)
+        if position is None:
+            return False
+        guilds = [one for one in self._client.guilds if (one.id >> 22) % position.shards == shard]
+        return all(one.name or not one.unavailable for one in guilds)
+
+    async def _begin_when_whole(self, shard: int) -> None:
+        """Wait for a shard whose session has ended, and which begins another one."""
+        waited = 0.0
+        self.waits.add(shard)
+        while not self._is_whole(shard):
+            await asyncio.sleep(LOOK_SECONDS)
+            waited = 0.0 if self.position(shard) is None else waited + LOOK_SECONDS
+            if waited > GUILDS_SECONDS:
+                break
+        self.waits.discard(shard)
+        self.begin_with_snapshot(shard)
+
+    def begin_with_snapshot(self, shard: int) -> None:
+        """Send a shard's cache, and all that comes from now on. Raises `StreamError`: it has no session now."""
         position = self.position(shard)
         if position is None:
             raise StreamError(f"shard {shard} has no session that could be mirrored")

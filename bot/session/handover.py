@@ -89,6 +89,8 @@ class Handover:
         """Shards whose connection closes, and is resumed, because their session moves: no app hears of that."""
         self._handled: dict[int, int] = {}
         """Up to which sequence a dead bot has handled what may come once more of its session, by shard."""
+        self._broke: dict[int, str] = {}
+        """Why a shard's connection is at its end, if its close code does not say."""
         self._latencies: dict[int, float] = {}
         self._questions: dict[int, tuple[asyncio.TimerHandle, Callable[[bool], None]]] = {}
         self._asked = 0
@@ -142,7 +144,9 @@ class Handover:
         elif self.taking is not None:
             self.taking.began_anew(shard)
         sockets.tap(websocket, lambda text: self._heard(shard, text))
-        sockets.pace(websocket, lambda: self._stopped(shard, websocket))
+        sockets.pace(
+            websocket, lambda: self._stopped(shard, websocket), lambda why: self._broke.__setitem__(shard, why)
+        )
 
     def _stopped(self, shard: int, websocket: DiscordWebSocket) -> bool:
         """Say whether what still comes on a connection is not this bot's to handle."""
@@ -168,6 +172,19 @@ class Handover:
 
     def _heard_of_another(self, text: str) -> None:
         self._receiver.text, self._receiver.foreign = text, True
+
+    def why_away(self, shard: int) -> str:
+        """Say why a shard's newest connection has ended; empty if that is not known."""
+        if why := self._broke.pop(shard, ""):
+            return why
+        if self.resumes.unanswered(shard):
+            return "no answer to RESUME"
+        websocket = self.websockets.get(shard)
+        return "" if websocket is None else sockets.why_ended(websocket)
+
+    def why_dead(self, shard: int) -> str:
+        """Say why Discord resumes a shard's session no more; empty if it may."""
+        return self.resumes.dead(shard) or ""
 
     def mirrors(self, shard: int) -> bool:
         """Whether a shard's session is another bot's."""
@@ -295,7 +312,7 @@ class Handover:
         peer.begin(file)
         self.peers.append(peer)
         for shard in self.own:
-            peer.copies.take(Kind.SNAPSHOT, shard, b"")
+            peer.copies.begin_with_snapshot(shard)
         await peer.copies.snapshots_written()
         await file.room()
 

@@ -8,7 +8,9 @@ Discord does not know any more, and says so by close code 4009:
     RESUME                       nothing for 2 s       the second
     RESUME                       cut                   the third within 10 s: dead
 
-A connection that does not come to RESUME refuses nothing, nor does one that this side has closed.
+A connection that does not come to RESUME refuses nothing, nor does one that this side has closed: because it was asked
+to (op 7, or op 9 with "resumable"), or because of nonsense that came on it. That may happen again and again, and the
+events wait meanwhile: from the fourth time in 10 s on there is a pause before each RESUME.
 
 Knows connections and what comes on them. What is done about a dead session is `shards`' and `taking`'s.
 """
@@ -36,8 +38,10 @@ WITHIN_SECONDS = 10.0
 """How far apart they may be: three of silence, and their connections."""
 SILENCE_SECONDS = 2.0
 """How long after a RESUME nothing at all may come. Discord answers in one round trip, if it answers."""
-READ_SECONDS = 0.25
+READ_SECONDS = 0.1
 """How long a loop that was blocked needs to read what has come."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.25, 1.0
+"""Seconds before the first RESUME that follows too soon on so many others, and twice as long before each further."""
 
 
 class _Head(msgspec.Struct):
@@ -56,6 +60,8 @@ class _Asked:
     timer: asyncio.TimerHandle | None = None
     why: str = ""
     """Why the session is dead."""
+    silent: bool = False
+    """Nothing has come after the newest RESUME."""
 
     def refuse(self, why: str) -> None:
         now = time.monotonic()
@@ -74,6 +80,7 @@ class Resumes:
 
     def __init__(self) -> None:
         self._asked: dict[int, _Asked] = {}
+        self._tried_at: dict[int, list[float]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     def dead(self, shard: int) -> str | None:
@@ -91,13 +98,25 @@ class Resumes:
                 asked.refuse(f"closed with {code}")
         return asked.why or None
 
+    def pause(self, shard: int) -> float:
+        """Return how many seconds a shard is to wait before it resumes once more. Ask once before each RESUME."""
+        now = time.monotonic()
+        before = [at for at in self._tried_at.get(shard, ()) if now - at < WITHIN_SECONDS]
+        pause = 0.0 if len(before) < REFUSALS else min(FIRST_PAUSE * 2.0 ** (len(before) - REFUSALS), LONGEST_PAUSE)
+        self._tried_at[shard] = [*before, now + pause]
+        return pause
+
     def sent(self, shard: int, websocket: DiscordWebSocket) -> None:
         """Note that a RESUME has left on a connection."""
         asked = self._asked.setdefault(shard, _Asked())
         asked.stop()
-        asked.websocket = websocket
+        asked.websocket, asked.silent = websocket, False
         loop = asyncio.get_running_loop()
         asked.timer = loop.call_later(SILENCE_SECONDS, self._suspect, asked, websocket)
+
+    def unanswered(self, shard: int) -> bool:
+        """Whether nothing has come after a shard's newest RESUME, and its connection was closed for that."""
+        return shard in self._asked and self._asked[shard].silent
 
     def waits(self, shard: int) -> bool:
         """Whether a shard's RESUME has not been accepted yet."""
@@ -126,7 +145,7 @@ class Resumes:
         asked.timer = asyncio.get_running_loop().call_later(READ_SECONDS, self._silent, asked, websocket)
 
     def _silent(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
-        asked.websocket = None
+        asked.websocket, asked.silent = None, True
         asked.refuse(f"no answer for {SILENCE_SECONDS:g} s")
         task = asyncio.ensure_future(_close(websocket))
         self._closing.add(task)

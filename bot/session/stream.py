@@ -24,6 +24,8 @@ from enum import IntEnum
 from itertools import islice
 from typing import Protocol, TypeAlias
 
+from bastion.counted import counted
+
 BODY_MAX = 32 * 1024 * 1024
 """Largest body in bytes. A guild with every list at Discord's limits (500 channels, 250 roles, 1,000 threads, 4,000
 members in voice) has less than 4 MiB."""
@@ -225,7 +227,7 @@ class Stream:
         except OSError:  # it has closed, and not read all that it was sent
             data = b""
         if not data:
-            rest = f" in the middle of a frame, with {len(self._read)} bytes of it" if self._read else ""
+            rest = f" in the middle of a frame, with {counted(len(self._read), 'byte')} of it" if self._read else ""
             self.fail(f"the other end has closed it{rest}")
             return False
         self._read += data
@@ -254,7 +256,7 @@ class Stream:
         if self._proven is (kind == Kind.PROOF) or (not self._proven and length > _PROOF_MAX):
             raise StreamError("the other end is not who it should be: its first frame shows no secret")
         if length > BODY_MAX or kind not in Kind.__members__.values():
-            raise StreamError(f"garbage: a frame of kind {kind} with {length} bytes is announced")
+            raise StreamError(f"garbage: a frame of kind {kind} with {counted(length, 'byte')} is announced")
 
     def _take(self, kind: Kind, shard: int, body: bytes) -> None:
         if self._proven:

@@ -39,6 +39,7 @@ class Probe(AnyClient):
     probe_tree: discord.app_commands.CommandTree[Any]
 
     def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("heartbeat_timeout", float(os.environ.get("PROBE_HEARTBEAT_TIMEOUT", "60")))
         super().__init__(*args, intents=PROBE_INTENTS, allowed_mentions=discord.AllowedMentions.none(), **options)
         self.reports = Reports()
         tree = getattr(self, "tree", None)

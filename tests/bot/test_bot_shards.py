@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import discord
 import pytest
 from discord.ext import commands
@@ -18,6 +19,7 @@ from discord.shard import SessionStartLimits, Shard
 
 from bastion import wire
 from bastion.bot import internals, shards
+from bastion.bot.session.resumes import Resumes
 from bastion.bot.shards import Permits, Shards, ShardsError
 
 pytestmark = pytest.mark.anyio
@@ -43,6 +45,15 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 class Alone:
     """In the place of a `Handover`: nobody else has sessions."""
+
+    def __init__(self) -> None:
+        self.resumes = Resumes()
+
+    def why_away(self, shard: int) -> str:
+        return "closed with 4000"
+
+    def why_dead(self, shard: int) -> str:
+        return ""
 
     def mirrors(self, shard: int) -> bool:
         return False
@@ -166,18 +177,28 @@ async def test_a_cancel_that_meets_the_permit_on_its_way_does_not_lose_it() -> N
     assert asking.asked == [0]
 
 
+class Websocket(str):
+    """As much of a connection as is looked at: it has no session yet."""
+
+    session_id: str | None = None
+    sequence: int | None = None
+    gateway: str | None = None
+
+
 @dataclass
 class Opened:
     """The gateway connections that were opened, and what each was asked for."""
 
     connections: list[tuple[int, bool]] = field(default_factory=list)
     fault: Exception | None = None
+    options: list[dict[str, Any]] = field(default_factory=list)
 
-    async def from_client(self, client: discord.Client, **options: Any) -> str:
+    async def from_client(self, client: discord.Client, **options: Any) -> Any:
+        self.options.append(options)
         if self.fault is not None:
             raise self.fault
         self.connections.append((options.get("shard_id") or 0, bool(options.get("resume"))))
-        return "websocket"
+        return Websocket("websocket")
 
 
 @dataclass
@@ -212,6 +233,9 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(Route, "BASE", Route.BASE)
     monkeypatch.setattr(DiscordWebSocket, "DEFAULT_GATEWAY", DiscordWebSocket.DEFAULT_GATEWAY)
     monkeypatch.setattr(DiscordWebSocket, "from_client", opened.from_client)
+    monkeypatch.setattr(DiscordWebSocket, "__init__", DiscordWebSocket.__init__)
+    monkeypatch.setattr(discord.client, "ExponentialBackoff", discord.client.ExponentialBackoff)  # type: ignore[attr-defined]
+    monkeypatch.setattr(discord.shard, "ExponentialBackoff", discord.shard.ExponentialBackoff)  # type: ignore[attr-defined]
     monkeypatch.setattr(Shard, "reidentify", Shard.reidentify)
     monkeypatch.setattr(Shard, "reconnect", Shard.reconnect)
     return World(opened)
@@ -292,6 +316,42 @@ async def test_an_app_that_names_its_shards_cannot_be_given_another_count(world:
     )
 
 
+class Answer:
+    """What aiohttp says of an answer of Discord's."""
+
+    reason = "no reason"
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+
+@pytest.mark.parametrize(("statuses", "tries"), [([503, 503], 3), ([503] * 4, 4), ([403], 1)])
+async def test_an_error_of_discords_own_is_waited_out_and_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch, statuses: list[int], tries: int
+) -> None:
+    asked, answers = internals.gateway_bot, list(statuses)
+    tried = []
+
+    async def gateway_bot(client: discord.Client) -> Any:
+        tried.append(client)
+        if not answers:
+            return await asked(client)
+        try:
+            raise discord.HTTPException(Answer(answers.pop(0)), "")  # type: ignore[arg-type]
+        except discord.HTTPException as error:
+            raise discord.GatewayNotFound from error
+
+    monkeypatch.setattr(internals, "gateway_bot", gateway_bot)
+    monkeypatch.setattr(shards, "PREPARE_PAUSES", (0.0, 0.0, 0.0))
+    made = world.shards(discord.AutoShardedClient(intents=NONE))
+    if statuses == [503, 503]:
+        await made.prepare()
+    else:
+        with pytest.raises(discord.GatewayNotFound):
+            await made.prepare()
+    assert len(tried) == tries
+
+
 async def test_connections_go_where_discord_said(world: World) -> None:
     await prepared(world, discord.Client(intents=NONE))
     assert str(DiscordWebSocket.DEFAULT_GATEWAY) == GATEWAY
@@ -326,6 +386,29 @@ async def test_a_connection_that_identifies_opens_no_socket_before_its_permit(wo
     assert world.states() == [(1, "waiting"), (1, "connecting")]
 
 
+async def test_identifys_that_bring_no_session_come_ever_later(
+    world: World, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Discord allows a thousand a day; at one in 5 s they would last for an hour and a half."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += seconds
+        made.permits.grant(1)  # as the one that was there is too old
+
+    made = world.shards(discord.AutoShardedClient(intents=NONE))
+    monkeypatch.setattr(shards.asyncio, "sleep", sleep)
+    for _ in range(9):
+        made.permits.grant(1)
+        await DiscordWebSocket.from_client(made.client, shard_id=1)
+    assert slept == [4, 8, 16, 32, 45, 45]
+    made.observe("shard_ready", (1,))
+    made.permits.grant(1)
+    await DiscordWebSocket.from_client(made.client, shard_id=1)
+    assert len(slept) == 6, "it begins anew once there was a session"
+
+
 async def test_a_connection_that_resumes_needs_no_permit(world: World) -> None:
     client = discord.AutoShardedClient(intents=NONE)
     made = world.shards(client)
@@ -334,6 +417,35 @@ async def test_a_connection_that_resumes_needs_no_permit(world: World) -> None:
     assert world.asked() == []
     assert world.states() == [(1, "resuming")]
     assert made.identified_at == {}
+
+
+async def test_a_shard_that_cannot_be_connected_goes_on_with_its_session_and_at_another_address_in_the_end(
+    world: World,
+) -> None:
+    """discord.py begins a new session after each failure to connect, though Discord keeps the events of the old one."""
+    made = world.shards(discord.AutoShardedClient(intents=NONE))
+    made.permits.grant(1)
+    websocket = await connect(made.client, shard_id=1)
+    websocket.session_id, websocket.sequence, websocket.gateway = "abc", 7, "wss://near.invalid"
+    made.observe("shard_ready", (1,))
+    made.observe("shard_disconnect", (1,))
+    for _ in range(2):
+        world.opened.fault = aiohttp.ClientConnectionError("refused")
+        with pytest.raises(aiohttp.ClientConnectionError):
+            await connect(made.client, shard_id=1)
+    world.opened.fault = None
+    await connect(made.client, shard_id=1)
+    tried = [{key: options[key] for key in ("session", "sequence", "gateway")} for options in world.opened.options[1:]]
+    near = {"session": "abc", "sequence": 7, "gateway": "wss://near.invalid"}
+    assert tried == [near, near, near | {"gateway": None}]
+    assert world.asked() == [], "and no permit was needed"
+    told = [(one.state, one.why) for one in world.sent if isinstance(one, wire.Shard)][-4:]
+    assert told == [
+        ("ready", ""),
+        ("closed", "closed with 4000"),
+        ("resuming", "closed with 4000"),
+        ("resuming", "cannot connect: ClientConnectionError: refused"),
+    ]
 
 
 async def test_a_resume_without_a_session_identifies_and_so_needs_a_permit(world: World) -> None:

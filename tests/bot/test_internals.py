@@ -20,6 +20,7 @@ import discord
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from discord.backoff import ExponentialBackoff
 from discord.ext import commands, tasks
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
@@ -48,6 +49,7 @@ def owners() -> dict[str, Any]:
         "websocket": DiscordWebSocket,
         "sharded client": client,
         "shard": Shard,
+        "backoff": ExponentialBackoff(),
         "http": client.http,
         "route": Route,
         "member": discord.Member,

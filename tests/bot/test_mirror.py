@@ -229,6 +229,24 @@ async def test_a_mirror_has_the_holders_cache_though_events_go_on_while_it_is_se
         assert (lost, len(mirror.client.cached_messages) > 100) == ([], True)
 
 
+async def test_a_mirror_waits_for_a_shard_whose_session_has_ended_and_gets_the_next_one(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with two(sandbox, tmp_path, monkeypatch, discord.Client) as (holder, mirror, lost):
+        with sandbox.faults.withhold_ready(count=1):
+            sandbox.faults.invalidate(0)
+            await sandbox.gateway.wait_for(lambda: len(sandbox.gateway.identifies) == 2)
+        loading = asyncio.ensure_future(loaded(mirror, 1))
+        async with asyncio.timeout(10):
+            while holder.copies is None or not holder.copies.waits:  # noqa: ASYNC110 - a stream tells nobody
+                await asyncio.sleep(0.01)
+        assert not mirror.client.guilds
+        sandbox.faults.invalidate(0)
+        await loading
+        await same(holder, mirror)
+        assert (lost, len(sandbox.gateway.identifies)) == ([], 3)
+
+
 async def test_strangers_who_come_before_the_mirror_are_sent_away_and_it_is_fed(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,3 +99,28 @@ async def test_a_loop_that_was_blocked_reads_first(asked: Resumes, monkeypatch: 
     asked.heard(0, RESUMED)
     await asyncio.sleep(0.3)
     assert connection.closed_with is None
+
+
+async def test_whoever_has_to_resume_again_and_again_waits_longer_each_time(
+    asked: Resumes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three are as fast as they can be: after those the session is dead, if they were refused."""
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    pauses = []
+    for _ in range(7):
+        pauses.append(asked.pause(0))
+        now += pauses[-1]
+    assert pauses == [0.0, 0.0, 0.0, 0.25, 0.5, 1.0, 1.0]
+    assert asked.pause(1) == 0.0, "each shard for itself"
+    now += resumes.WITHIN_SECONDS + 1
+    assert asked.pause(0) == 0.0
+
+
+async def test_an_unanswered_resume_is_known_as_such(asked: Resumes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resumes, "SILENCE_SECONDS", 0.02)
+    monkeypatch.setattr(resumes, "READ_SECONDS", 0.01)
+    asked.sent(0, Connection())  # type: ignore[arg-type]
+    assert not asked.unanswered(0)
+    await asyncio.sleep(0.1)
+    assert asked.unanswered(0)

@@ -211,7 +211,7 @@ async def test_health_is_healthy_unhealthy_and_healthy_again(docker: Docker, tmp
         place.sandbox.faults.invalidate(1, resumable=False)
         await health(place, "unhealthy")
         said = json.loads(await place.must("inspect", "--format", "{{json .State.Health.Log}}", place.name))
-        assert said[-1]["Output"] == "supervisor: not ready: 1 of 2 shards are not ready\n"
+        assert said[-1]["Output"] == "supervisor: not ready: 1 of 2 shards is not ready\n"
         place.sandbox.faults.clear()
         place.sandbox.faults.drop_shard(1)
         await health(place, "healthy")

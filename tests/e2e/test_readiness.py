@@ -76,10 +76,10 @@ async def test_it_is_unready_while_a_shard_has_no_session_and_ready_again_after(
             it.sandbox.faults.invalidate(1, resumable=False)
             said = await readyz(it, lambda code, _: code == 503)
             assert [shard["shard"] for shard in said["not_ready"]] == [1]
-            assert said["reason"] == "1 of 2 shards are not ready"
+            assert said["reason"] == "1 of 2 shards is not ready"
             assert (await it.health("/livez"))[0] == 200
             ended = await it.command("healthcheck")
-            assert (ended.code, ended.err) == (1, "supervisor: not ready: 1 of 2 shards are not ready\n")
+            assert (ended.code, ended.err) == (1, "supervisor: not ready: 1 of 2 shards is not ready\n")
             it.sandbox.faults.clear()
             it.sandbox.faults.drop_shard(1)
         await readyz(it, lambda code, _: code == 200)

@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from sandbox_client import Gateway
 
-from bastion.sandbox import FaultError, Refusal, Sandbox, SandboxSettings
+from bastion.sandbox import FaultError, Nonsense, Refusal, Sandbox, SandboxSettings
 
 pytestmark = pytest.mark.anyio
 
@@ -277,3 +277,45 @@ async def test_nothing_is_left_behind_when_a_sandbox_ends_with_clients_connected
     assert await client.close_code() == 1001
     await client.leave(1000)
     assert asyncio.all_tasks() == before
+
+
+@pytest.mark.parametrize(("what", "comes"), [("text", "\x00 no payload {"), ("list", "[1, 2, 3]")])
+async def test_nonsense_comes_as_it_is(sandbox: Sandbox, what: Nonsense, comes: str) -> None:
+    async with Gateway(sandbox) as client:
+        await client.identify()
+        assert sandbox.faults.garble(0, what).hits == 1
+        assert (await client.socket.receive(timeout=5)).data == comes
+    with pytest.raises(FaultError, match="must be one of text, bytes, list"):
+        sandbox.faults.garble(0, "nothing")  # type: ignore[arg-type]
+
+
+async def test_a_muted_connection_is_open_and_silent_and_its_session_can_be_resumed(sandbox: Sandbox) -> None:
+    async with Gateway(sandbox) as old, Gateway(sandbox) as new:
+        await old.identify()
+        assert sandbox.faults.mute(0).hits == 1
+        sandbox.emit_message()
+        assert await old.silent(0.05)
+        await new.resume(old)
+        await new.expect(t="MESSAGE_CREATE")
+        await new.expect(t="RESUMED")
+        assert await old.silent(0.05), "it is not even closed"
+
+
+async def test_a_connection_gets_no_hello(sandbox: Sandbox) -> None:
+    with sandbox.faults.withhold_hello(count=1) as fault:
+        async with aiohttp.ClientSession() as session, session.ws_connect(sandbox.gateway_url) as silent:
+            with pytest.raises(asyncio.TimeoutError):
+                await silent.receive(timeout=0.1)
+        assert fault.hits == 1
+
+
+@pytest.mark.parametrize(("how", "op"), [("reconnect", 7), ("resumable", 9)])
+async def test_a_resume_is_put_off_and_its_session_lives_on(sandbox: Sandbox, how: Refusal, op: int) -> None:
+    async with Gateway(sandbox) as first, Gateway(sandbox) as second, Gateway(sandbox) as third:
+        await first.identify()
+        await first.leave(4000)
+        with sandbox.faults.refuse_resume(how, count=1):
+            await second.resume(first)
+            await second.expect(op=op)
+        await third.resume(first)
+        await third.expect(t="RESUMED")

@@ -43,6 +43,17 @@ def test_the_table_shows_each_childs_state() -> None:
     assert "shards not ready: resuming: 1" in text
 
 
+def test_the_table_says_for_how_long_a_shard_has_been_away_and_why() -> None:
+    status = a_status_object()
+    shards = status["children"][0]["shards"]
+    shards[1] |= {"away": 34.04, "why": "closed with 4009"}
+    line = "generation 2, shards not ready: resuming: 1; away for 34.0 s: closed with 4009"
+    assert line in status_text(status, now=NOW)
+    shards[0] |= {"state": "waiting", "away": 90.0, "why": "the connection broke (1006)"}
+    line = "waiting: 0; resuming: 1; 0 the longest, away for 1 min 30 s: the connection broke (1006)"
+    assert line in status_text(status, now=NOW)
+
+
 def test_the_table_tells_a_spare_from_a_new_bot() -> None:
     status = a_status_object()
     status["children"][0] |= {"role": "standby", "spare": True}

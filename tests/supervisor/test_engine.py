@@ -93,7 +93,7 @@ async def test_status_shows_what_was_observed(settings: Settings) -> None:
     assert status["supervisor"]["pid"] == os.getpid()
     assert child["role"] == "active"
     assert child["guilds"] == 7
-    assert child["shards"] == [{"id": 0, "state": "ready", "latency_ms": 4.5}]
+    assert child["shards"] == [{"id": 0, "state": "ready", "latency_ms": 4.5, "away": None, "why": ""}]
     assert child["rss_bytes"] > 1_000_000
     assert child["cpu_percent"] is not None
     assert child["handled"] == 12
@@ -735,7 +735,7 @@ async def test_a_new_child_that_is_ready_waits_for_the_active_one_to_answer_and_
         tasks.start_soon(reload)
         await it.until(lambda roles: 2 in roles)  # it gets its permit a second after the first one got its own
         os.kill(it.pids[1], signal.SIGSTOP)
-        waits = "generation 2: 1 of 1 shards ready; waiting for generation 1 to read what has come to it"
+        waits = "generation 2: 1 of 1 shard ready; waiting for generation 1 to read what has come to it"
         await until(lambda: waits in [progress.message for progress in seen])
         assert not outcomes
         os.kill(it.pids[1], signal.SIGCONT)

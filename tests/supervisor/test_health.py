@@ -104,7 +104,7 @@ class TestAnswers:
         assert status == 503
         assert json.loads(body) == {
             "ready": False,
-            "reason": "1 of 2 shards are not ready",
+            "reason": "1 of 2 shards is not ready",
             "generation": 2,
             "not_ready": [{"shard": 1, "state": "resuming"}],
             "role": "active",
@@ -333,7 +333,7 @@ class TestHealthcheck:
     async def test_it_says_what_readyz_says(self, engine: FakeEngine, tmp_path: Path) -> None:
         path = tmp_path / "health.sock"
         async with serving(engine) as tcp, health.serve(path, engine):
-            assert await self.ask(tcp) == Health(False, "not ready: 1 of 2 shards are not ready")
+            assert await self.ask(tcp) == Health(False, "not ready: 1 of 2 shards is not ready")
             engine.active = READY
             assert await self.ask(tcp) == Health(True, "ready: every shard of generation 3")
             assert await self.ask(path) == Health(True, "ready: every shard of generation 3")

@@ -28,6 +28,8 @@ from bastion.supervisor.effects import (
     Weigh,
 )
 from bastion.supervisor.events import (
+    Away,
+    Back,
     Beaten,
     BecameReady,
     Broke,
@@ -484,7 +486,8 @@ def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activat
     world.greeted()
     world.ready()
     assert world.messages(2) == []
-    assert world.messages(1)[-2:] == [Window(open=True), Window(open=True)], "once more: has it read everything?"
+    again = Window(open=True, patience=limits.CATCH_UP)
+    assert world.messages(1)[-2:] == [Window(open=True), again], "once more: has it read everything?"
     world.answer_window()
     assert world.messages(2) == [Activate()]
     assert Drain(limit=30) not in world.messages(1)
@@ -813,7 +816,7 @@ def test_a_new_child_that_is_ready_says_so_again_when_it_knows_what_the_dead_one
 def test_a_new_child_is_activated_when_the_active_one_has_read_what_came_before() -> None:
     world = reloading_until(Phase.CONNECTING)
     world.ready()
-    assert world.messages(1)[-1] == Window(open=True)
+    assert world.messages(1)[-1] == Window(open=True, patience=limits.CATCH_UP)
     assert world.messages(2) == []
     told = world.step(Rang(Alarm.ACK, 1))
     assert [note.text for note in told if isinstance(note, Note)] == [
@@ -1970,6 +1973,153 @@ def test_claims_that_others_need_are_not_switched_off_by_hand() -> None:
 # --- the whole table --------------------------------------------------------------------------------------------
 
 
+# --- shards of the active child that are away ---------------------------------------------------------------------
+
+
+def away(timing: Timing = TIMING) -> World:
+    """A child serves, and a shard of it is away for too long; whether there is room for a successor is looked at."""
+    world = serving(timing)
+    world.roomy = False
+    world.step(Away(1, 3, "closed with 4000", 10.0))
+    world.step(Rang(Alarm.AWAY, 1))
+    return world
+
+
+def replacing(phase: Phase) -> World:
+    """Its successor has come to ``phase``."""
+    world = away()
+    world.step(Weighed(None))
+    while world.state.phase is not phase:
+        world.one_good_step()
+    return world
+
+
+REPLACING = [Phase.OPENING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING]
+
+
+def test_an_active_child_whose_shard_stays_away_for_ready_timeout_is_followed_by_one_of_the_same_release() -> None:
+    world = serving()
+    world.step(Away(1, 3, "closed with 4000", 10.0))
+    assert world.timers[Alarm.AWAY, 1] == 90
+    world.step(Rang(Alarm.AWAY, 1))
+    assert world.phase() is Phase.OPENING
+    assert world.state.replaces
+    world.cooperate()
+    assert world.state.active == 2
+    assert world.state.good == FIRST
+    assert world.state.previous is None, "it is not a release that one could go back to"
+    closed = world.closed[-1]
+    assert (closed.kind, closed.origin, closed.target, closed.result) == ("recovery", 1, 2, "succeeded")
+    assert closed.reason == "shard 3 of generation 1 is away (closed with 4000)"
+
+
+def test_a_shard_that_is_back_in_time_has_no_successor_tried() -> None:
+    world = serving()
+    world.step(Away(1, 3, "closed with 4000", 10.0))
+    world.step(Back(1))
+    assert (Alarm.AWAY, 1) not in world.timers
+    assert (world.phase(), world.state.child(1).away) == (Phase.SERVING, "")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("phase", REPLACING)
+def test_a_successor_that_fails_leaves_the_active_child_serving_and_the_next_one_comes_later_each_time(
+    phase: Phase,
+) -> None:
+    world = replacing(phase)
+    delays = []
+    for _ in range(3):
+        while world.state.incoming is None:
+            world.one_good_step()
+        world.step(Exited(world.state.incoming, "exited with status 1"))
+        assert world.state.active == 1
+        assert world.closed[-1].result == "failed"
+        delays.append(world.timers[Alarm.AWAY, 1])
+        world.step(Rang(Alarm.AWAY, 1))
+        world.step(Weighed(None))
+    assert delays == [100, 200, 400]
+    world.step(Back(1))
+    world.step(Away(1, 3, "closed with 4000", 10.0))
+    assert world.timers[Alarm.AWAY, 1] == 90, "a shard that was back begins anew"
+
+
+def test_no_successor_is_tried_where_there_is_no_room_or_no_identify_for_it() -> None:
+    world = away()
+    world.step(Weighed("too few IDENTIFYs are left today"))
+    assert (world.phase(), list(world.alive)) == (Phase.SERVING, [1])
+    assert world.timers[Alarm.AWAY, 1] == 100
+
+
+@pytest.mark.parametrize("phase", [*HANDOFF, Phase.PROBATION])
+def test_a_handoff_under_way_comes_before_the_successor(phase: Phase) -> None:
+    world = reloading_until(phase)
+    active = world.state.active
+    assert active is not None
+    world.step(Away(active, 3, "closed with 4000", 10.0))
+    world.step(Rang(Alarm.AWAY, active))
+    assert (world.phase(), world.state.replaces) == (phase, False)
+    if phase in (Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING):
+        world.step(Exited(2, "exited with status 1"))
+        assert world.state.replaces, "the handoff was in vain: now it is tried"
+        world.cooperate()
+        assert world.state.active == 3
+
+
+def test_a_reload_asked_for_while_room_is_looked_for_goes_first_and_the_successor_is_not_needed() -> None:
+    world = away()
+    command = world.reload()
+    world.step(Weighed(None))
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.state.active == 2
+
+
+def test_one_that_comes_while_a_successor_is_on_its_way_waits_for_it() -> None:
+    world = replacing(Phase.CONNECTING)
+    command = world.reload()
+    assert command in world.state.waiting
+    world.cooperate()
+    assert world.answers[command].result == "succeeded"
+    assert world.state.active == 3
+
+
+def test_no_successor_is_tried_by_a_supervisor_that_stops_or_yields() -> None:
+    world = yielding()
+    world.step(Away(1, 3, "closed with 4000", 10.0))
+    world.step(Rang(Alarm.AWAY, 1))
+    assert not world.state.weighing
+    world.stop()
+    assert world.phase() is Phase.STOPPING
+    assert list(world.alive) == [1]
+
+
+def test_a_shard_that_is_back_while_the_successor_connects_does_not_end_it() -> None:
+    world = replacing(Phase.CONNECTING)
+    world.step(Back(1))
+    world.cooperate()
+    assert world.state.active == 2
+
+
+def test_a_successor_waits_for_what_lingers() -> None:
+    world = lingering()
+    world.step(Away(2, 3, "closed with 4000", 10.0))
+    world.step(Rang(Alarm.AWAY, 2))
+    assert (world.phase(), world.state.weighing) == (Phase.SERVING, False)
+    world.step(HasDrained(1))
+    world.step(Exited(1, "exited with status 0"))
+    assert world.state.replaces
+    world.cooperate()
+    assert world.state.active == 3
+
+
+def test_a_spare_gives_way_to_a_successor_for_it_has_none_but_the_active_childs_sessions() -> None:
+    world = with_spare()
+    world.step(Away(1, 3, "closed with 4000", 10.0))
+    world.step(Rang(Alarm.AWAY, 1))
+    assert world.state.spare is None
+    world.cooperate()
+    assert world.state.active == 3
+
+
 def every_event(generation: int) -> Iterator[Event]:
     yield from (Reload(900), Rollback(901), Stop(902))
     yield from (Prepared(release("x"), TIMING), Prepared(release("x"), TIMING, crowded=True), Refused("no"))
@@ -1980,6 +2130,7 @@ def every_event(generation: int) -> Iterator[Event]:
     yield from (RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
     yield from (WindowAnswered(generation, True), WindowAnswered(generation, False), HasDrained(generation))
     yield from (Beaten(generation), Lingers(generation, 2, 1), Kicked(generation, 0))
+    yield from (Away(generation, 1, "closed with 4000", 10.0), Back(generation))
     yield from (GaveUp(generation, "no", retryable) for retryable in (True, False))
     yield from (Broke(generation, "no", retryable) for retryable in (True, False))
     yield from (Exited(generation, "no", retryable) for retryable in (True, False))
@@ -2158,6 +2309,8 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     "yielding": yielding,
     "yielding, bot dead": yielding_without_a_bot,
     "claims by hand": claims_by_hand,
+    "a shard is away": away,
+    **{f"a shard is away, {phase.value}": lambda phase=phase: replacing(phase) for phase in REPLACING},  # type: ignore[misc]
     "stopping": stopping,
     "stopped": stopped,
 }

@@ -163,7 +163,7 @@ async def test_an_engine_tells_of_its_start_a_reload_and_its_end(systemd: System
 
     async with supervised(settings, on_move=service.tell) as it:
         await until(lambda: hear() == ["READY=1"])
-        assert any(line.startswith("STATUS=generation 1, 1 of 1 shards ready, active since 2") for line in lines)
+        assert any(line.startswith("STATUS=generation 1, 1 of 1 shard ready, active since 2") for line in lines)
         # Read as it goes: a socket keeps 10 datagrams that nobody has read, and a reload sends more.
         assert (await it.engine.reload(on_progress=lambda _: hear())).result == "succeeded"
         await until(lambda: hear() == ["READY=1", "RELOADING=1", "READY=1"])
