@@ -20,9 +20,10 @@ from discord.gateway import DiscordWebSocket, ReconnectWebSocket
 
 _log = logging.getLogger("bastion.session")
 
-CONNECT_SECONDS = 10.0
-"""How long a connection may take to open, and then its HELLO to come: a matter of round trips. discord.py waits 60 s in
-all, as long as Discord keeps a session."""
+CONNECT_SECONDS = 5.0
+"""How long a connection may take to open, and then its HELLO to come: a matter of round trips, each a fraction of a
+second. It is half as long as a broken shard is waited for before another bot takes over. discord.py waits 60 s in all,
+as long as Discord keeps a session."""
 
 CLOSE_SECONDS = 0.25
 """How long the answer to a close is waited for."""
