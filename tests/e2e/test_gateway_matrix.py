@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from casualties import UNTOLD
+from casualties import INTERACTIONS, UNTOLD
 from named import Named
 from ordeal import Following, at_rest, seen
 from rig import Rig, active
-from test_moved_faults import MEMBERS, MOMENT, counted_as_missed, in_traffic, in_vain, missing
+from test_moved_faults import ANSWERED_WITHIN, MEMBERS, MOMENT, counted_as_missed, in_traffic, in_vain, missing
 
 from bastion.sandbox import Entry
 from bastion.sandbox.faults import Fault, Faults
@@ -127,6 +127,8 @@ class Course:
 
     def excused(self, entry: Entry) -> bool:
         """Say whether nobody could handle an event, or could answer it in time."""
+        if entry.kind in INTERACTIONS and any(at > entry.at + ANSWERED_WITHIN for _, at in entry.delivered):
+            return True  # the session of the bot that served was resumed too late for it
         for began, ended in self.hurts:
             if in_vain(entry, began, ended):
                 return True
