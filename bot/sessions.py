@@ -46,7 +46,7 @@ SHORT = 256
 ID = " {}"
 """Where in the name of a kind the event's id belongs."""
 
-_MAGIC = b"BASTION4"
+_MAGIC = b"BASTION5"
 _HEADER = struct.Struct("<8s16sQ")
 _TIME = struct.Struct("<d")
 _READING_AT = 32
@@ -86,6 +86,7 @@ class DeadSession:
     session: str
     gateway: str
     sequence: int
+    intents: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -184,10 +185,10 @@ class SessionFile:
             self._slots[body["shard"]] = slot
         self._free = [slot for slot in range(MAX_RUNNING) if not self._map[_HEADER_SIZE + slot * _NAME]]
 
-    def session(self, *, shard: int, shards: int, session: str, gateway: str) -> None:
+    def session(self, *, shard: int, shards: int, session: str, gateway: str, intents: int) -> None:
         """Note a shard's new session. Nothing of it has been handed over yet."""
         slot = self._slots.setdefault(shard, len(self._slots))
-        said = {"shard": shard, "shards": shards, "session": session, "gateway": gateway}
+        said = {"shard": shard, "shards": shards, "session": session, "gateway": gateway, "intents": intents}
         encoded = json.dumps(said, separators=(",", ":")).encode()
         if slot >= MAX_SHARDS or len(encoded) > _BODY_MAX:
             return

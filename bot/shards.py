@@ -174,6 +174,10 @@ class Shards:
             pairs = [(self.client.shard_id or 0, self.client.latency)]
         return {shard: round(seconds * 1000, 1) for shard, seconds in pairs if 0 <= seconds < float("inf")}
 
+    def is_ready(self, shard: int) -> bool:
+        """Whether a shard has its session, and its guilds are in the cache."""
+        return self._states.get(shard) == "ready"
+
     @property
     def broken(self) -> bool:
         """Whether a connection has broken whose session has more to bring."""

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -522,6 +522,33 @@ class Handover:
             self.resume(shard)
         # What it was asking for nobody knows.
         self.ask_for_members([guild.id for guild in self._client.guilds])
+
+    # A dead bot's session, in the place of one's own.
+
+    @property
+    def connect(self) -> sockets.Connect:
+        """discord.py's own way to open a connection."""
+        return self._opened.connect
+
+    def may_change(self, shard: int) -> bool:
+        """Whether a shard has a connection of its own that can be left for another session."""
+        websocket = self.websockets.get(shard)
+        if websocket is None or shard in self._between or shard in self._mirrored or self.resumes.waits(shard):
+            return False
+        return sockets.is_in_session(websocket)
+
+    def change(
+        self, shard: int, connection: Any, *, session: str, gateway: str, sequence: int
+    ) -> Coroutine[Any, Any, None]:
+        """Leave a shard's own session for one that has been resumed on this connection; return what ends the own one.
+
+        discord.py reconnects then.
+        """
+        websocket = self.websockets.pop(shard)  # from here on `sockets.pace` drops what still comes
+        self._quiet.add(shard)
+        self._opened.put_under(shard, connection)
+        sockets.go_on_with(websocket, session=session, gateway=gateway, sequence=sequence)
+        return sockets.end_session(websocket)
 
     # Components.
 

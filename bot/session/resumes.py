@@ -22,7 +22,6 @@ import time
 from dataclasses import dataclass, field
 
 import msgspec
-from discord.gateway import DiscordWebSocket
 
 from bastion.bot.discordpy import sockets
 
@@ -51,7 +50,7 @@ _head = msgspec.json.Decoder(_Head)
 class _Asked:
     """A RESUME that Discord has not accepted yet, and the refusals before it."""
 
-    websocket: DiscordWebSocket | None = None
+    websocket: sockets.Connection | None = None
     refused_at: list[float] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     why: str = ""
@@ -91,7 +90,7 @@ class Resumes:
                 asked.refuse(f"closed with {code}")
         return asked.why or None
 
-    def sent(self, shard: int, websocket: DiscordWebSocket) -> None:
+    def sent(self, shard: int, websocket: sockets.Connection) -> None:
         """Note that a RESUME has left on a connection."""
         asked = self._asked.setdefault(shard, _Asked())
         asked.stop()
@@ -121,11 +120,11 @@ class Resumes:
         if (asked := self._asked.pop(shard, None)) is not None:
             asked.stop()
 
-    def _suspect(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
+    def _suspect(self, asked: _Asked, websocket: sockets.Connection) -> None:
         """Let the loop read what has come meanwhile, if it was blocked until now."""
         asked.timer = asyncio.get_running_loop().call_later(READ_SECONDS, self._silent, asked, websocket)
 
-    def _silent(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
+    def _silent(self, asked: _Asked, websocket: sockets.Connection) -> None:
         asked.websocket = None
         asked.refuse(f"no answer for {SILENCE_SECONDS:g} s")
         task = asyncio.ensure_future(_close(websocket))
@@ -133,6 +132,6 @@ class Resumes:
         task.add_done_callback(self._closing.discard)
 
 
-async def _close(websocket: DiscordWebSocket) -> None:
+async def _close(websocket: sockets.Connection) -> None:
     with contextlib.suppress(Exception):
         await websocket.socket.close(code=4000)  # discord.py reads the end, and resumes once more

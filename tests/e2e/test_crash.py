@@ -57,11 +57,8 @@ async def kill(installation: Rig, *, meanwhile: Callable[[], None] = lambda: Non
     before = active(await installation.status())
     assert before is not None
     generation, said = before["generation"], len(installation.log)
-    sessions = {
-        session.info.number
-        for session in installation.sandbox.gateway.sessions
-        if session.generation == generation and session.connected
-    }
+    # It is the only child; a session may have been begun by one that is dead.
+    sessions = {session.info.number for session in installation.sandbox.gateway.sessions if session.connected}
     os.kill(before["pid"], signal.SIGKILL)
     at = time.monotonic()
     meanwhile()
