@@ -16,9 +16,10 @@ Three rules follow:
   been in an overlap when it died, and others may have handled what its session had yet to bring.
 - The cache is newer than what the dead session brings, up to the change-over. All of it is done once more
   nevertheless, in its order: each event says what something has become, so what the last one leaves is the present
-  again. Only what is not of that kind is told and not done (`discordpy.again`): members who come and go are counted by
-  the list that they are in, a guild that is there is not made anew, and the shard's messages leave the message cache
-  first, to come again. Something that is gone from the cache cannot be told as it was: that is counted as missed.
+  again. Only what is not of that kind is told and not done (`discordpy.again`): what was made and is there stays as it
+  is, members who come and go are counted by the list that they are in, and the shard's messages leave the message
+  cache first, to come again. What is gone from the cache cannot be told, and an update that the cache knows already
+  says nothing of what was before: these are counted as missed.
 - An interaction that is older than 3 s by Discord's clock cannot be answered: it is counted as expired.
 
 A session that cannot be resumed is given up: its shard goes on with its own. If no other child was there when that one
@@ -82,7 +83,7 @@ _OF_WHAT_IS_THERE: Mapping[str, tuple[str, ...]] = {
     "THREAD_UPDATE": ("thread_update", "raw_thread_update"),
     "VOICE_STATE_UPDATE": ("voice_state_update",),
 }
-"""Events that say nothing to the app if what they are about is gone from the cache; with what would hear them."""
+"""Events that say nothing to the app if what they are about is gone, or as they say already; with what hears them."""
 
 
 class _Id(msgspec.Struct):
@@ -174,6 +175,8 @@ class Recovery:
         self._read_at = 0.0 if file is None else file.reading_at
         self._own: dict[int, float] = {}
         """When each shard's own session began."""
+        self._made: set[int] = set()
+        """Guilds that the dead sessions have brought: the cache is no newer there."""
         self._resumes = Resumes()
         self._begun = self._activated = self._stopped = self._over = False
         self._settled = asyncio.Event()
@@ -432,10 +435,14 @@ class Recovery:
             if event.decision:
                 self._hand_over_interaction(event)
             return
-        told = self._gate.recover(event, self._way(event) if known else None)
+        if not known:
+            self._gate.counters.replayed += self._gate.recover(event)
+            return
+        is_news = again.is_news(self._client, event.name, event.data)
+        told = self._gate.recover(event, self._way(event))
         self._gate.counters.replayed += told
-        if event.decision and not told and self._gate.hears(_OF_WHAT_IS_THERE.get(event.name, ())):
-            self.missed += known
+        if event.decision and not (told and is_news()) and self._gate.hears(_OF_WHAT_IS_THERE.get(event.name, ())):
+            self.missed += 1
 
     def _hand_over_interaction(self, event: Event) -> None:
         age = self._discord_clock.age(int(event.data["id"]), self._clock())
@@ -448,17 +455,21 @@ class Recovery:
     def _way(self, event: Event) -> Callable[[], None]:
         """Return how an event is parsed that the cache may know."""
         client, gate, name, data = self._client, self._gate, event.name, event.data
-        if name in ("GUILD_MEMBER_ADD", "GUILD_MEMBER_UPDATE", "GUILD_MEMBER_REMOVE"):
+        if name.startswith("GUILD_MEMBER_") and int(data["guild_id"]) not in self._made:
             return lambda: again.with_member(client, name, data, lambda: gate.parse(event))
         if name in ("GUILD_CREATE", "GUILD_DELETE") and data.get("unavailable") is None:
             guild = client.get_guild(int(data["id"]))
             if name == "GUILD_CREATE" and guild is not None:
                 return lambda: client.dispatch("guild_join", guild)
+            if name == "GUILD_CREATE":
+                self._made.add(int(data["id"]))
             if name == "GUILD_DELETE" and guild is None:
                 gone = internals.make_guild(client, {**data, "unavailable": True})
                 return lambda: client.dispatch("guild_remove", gone)
         if name == "THREAD_CREATE":
-            again.forget_thread(client, data)
+            return lambda: again.with_thread(client, data, lambda: gate.parse(event))
+        if name == "VOICE_STATE_UPDATE":
+            return lambda: again.with_voice(client, data, lambda: gate.parse(event))
         if name == "MESSAGE_CREATE":
             event.data = again.without_old_member(client, data)
         return lambda: gate.parse(event)

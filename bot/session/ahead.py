@@ -110,7 +110,7 @@ class Ahead:
         while True:
             text = await self._text()
             payload = _payload.decode(text)
-            if payload.op == INVALID and payload.d == b"false":
+            if payload.op == INVALID and bytes(payload.d) == b"false":
                 raise GoneError
             if payload.op in (INVALID, RECONNECT):
                 raise ConnectionError("Discord asks for another connection")
