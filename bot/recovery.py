@@ -64,6 +64,7 @@ _CLOSE_SECONDS = 0.5
 _DATED = ("MESSAGE_CREATE", "INTERACTION_CREATE")
 """Events that come as soon as what they have the id of is made."""
 
+_OF_A_MEMBER = ("GUILD_MEMBER_ADD", "GUILD_MEMBER_UPDATE", "GUILD_MEMBER_REMOVE", "VOICE_STATE_UPDATE")
 _OF_WHAT_IS_THERE: Mapping[str, tuple[str, ...]] = {
     "CHANNEL_DELETE": ("guild_channel_delete",),
     "CHANNEL_UPDATE": ("guild_channel_update",),
@@ -455,7 +456,7 @@ class Recovery:
     def _way(self, event: Event) -> Callable[[], None]:
         """Return how an event is parsed that the cache may know."""
         client, gate, name, data = self._client, self._gate, event.name, event.data
-        if name.startswith("GUILD_MEMBER_") and int(data["guild_id"]) not in self._made:
+        if name in _OF_A_MEMBER and int(data.get("guild_id") or 0) not in self._made:
             return lambda: again.with_member(client, name, data, lambda: gate.parse(event))
         if name in ("GUILD_CREATE", "GUILD_DELETE") and data.get("unavailable") is None:
             guild = client.get_guild(int(data["id"]))
@@ -468,8 +469,6 @@ class Recovery:
                 return lambda: client.dispatch("guild_remove", gone)
         if name == "THREAD_CREATE":
             return lambda: again.with_thread(client, data, lambda: gate.parse(event))
-        if name == "VOICE_STATE_UPDATE":
-            return lambda: again.with_voice(client, data, lambda: gate.parse(event))
         if name == "MESSAGE_CREATE":
             event.data = again.without_old_member(client, data)
         return lambda: gate.parse(event)

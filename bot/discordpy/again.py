@@ -32,13 +32,13 @@ def with_member(client: discord.Client, name: str, data: Mapping[str, Any], pars
     """Parse what happened to a member: told as news, while the guild's count moves with its list of members.
 
     One who joined and is in the list already stays there as he is. One who left and is not was there before; of him
-    nothing but the user is known.
+    nothing but the user is known. Who talks is put into the list, and taken out again when he leaves.
     """
-    guild = client.get_guild(int(data["guild_id"]))
+    guild = client.get_guild(int(data.get("guild_id") or 0))
     if guild is None:
         parse()
         return
-    user, count, listed = int(data["user"]["id"]), guild._member_count, len(guild._members)
+    user, count, listed = int(data.get("user_id") or data["user"]["id"]), guild._member_count, len(guild._members)
     known = guild._members.get(user)
     if name == "GUILD_MEMBER_ADD" and known is not None:
         del guild._members[user]
@@ -50,6 +50,8 @@ def with_member(client: discord.Client, name: str, data: Mapping[str, Any], pars
     finally:
         if name == "GUILD_MEMBER_ADD" and known is not None:
             guild._members[user] = known
+        if name == "VOICE_STATE_UPDATE" and data.get("channel_id") is None:
+            guild._voice_states.pop(user, None)  # discord.py keeps a state of who leaves without one
         guild._member_count = None if count is None else count + len(guild._members) - listed
 
 
@@ -60,14 +62,6 @@ def with_thread(client: discord.Client, data: Mapping[str, Any], parse: Callable
     parse()
     if guild is not None and known is not None:
         guild._threads[known.id] = known
-
-
-def with_voice(client: discord.Client, data: Mapping[str, Any], parse: Callable[[], None]) -> None:
-    """Parse that somebody talks or not: discord.py keeps a state of who leaves without one."""
-    parse()
-    guild = client.get_guild(int(data.get("guild_id") or 0))
-    if guild is not None and data.get("channel_id") is None:
-        guild._voice_states.pop(int(data["user_id"]), None)
 
 
 def without_old_member(client: discord.Client, data: Mapping[str, Any]) -> Mapping[str, Any]:
