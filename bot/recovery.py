@@ -164,7 +164,7 @@ class Recovery:
         self.alone = alone
         self.cut, self.more_cut = file.running() if file is not None else ([], 0)
         self._client, self._gate, self._ledger, self._file = client, gate, ledger, file
-        self._connections, self._ready, self._clock = connections, ready, clock
+        self._changing, self._ready, self._clock = connections, ready, clock
         self._discord_clock = discord_clock
         self._changed, self._taken, self._ended = changed, taken, ended
         self._numbering = Numbering(joined=False, clock=clock, continues=self._past)
@@ -257,7 +257,7 @@ class Recovery:
             if side.over or side.changed_at is not None or self._stopped or not self._begun or not self._ready(shard):
                 continue
             wait = side.unanswered_since + ACCEPT_SECONDS - self._clock()
-            if side.resumed and self._connections.may_change(shard):
+            if side.resumed and self._changing.may_change(shard):
                 self._change(side)
             elif not side.resumed and wait <= 0:
                 self._lose(side, f"no answer for {ACCEPT_SECONDS:g} s")
@@ -299,7 +299,7 @@ class Recovery:
         dead, former = side.dead, side.ahead
         async with asyncio.timeout(OPEN_SECONDS):
             side.ahead = await Ahead.open(
-                self._connections.connect,
+                self._changing.connect,
                 gateway=sockets.default_gateway() if elsewhere else dead.gateway,
                 session=dead.session,
                 sequence=dead.sequence if former is None else former.sequence,
@@ -337,7 +337,7 @@ class Recovery:
         self._gate.release(dead.shard, handle=False)
         again.forget_messages(self._client, dead.shard)
         ahead.put_under(lambda: self._catch_up(side))
-        ending = self._connections.change(
+        ending = self._changing.change(
             dead.shard, ahead, session=dead.session, gateway=dead.gateway, sequence=dead.sequence
         )
         task = asyncio.ensure_future(ending)

@@ -155,9 +155,16 @@ def go_on_with(websocket: DiscordWebSocket, *, session: str, gateway: str, seque
 
 async def end_session(websocket: DiscordWebSocket) -> None:
     """Close a websocket in such a way that Discord ends its session, and discord.py reconnects."""
+    socket = websocket.socket
+    own = socket.close
+
+    async def close(*, code: int = 1000, message: bytes = b"") -> bool:
+        return await own(code=1000, message=message)  # discord.py closes with 4000 what it finds closing
+
+    socket.close = close  # type: ignore[method-assign]
     websocket._close_code = 4000  # of 1000 discord.py would believe that nothing is to be resumed
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(websocket.socket.close(code=1000), CLOSE_SECONDS)
+        await asyncio.wait_for(close(), CLOSE_SECONDS)
 
 
 def default_gateway() -> str:

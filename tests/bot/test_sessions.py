@@ -44,8 +44,8 @@ def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living
     living.handed(0, 5)
     living.handed(1, 2**40)
     assert successor(path).sessions() == [
-        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5),
-        DeadSession(shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40),
+        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5, intents=1),
+        DeadSession(shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40, intents=1),
     ]
 
 
