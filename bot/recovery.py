@@ -1,7 +1,7 @@
 """What a dead child left undone: this child goes on with its gateway sessions, where it had come to.
 
 Nobody has a cache but Discord. So each shard IDENTIFYs for one, and meanwhile its dead session is resumed and held
-(`session.ahead`), for Discord would forget it. When the shard is ready, it changes over by discord.py's own reconnect:
+(`discordpy.held`), for Discord would forget it. When the shard is ready, it changes over by discord.py's own reconnect:
 its own session ends, RESUMED is what comes next. An example, of a shard whose dead session stood at 41:
 
     resumed from 41      42, 43, 44 come, and are held
@@ -35,19 +35,21 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import discord
 import msgspec
+from discord.gateway import DiscordWebSocket
 
 from bastion.bot import internals
 from bastion.bot.dated import DiscordClock
-from bastion.bot.discordpy import again, sockets
+from bastion.bot.discordpy import again
+from bastion.bot.discordpy.held import Held, Payload, SessionGoneError
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
 from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify
 from bastion.bot.ledger import Ledger, number_key
-from bastion.bot.session.ahead import Ahead, GoneError, Payload
 from bastion.bot.session.resumes import Resumes
 from bastion.bot.sessions import DeadSession, SessionFile, whose
 
@@ -97,17 +99,14 @@ _id = msgspec.json.Decoder(_Id)
 class Connections(Protocol):
     """What changes this client's shards over: `Handover`."""
 
-    @property
-    def connect(self) -> sockets.Connect:
-        """Opens a connection."""
+    def connecting(self, shard: int) -> AbstractContextManager[None]:
+        """Note for the time of a connection's opening which shard it is for."""
 
     def may_change(self, shard: int) -> bool:
         """Whether a shard has a connection of its own that can be left."""
 
-    def change(
-        self, shard: int, connection: Any, *, session: str, gateway: str, sequence: int
-    ) -> Coroutine[Any, Any, None]:
-        """Leave it for another session; return what ends the own one."""
+    def change(self, shard: int, to: DiscordWebSocket, gateway: str) -> Coroutine[Any, Any, None]:
+        """Leave it for another one; return what ends the own session."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,7 +115,7 @@ class _Side:
 
     dead: DeadSession
     unanswered_since: float = 0.0
-    ahead: Ahead | None = None
+    held: Held | None = None
     resumed: bool = False
     """Whether Discord has accepted RESUME on the connection that it has now."""
     changed_at: float | None = None
@@ -279,8 +278,8 @@ class Recovery:
                 await self._open(side, elsewhere=failed >= _DEFAULT_AFTER and failed % 2 == 0)
                 failed = 0
                 await self._hold(side)
-            except GoneError:
-                why = "Discord no longer knows it (op 9)"
+            except SessionGoneError as error:
+                why = str(error)
                 break
             except (ConnectionError, TimeoutError) as error:
                 failed += 1
@@ -296,26 +295,26 @@ class Recovery:
         self._lose(side, why)
 
     async def _open(self, side: _Side, *, elsewhere: bool) -> None:
-        dead, former = side.dead, side.ahead
-        async with asyncio.timeout(OPEN_SECONDS):
-            side.ahead = await Ahead.open(
-                self._changing.connect,
-                gateway=sockets.default_gateway() if elsewhere else dead.gateway,
-                session=dead.session,
-                sequence=dead.sequence if former is None else former.sequence,
-                token=self._client.http.token or "",
-            )
-        if former is not None:
-            side.ahead.go_on_from(former)
-        self._resumes.sent(dead.shard, side.ahead)
+        dead = side.dead
+        with self._changing.connecting(dead.shard):
+            async with asyncio.timeout(OPEN_SECONDS):
+                side.held = await Held.resume(
+                    self._client,
+                    side.held,
+                    shard=dead.shard,
+                    session=dead.session,
+                    sequence=dead.sequence,
+                    gateway=None if elsewhere else dead.gateway,
+                )
+        self._resumes.sent(dead.shard, side.held.websocket)
 
     async def _hold(self, side: _Side) -> None:
-        assert side.ahead is not None
+        assert side.held is not None
         try:
-            await side.ahead.hold(lambda text, payload: self._heard(side, text, payload))
+            await side.held.read(lambda text, payload: self._heard(side, text, payload))
         finally:
             if side.changed_at is None:
-                await side.ahead.discard()
+                await side.held.discard()
 
     def _heard(self, side: _Side, text: str, payload: Payload) -> None:
         if payload.t in _DATED:
@@ -327,20 +326,17 @@ class Recovery:
 
     def _change(self, side: _Side) -> None:
         """Have a shard go on with its dead session. What waits of its own is told by that one."""
-        dead, ahead = side.dead, side.ahead
-        assert ahead is not None
-        side.changed_at, side.last = self._clock(), ahead.sequence
+        dead, held = side.dead, side.held
+        assert held is not None
+        side.changed_at, side.last = self._clock(), held.sequence or 0
         if side.task is not None:
             side.task.cancel()
-        self.missed += ahead.dropped
-        self._gate.counters.overflowed += ahead.dropped
+        self.missed += held.dropped
+        self._gate.counters.overflowed += held.dropped
         self._gate.release(dead.shard, handle=False)
         again.forget_messages(self._client, dead.shard)
-        ahead.put_under(lambda: self._catch_up(side))
-        ending = self._changing.change(
-            dead.shard, ahead, session=dead.session, gateway=dead.gateway, sequence=dead.sequence
-        )
-        task = asyncio.ensure_future(ending)
+        held.release(dead.sequence, lambda: self._catch_up(side))
+        task = asyncio.ensure_future(self._changing.change(dead.shard, held.websocket, dead.gateway))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
 

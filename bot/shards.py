@@ -284,7 +284,8 @@ class Shards:
         self, inner: internals.FromClient, client: discord.Client, shard: int, options: dict[str, Any]
     ) -> DiscordWebSocket:
         with self.handover.connecting(shard):
-            websocket = self._websockets[shard] = await inner(client, **options)
+            websocket = self.handover.resumed_before(shard) or await inner(client, **options)
+            self._websockets[shard] = websocket
             await self.handover.connected(shard, websocket, resumed=bool(options.get("resume")))
         return websocket
 

@@ -9,27 +9,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeAlias
+from typing import Any
 
-import aiohttp
 import discord
 import yarl
-from discord import utils
 from discord.gateway import DiscordWebSocket
-from discord.http import INTERNAL_API_VERSION
-
-Connect: TypeAlias = Callable[[str], Awaitable[Any]]
-"""Opens a connection to an address, as discord.py does."""
-Inflate: TypeAlias = Callable[[bytes], "str | None"]
-"""Takes the bytes of a message, and returns its text when it is whole."""
-
-
-class Connection(Protocol):
-    """A connection on which a RESUME may be refused."""
-
-    socket: Any
-    _close_code: int | None
-
 
 CLOSE_SECONDS = 0.25
 """How long the answer to a close is waited for."""
@@ -84,29 +68,22 @@ class Opened:
 
     def __init__(self, connect: Callable[..., Awaitable[Any]]) -> None:
         """``connect`` is discord.py's own way, as `choose_sockets` returns it."""
-        self.connect = connect
+        self._connect = connect
         self._sockets: dict[int, tuple[str, float, Any]] = {}
-        self._put_under: dict[int, Any] = {}
 
     async def open(self, shard: int, url: str) -> None:
         """Open one, in the place of any that is there. Raises what discord.py's own way raises."""
         await self.discard(shard)
-        self._sockets[shard] = url, time.monotonic(), await self.connect(url)
-
-    def put_under(self, shard: int, websocket: Any) -> None:
-        """Let a shard have this one next, whichever address it asks for."""
-        self._put_under[shard] = websocket
+        self._sockets[shard] = url, time.monotonic(), await self._connect(url)
 
     async def take(self, shard: int, url: str) -> Any:
         """Return a shard's connection to this address: the one that was opened before, or a new one."""
-        if (given := self._put_under.pop(shard, None)) is not None:
-            return given
         address, opened_at, websocket = self._sockets.pop(shard, ("", 0.0, None))
         if websocket is not None:
             if address == url and not websocket.closed and time.monotonic() - opened_at < OPEN_SECONDS:
                 return websocket
             await _close(websocket)
-        return await self.connect(url)
+        return await self._connect(url)
 
     async def discard(self, shard: int) -> None:
         """Close a shard's, if it was not taken."""
@@ -130,22 +107,9 @@ def is_in_session(websocket: DiscordWebSocket) -> bool:
     return websocket.session_id is not None and websocket.sequence is not None and not websocket.socket.closed
 
 
-def closed_by_discord(websocket: Connection) -> int | None:
+def closed_by_discord(websocket: DiscordWebSocket) -> int | None:
     """Return the code with which the other side has ended a connection, 1006 or 1000 for none; None if we have."""
     return websocket.socket.close_code if websocket._close_code is None else None
-
-
-async def connect_to(connect: Connect, gateway: str) -> tuple[Any, Inflate]:
-    """Open a gateway connection as discord.py does; return it, and what inflates its messages.
-
-    Raises `ConnectionError`.
-    """
-    context = utils._ActiveDecompressionContext()
-    query = {"v": str(INTERNAL_API_VERSION), "encoding": "json", "compress": context.COMPRESSION_TYPE}
-    try:
-        return await connect(str(yarl.URL(gateway).with_query(query))), context.decompress
-    except (OSError, TimeoutError, aiohttp.ClientError, discord.HTTPException) as error:
-        raise ConnectionError(str(error) or type(error).__name__) from None
 
 
 def go_on_with(websocket: DiscordWebSocket, *, session: str, gateway: str, sequence: int) -> None:
@@ -165,11 +129,6 @@ async def end_session(websocket: DiscordWebSocket) -> None:
     websocket._close_code = 4000  # of 1000 discord.py would believe that nothing is to be resumed
     with contextlib.suppress(Exception):
         await asyncio.wait_for(close(), CLOSE_SECONDS)
-
-
-def default_gateway() -> str:
-    """Return where discord.py connects if it is told nowhere else."""
-    return str(DiscordWebSocket.DEFAULT_GATEWAY)
 
 
 def resume_url(websocket: DiscordWebSocket, opened_with: str) -> str:

@@ -86,6 +86,8 @@ class Handover:
         """Shards whose connection closes, and is resumed, because their session moves: no app hears of that."""
         self._handled: dict[int, int] = {}
         """Up to which sequence a dead bot has handled what may come once more of its session, by shard."""
+        self._resumed: dict[int, DiscordWebSocket] = {}
+        """Connections that shards have next, with the sessions of a dead bot."""
         self._latencies: dict[int, float] = {}
         self._questions: dict[int, tuple[asyncio.TimerHandle, Callable[[bool], None]]] = {}
         self._asked = 0
@@ -525,11 +527,6 @@ class Handover:
 
     # A dead bot's session, in the place of one's own.
 
-    @property
-    def connect(self) -> sockets.Connect:
-        """discord.py's own way to open a connection."""
-        return self._opened.connect
-
     def may_change(self, shard: int) -> bool:
         """Whether a shard has a connection of its own that can be left for another session."""
         websocket = self.websockets.get(shard)
@@ -537,18 +534,20 @@ class Handover:
             return False
         return sockets.is_in_session(websocket)
 
-    def change(
-        self, shard: int, connection: Any, *, session: str, gateway: str, sequence: int
-    ) -> Coroutine[Any, Any, None]:
-        """Leave a shard's own session for one that has been resumed on this connection; return what ends the own one.
+    def change(self, shard: int, to: DiscordWebSocket, gateway: str) -> Coroutine[Any, Any, None]:
+        """Leave a shard's own session for one that has been resumed; return what ends the own one.
 
-        discord.py reconnects then.
+        discord.py reconnects then, and gets that connection.
         """
         websocket = self.websockets.pop(shard)  # from here on `sockets.pace` drops what still comes
         self._quiet.add(shard)
-        self._opened.put_under(shard, connection)
-        sockets.go_on_with(websocket, session=session, gateway=gateway, sequence=sequence)
+        self._resumed[shard] = to
+        sockets.go_on_with(websocket, session=to.session_id or "", gateway=gateway, sequence=to.sequence or 0)
         return sockets.end_session(websocket)
+
+    def resumed_before(self, shard: int) -> DiscordWebSocket | None:
+        """Return the connection that a shard is to go on with, once."""
+        return self._resumed.pop(shard, None)
 
     # Components.
 

@@ -22,6 +22,7 @@ import time
 from dataclasses import dataclass, field
 
 import msgspec
+from discord.gateway import DiscordWebSocket
 
 from bastion.bot.discordpy import sockets
 
@@ -50,7 +51,7 @@ _head = msgspec.json.Decoder(_Head)
 class _Asked:
     """A RESUME that Discord has not accepted yet, and the refusals before it."""
 
-    websocket: sockets.Connection | None = None
+    websocket: DiscordWebSocket | None = None
     refused_at: list[float] = field(default_factory=list)
     timer: asyncio.TimerHandle | None = None
     why: str = ""
@@ -90,7 +91,7 @@ class Resumes:
                 asked.refuse(f"closed with {code}")
         return asked.why or None
 
-    def sent(self, shard: int, websocket: sockets.Connection) -> None:
+    def sent(self, shard: int, websocket: DiscordWebSocket) -> None:
         """Note that a RESUME has left on a connection."""
         asked = self._asked.setdefault(shard, _Asked())
         asked.stop()
@@ -120,11 +121,11 @@ class Resumes:
         if (asked := self._asked.pop(shard, None)) is not None:
             asked.stop()
 
-    def _suspect(self, asked: _Asked, websocket: sockets.Connection) -> None:
+    def _suspect(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
         """Let the loop read what has come meanwhile, if it was blocked until now."""
         asked.timer = asyncio.get_running_loop().call_later(READ_SECONDS, self._silent, asked, websocket)
 
-    def _silent(self, asked: _Asked, websocket: sockets.Connection) -> None:
+    def _silent(self, asked: _Asked, websocket: DiscordWebSocket) -> None:
         asked.websocket = None
         asked.refuse(f"no answer for {SILENCE_SECONDS:g} s")
         task = asyncio.ensure_future(_close(websocket))
@@ -132,6 +133,6 @@ class Resumes:
         task.add_done_callback(self._closing.discard)
 
 
-async def _close(websocket: sockets.Connection) -> None:
+async def _close(websocket: DiscordWebSocket) -> None:
     with contextlib.suppress(Exception):
         await websocket.socket.close(code=4000)  # discord.py reads the end, and resumes once more
