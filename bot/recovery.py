@@ -18,8 +18,8 @@ Three rules follow:
   nevertheless, in its order: each event says what something has become, so what the last one leaves is the present
   again. Only what is not of that kind is told and not done (`discordpy.again`): what was made and is there stays as it
   is, members who come and go are counted by the list that they are in, and the shard's messages leave the message
-  cache first, to come again. What is gone from the cache cannot be told, and an update that the cache knows already
-  says nothing of what was before: these are counted as missed.
+  cache first, to come again. What is gone from the cache cannot be told, and an update is told beside a cache that
+  may know it already, so that it says little of what was before: these are counted as missed.
 - An interaction that is older than 3 s by Discord's clock cannot be answered: it is counted as expired.
 
 A session that cannot be resumed is given up: its shard goes on with its own. If no other child was there when that one
@@ -34,14 +34,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import discord
 import msgspec
-from discord.gateway import DiscordWebSocket
 
 from bastion.bot import internals
 from bastion.bot.dated import DiscordClock
@@ -50,6 +47,7 @@ from bastion.bot.discordpy.held import Held, Payload, SessionGoneError
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
 from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify
 from bastion.bot.ledger import Ledger, number_key
+from bastion.bot.session.handover import Handover
 from bastion.bot.session.resumes import Resumes
 from bastion.bot.sessions import DeadSession, SessionFile, whose
 
@@ -62,6 +60,8 @@ ACCEPT_SECONDS = 3.0
 _RETRY_SECONDS = 0.1
 _DEFAULT_AFTER = 2
 """After so many connections that did not open at the session's own address the gateway's is tried in turn."""
+MEMBERS_SECONDS = 2.0
+"""How long a shard that has all its guilds waits for their members: those of many guilds take minutes to come."""
 _CLOSE_SECONDS = 0.5
 _DATED = ("MESSAGE_CREATE", "INTERACTION_CREATE")
 """Events that come as soon as what they have the id of is made."""
@@ -86,7 +86,7 @@ _OF_WHAT_IS_THERE: Mapping[str, tuple[str, ...]] = {
     "THREAD_UPDATE": ("thread_update", "raw_thread_update"),
     "VOICE_STATE_UPDATE": ("voice_state_update",),
 }
-"""Events that say nothing to the app if what they are about is gone, or as they say already; with what hears them."""
+"""Events that are about something in the cache, which may be gone, or newer than an update; with what hears them."""
 
 
 class _Id(msgspec.Struct):
@@ -94,19 +94,6 @@ class _Id(msgspec.Struct):
 
 
 _id = msgspec.json.Decoder(_Id)
-
-
-class Connections(Protocol):
-    """What changes this client's shards over: `Handover`."""
-
-    def connecting(self, shard: int) -> AbstractContextManager[None]:
-        """Note for the time of a connection's opening which shard it is for."""
-
-    def may_change(self, shard: int) -> bool:
-        """Whether a shard has a connection of its own that can be left."""
-
-    def change(self, shard: int, to: DiscordWebSocket, gateway: str) -> Coroutine[Any, Any, None]:
-        """Leave it for another one; return what ends the own session."""
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +129,7 @@ class Recovery:
         generation: int,
         covered: Callable[[DeadSession], bool],
         alone: bool,
-        connections: Connections,
+        connections: Handover,
         ready: Callable[[int], bool],
         discord_clock: DiscordClock,
         changed: Callable[[], None],
@@ -175,6 +162,10 @@ class Recovery:
         self._read_at = 0.0 if file is None else file.reading_at
         self._own: dict[int, float] = {}
         """When each shard's own session began."""
+        self._missing: dict[int, set[int]] = {}
+        """By shard, the guilds that its own session has named and not brought yet."""
+        self._waits_for_members: set[int] = set()
+        """Shards that have all guilds, for a moment."""
         self._made: set[int] = set()
         """Guilds that the dead sessions have brought: the cache is no newer there."""
         self._resumes = Resumes()
@@ -222,6 +213,26 @@ class Recovery:
     def session_began(self, shard: int) -> None:
         """Note that a READY of this child's own sessions is about to be read."""
         self._own.setdefault(shard, self._clock())
+        self._missing.pop(shard, None)
+
+    def _came(self, shard: int, guild: int) -> None:
+        """Note a guild that a shard's own session brings. discord.py's readiness may wait for members for minutes."""
+        if shard not in self._missing:
+            count = self._client.shard_count or 1
+            missing = {one.id for one in self._client.guilds if one.unavailable and (one.id >> 22) % count == shard}
+            self._missing[shard] = missing
+        self._missing[shard].discard(guild)
+        if not self._missing[shard]:
+            self._waits_for_members.add(shard)
+            asyncio.get_running_loop().call_later(MEMBERS_SECONDS, self._wait_no_longer, shard)
+
+    def _wait_no_longer(self, shard: int) -> None:
+        self._waits_for_members.discard(shard)
+        self.look()
+
+    def _is_ready(self, shard: int) -> bool:
+        """Whether a shard's guilds are in the cache, and their members, unless they are long to come."""
+        return self._ready(shard) or (self._missing.get(shard) == set() and shard not in self._waits_for_members)
 
     async def caught_up(self, patience: float) -> None:
         """Wait until every session has brought what had come, or is given up; at most ``patience`` seconds."""
@@ -253,7 +264,9 @@ class Recovery:
         Whether a shard is ready, and whether its connection is whole, discord.py's base events tell.
         """
         for shard, side in self._sides.items():
-            if side.over or side.changed_at is not None or self._stopped or not self._begun or not self._ready(shard):
+            if side.over or side.changed_at is not None or self._stopped:
+                continue
+            if not self._begun or not self._is_ready(shard):
                 continue
             wait = side.unanswered_since + ACCEPT_SECONDS - self._clock()
             if side.resumed and self._changing.may_change(shard):
@@ -409,10 +422,13 @@ class Recovery:
                 event.decision = True
             return False
         if side.changed_at is None or self._file is None:
+            if event.name == "GUILD_CREATE":
+                self._came(shard, int(event.data["id"]))
             return False
-        known = sequence <= side.last or self._clock() < side.changed_at + SURE_AFTER
+        old = sequence <= side.last
+        known = old or self._clock() < side.changed_at + SURE_AFTER
         try:
-            self._hand_over(event, known=known)
+            self._hand_over(event, old=old, known=known)
         except Exception:
             _log.exception("%s could not be read again", event.describe())
             self.missed += 1
@@ -422,8 +438,8 @@ class Recovery:
         self._file.handed(shard, sequence)
         return True
 
-    def _hand_over(self, event: Event, *, known: bool) -> None:
-        """Have an event parsed and handled. ``known``: what it says may be in the cache."""
+    def _hand_over(self, event: Event, *, old: bool, known: bool) -> None:
+        """Have an event parsed and handled. ``old``: it had come before the change-over; ``known``: it may have."""
         event.identity = identify(event.name, event.data)
         if event.identity is not None:
             event.occurrence = self._numbering.observe(event.identity, event.at)
@@ -435,10 +451,10 @@ class Recovery:
         if not known:
             self._gate.counters.replayed += self._gate.recover(event)
             return
-        is_news = again.is_news(self._client, event.name, event.data)
         told = self._gate.recover(event, self._way(event))
         self._gate.counters.replayed += told
-        if event.decision and not (told and is_news()) and self._gate.hears(_OF_WHAT_IS_THERE.get(event.name, ())):
+        says_all = told and not (old and event.name.endswith("_UPDATE"))
+        if event.decision and not says_all and self._gate.hears(_OF_WHAT_IS_THERE.get(event.name, ())):
             self.missed += 1
 
     def _hand_over_interaction(self, event: Event) -> None:

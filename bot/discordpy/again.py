@@ -29,7 +29,7 @@ def _shard(message: discord.Message, count: int) -> int:
 
 
 def with_member(client: discord.Client, name: str, data: Mapping[str, Any], parse: Callable[[], None]) -> None:
-    """Parse what happened to a member: told as news, while the guild's count moves with its list of members.
+    """Parse what happened to a member: told as news, while the guild's count moves with its list, if that is complete.
 
     One who joined and is in the list already stays there as he is. One who left and is not was there before; of him
     nothing but the user is known. Who talks is put into the list, and taken out again when he leaves.
@@ -38,7 +38,8 @@ def with_member(client: discord.Client, name: str, data: Mapping[str, Any], pars
     if guild is None:
         parse()
         return
-    user, count, listed = int(data.get("user_id") or data["user"]["id"]), guild._member_count, len(guild._members)
+    user, count = int(data.get("user_id") or data["user"]["id"]), guild._member_count
+    complete = count == len(guild._members)
     known = guild._members.get(user)
     if name == "GUILD_MEMBER_ADD" and known is not None:
         del guild._members[user]
@@ -52,7 +53,7 @@ def with_member(client: discord.Client, name: str, data: Mapping[str, Any], pars
             guild._members[user] = known
         if name == "VOICE_STATE_UPDATE" and data.get("channel_id") is None:
             guild._voice_states.pop(user, None)  # discord.py keeps a state of who leaves without one
-        guild._member_count = None if count is None else count + len(guild._members) - listed
+        guild._member_count = len(guild._members) if complete else count
 
 
 def with_thread(client: discord.Client, data: Mapping[str, Any], parse: Callable[[], None]) -> None:
@@ -70,35 +71,3 @@ def without_old_member(client: discord.Client, data: Mapping[str, Any]) -> Mappi
     if guild is None or guild.get_member(int(data["author"]["id"])) is None:
         return data
     return {key: value for key, value in data.items() if key != "member"}
-
-
-def is_news(client: discord.Client, name: str, data: Mapping[str, Any]) -> Callable[[], bool]:
-    """Return what says, when an update has been parsed, whether it changed anything: else the cache knew it already."""
-    thing = _about(client, name, data)
-    before = None if thing is None else _state(thing)
-    return lambda: thing is None or _state(thing) != before
-
-
-def _about(client: discord.Client, name: str, data: Mapping[str, Any]) -> Any:
-    guild = client.get_guild(int(data.get("guild_id") or 0))
-    if guild is None:
-        return None
-    match name:
-        case "GUILD_MEMBER_UPDATE":
-            return guild.get_member(int(data["user"]["id"]))
-        case "VOICE_STATE_UPDATE":
-            return guild._voice_states.get(int(data["user_id"]))
-        case "GUILD_ROLE_UPDATE":
-            return guild.get_role(int(data["role"]["id"]))
-        case "CHANNEL_UPDATE" | "THREAD_UPDATE":
-            return guild.get_channel_or_thread(int(data["id"]))
-    return None
-
-
-def _state(thing: Any) -> dict[str, Any]:
-    names = {name for kind in type(thing).__mro__ for name in _names(kind.__dict__.get("__slots__", ()))}
-    return {name: getattr(thing, name, None) for name in names}
-
-
-def _names(slots: Any) -> tuple[str, ...]:
-    return (slots,) if isinstance(slots, str) else tuple(slots)

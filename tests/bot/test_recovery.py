@@ -262,6 +262,7 @@ async def until(holds: Callable[[], object]) -> None:
 async def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     settings = SandboxSettings(guilds=4, skew=(0, 0), identify_window=0, invalid_session_delay=0)
     file = SessionFile.create(tmp_path / "sessions-1", token=TOKEN, supervisor=1)
+    monkeypatch.setattr(DiscordWebSocket, "close", DiscordWebSocket.close)  # who is ended leaves its sessions
     async with Sandbox(settings) as sandbox:
         monkeypatch.setattr(Route, "BASE", sandbox.api_url)
         monkeypatch.setattr(DiscordWebSocket, "DEFAULT_GATEWAY", discord.gateway.yarl.URL(sandbox.gateway_url))
@@ -641,10 +642,7 @@ async def test_a_connection_that_breaks_behind_the_change_over_is_resumed_by_dis
         assert [line.split()[1] for line in successor.app.heard] == [first.key, second.key]
 
 
-async def test_who_is_ended_before_it_is_active_leaves_the_session_and_the_rest_to_the_next(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(DiscordWebSocket, "close", DiscordWebSocket.close)
+async def test_who_is_ended_before_it_is_active_leaves_the_session_and_the_rest_to_the_next(scene: Scene) -> None:
     await scene.die()
     sent = [scene.sandbox.emit_message().key for _ in range(100)]
     async with scene.successor() as first:
@@ -659,6 +657,20 @@ async def test_who_is_ended_before_it_is_active_leaves_the_session_and_the_rest_
         await second.live()
     assert second.recovery.lost == 0
     assert [line.split()[1] for line in first.app.heard + second.app.heard] == sent
+
+
+async def test_a_shard_changes_over_though_the_members_of_its_guilds_are_long_to_come(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "MEMBERS_SECONDS", 0.05)
+    await scene.die()
+    message, joined = scene.sandbox.emit_message(), scene.sandbox.emit_member_join()
+    async with scene.successor() as successor:
+        successor.recovery._ready = lambda shard: False
+        await successor.resume()
+        await successor.connect()
+        await until(lambda: len(successor.app.heard) == 2)
+        assert [line.split()[1] for line in successor.app.heard] == [message.key, str(joined.user_id)]
 
 
 async def test_its_own_session_is_ended_and_the_dead_one_goes_on(scene: Scene) -> None:
