@@ -303,7 +303,7 @@ class Recovery:
                 break
             if side.resumed:
                 side.resumed, side.unanswered_since = False, self._clock()
-                self.look()
+                asyncio.get_running_loop().call_soon(self.look)
             await asyncio.sleep(_RETRY_SECONDS)
         self._lose(side, why)
 
@@ -335,7 +335,7 @@ class Recovery:
         if self._resumes.heard(side.dead.shard, text):
             _log.info("resumed shard %s of %s", side.dead.shard, whose(self.generation))
             side.resumed = True
-            self.look()
+            asyncio.get_running_loop().call_soon(self.look)  # not here: the task that reads would go on reading
 
     def _change(self, side: _Side) -> None:
         """Have a shard go on with its dead session. What waits of its own is told by that one."""
