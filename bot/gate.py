@@ -27,7 +27,7 @@ import msgspec
 from bastion.bot import components, internals
 from bastion.bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
 from bastion.bot.inflight import JOIN, Origin, current
-from bastion.bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify, shard_of
+from bastion.bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify
 from bastion.bot.ledger import Ledger, number_key
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
@@ -156,6 +156,8 @@ class Gate:
     What it returns is called after that, when handlers that began for it are told of."""
     receiver: internals.Receiver = field(default_factory=internals.Receiver)
     """Knows whether what is being parsed is another child's to handle."""
+    recovers: Callable[[Event], bool] = lambda event: False
+    """Handles what a dead child's session brings. Else it may decide an event: one that is True is not held back."""
     hides: Callable[[str, tuple[Any, ...]], bool] = lambda name, args: False
     """Says of a base event whether nobody is to hear of it."""
     ask_older: Callable[[Any, Callable[[bool], None]], bool] = lambda data, then: False
@@ -245,24 +247,24 @@ class Gate:
                 shard, shards, identified_at=identified_at, ready_at=self.clock(), active=self.role == "active"
             )
 
-    def begin_anew(self, shard: int, shards: int, *, told: Callable[[Event], bool]) -> None:
-        """Note that a dead child's session of a shard of so many goes on, and has brought all that came until now.
+    def release(self, shard: int, *, handle: bool) -> None:
+        """Hold nothing of a shard back any more: handle it, or forget it, for a dead child's session brings it too."""
 
-        So what is held back of that shard, has no id of its own and is ``told`` from there, is held back no longer.
-        """
-        if self._numbering is None:
-            return
-        keep = set()
-        for event in (held.event for held in self._held):
-            identity, occurrence = event.identity, event.occurrence
-            if identity is None or occurrence is None or shard_of(identity.stream, shards) != shard:
-                continue
-            if told(event):
-                event.decision = False
-            else:
-                keep.add(identity.text)
-        self._held = deque(held for held in self._held if held.event.decision is not False)
-        self._numbering.begin_anew(shard, shards, keep=keep)
+        def is_of_shard(event: Event) -> bool:
+            return event.place is not None and event.place[0] == shard
+
+        released = [held for held in self._held if is_of_shard(held.event)]
+        self._held = deque(held for held in self._held if not is_of_shard(held.event))
+        for event in [event for event in self._untold if is_of_shard(event) and event.decision is None]:
+            event.decision = handle
+            if handle:
+                self._await_telling(event)
+        for held in released:
+            held.event.decision = handle
+            if handle:
+                self.counters.replayed += held.dispatch is not None
+                self._release(held)
+        self.begun()
 
     def standby(self) -> None:
         """Hold everything from now on, but for what a child that was active still owes its conversations."""
@@ -332,20 +334,20 @@ class Gate:
             self.holding = False
             self._claim_joins()
 
-    def recover(self, event: Event, run: Callable[[], None] | None = None) -> bool:
-        """Hand an event to the app that was received in a dead child's session, and is claimed.
+    def recover(self, event: Event, parse: Callable[[], None] | None = None) -> bool:
+        """Hand an event to the app that a dead child's session brings, if it is decided so; else only parse it.
 
-        ``run`` dispatches it; left out, the event's own parser does. Returns whether anything heard it.
+        ``parse`` does that; left out, the event's own parser does. Returns whether anything heard it.
         """
-        event.decision = event.recovered = True
+        event.recovered = True
         if event.name == "INTERACTION_CREATE":
             self._run_interaction(event, components.ownership(self.client, event.data))
-        else:
-            token = current.set(event)
-            try:
-                (run or (lambda: self.parse(event)))()
-            finally:
-                current.reset(token)
+            return True
+        token = current.set(event)
+        try:
+            (parse or (lambda: self.parse(event)))()
+        finally:
+            current.reset(token)
         return event.counted
 
     def parse(self, event: Event) -> None:
@@ -435,7 +437,10 @@ class Gate:
                 return
             event = Event(name, data, clock(), True if quiet else None)
             if not quiet:
-                self._consider(event)
+                if self.recovers(event):
+                    return
+                if event.decision is None:
+                    self._consider(event)
             token = current.set(event)
             try:
                 parser(data)

@@ -15,7 +15,6 @@ import operator
 import sys
 import termios
 from array import array
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ import yarl
 from discord.activity import create_activity
 from discord.backoff import ExponentialBackoff
 from discord.ext import tasks
-from discord.gateway import DiscordWebSocket, ReconnectWebSocket
+from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from discord.shard import SessionStartLimits, Shard
 
@@ -89,18 +88,6 @@ PRIVATE: Mapping[str, tuple[str, ...]] = {
         "_handle",
     ),
 }
-
-
-class SessionGoneError(Exception):
-    """A session cannot be resumed, now or later. The text says why."""
-
-
-class SideSocket(DiscordWebSocket):
-    """A connection beside the client's own, for a session of a process that is dead."""
-
-
-_from_client = DiscordWebSocket.from_client.__func__  # type: ignore[attr-defined]
-"""As it is before `wrap_connections`: a RESUME needs no permit."""
 
 
 def set_addresses(*, api_url: str | None = None, gateway_url: str | None = None) -> None:
@@ -824,91 +811,6 @@ def keep_sessions() -> None:
         await inner(self, 4000 if code == 1000 else code)
 
     DiscordWebSocket.close = close  # type: ignore[method-assign]
-
-
-class _Table(dict[str, Parser]):
-    """A table of parsers that has an entry for every name."""
-
-    def __init__(self, take: Callable[[str, Any], None]) -> None:
-        super().__init__()
-        self.take = take
-
-    def __missing__(self, name: str) -> Parser:
-        return lambda data: self.take(name, data)
-
-
-async def resume_beside(
-    client: discord.Client, take: Callable[[str, Any], None], *, shard: int, session: str, sequence: int, gateway: str
-) -> SideSocket:
-    """Open a connection and RESUME a session on it. What it receives goes to ``take`` and nowhere else.
-
-    Raises `SessionGoneError`, and `ConnectionError` for what may go better on another try.
-    """
-    opening = _from_client(
-        SideSocket,
-        client,
-        gateway=yarl.URL(gateway),
-        shard_id=shard,
-        session=session,
-        sequence=sequence,
-        resume=True,
-    )
-    websocket: SideSocket = await _told(opening)
-    websocket._discord_parsers = _Table(take)
-    websocket._dispatch = lambda *_: None
-    return websocket
-
-
-async def read_beside(websocket: SideSocket) -> None:
-    """Receive one message. Raises as `resume_beside`."""
-    await _told(websocket.poll_event())
-
-
-async def _told(doing: Awaitable[Any]) -> Any:
-    try:
-        return await doing
-    except ReconnectWebSocket as error:
-        if not error.resume:
-            raise SessionGoneError("Discord no longer knows it (op 9)") from None
-        raise ConnectionError("the connection was lost") from None
-    except discord.ConnectionClosed as error:
-        raise SessionGoneError(f"Discord closed the connection (close code {error.code})") from None
-    except (OSError, TimeoutError, aiohttp.ClientError) as error:
-        raise ConnectionError(str(error) or type(error).__name__) from None
-
-
-def with_messages(client: discord.Client, messages: deque[discord.Message], run: Callable[[], None]) -> None:
-    """Run a parser on another message cache than the client's own."""
-    state = client._connection
-    own = state._messages
-    state._messages = messages
-    try:
-        run()
-    finally:
-        state._messages = own
-
-
-def as_member(client: discord.Client, data: Mapping[str, Any], *, present: bool, run: Callable[[], None]) -> None:
-    """Run a parser as if a user were, or were not, a member of the guild; then put things back as they were.
-
-    One who is not there is made of what the payload says of the user; roles are then unknown.
-    """
-    guild = client.get_guild(int(data["guild_id"]))
-    if guild is None:
-        run()
-        return
-    user = int(data["user"]["id"])
-    count, before = guild._member_count, guild._members.pop(user, None)
-    if present:
-        blank: Any = {"user": data["user"], "roles": [], "joined_at": None, "flags": 0}
-        guild._members[user] = before or discord.Member(data=blank, guild=guild, state=client._connection)
-    try:
-        run()
-    finally:
-        guild._member_count = count
-        guild._members.pop(user, None)
-        if before is not None:
-            guild._members[user] = before
 
 
 def make_guild(client: discord.Client, data: Mapping[str, Any]) -> discord.Guild:

@@ -235,8 +235,6 @@ class _Digest:
     since: float
     """No claim from before this is of an occurrence that was seen here."""
     sure: float
-    begins: int
-    """As of its stream when it was new."""
     seen: int = 0
     last: float = 0.0
     places: list[tuple[int, Span]] = field(default_factory=list)
@@ -267,8 +265,6 @@ class _Stream:
     """Position and time of each, in order."""
     position: int = 0
     """How many anchors there have been."""
-    begins: int = 0
-    """The first anchor whose place among the occurrences of a new digest is known."""
     heard: float = 0.0
     digests: dict[str, _Digest] = field(default_factory=dict)
 
@@ -304,8 +300,6 @@ class Numbering:
         self._recent: dict[str, _Stream] = {}
         """The stream of each digest, in the order in which they occurred last."""
         self._sessions: dict[int, tuple[float, float]] = {}
-        self._anew: dict[tuple[int, int], float] = {}
-        """When a dead child's session went on, by shard and count."""
         self._shards = 1
         self._heard: dict[int, deque[_Receipt]] = {}
         """By shard, receipts of events with a key of their own, by which the session's lateness can be judged."""
@@ -329,24 +323,6 @@ class Numbering:
                 for text in gone.digests:
                     del self._recent[text]
 
-    def begin_anew(self, shard: int, shards: int, *, keep: Collection[str]) -> None:
-        """Align what comes from now on anew, in the streams of a shard of so many: a dead child's session goes on.
-
-        What that one missed it receives late and all at once, so its claims say nothing about times before now. Digests
-        to ``keep`` are counted on: it does not bring them, or has not yet.
-        """
-        self._anew[shard, shards] = self._clock()
-        if shards == self._shards:
-            self._heard.pop(shard, None)
-        else:
-            self._heard.clear()
-        for name, stream in self._streams.items():
-            if shard_of(name, shards) == shard:
-                self._count_from(name, stream)
-                stream.begins = stream.position + 1
-                for text in [text for text in stream.digests if text not in keep]:
-                    del stream.digests[text], self._recent[text]
-
     def observe(self, identity: Identity, at: float) -> Occurrence | None:
         """Take note of an event as it arrives, each once and in its place; counted ones get an `Occurrence`."""
         stream = self._streams.pop(identity.stream, None) or self._open(identity.stream)
@@ -365,9 +341,7 @@ class Numbering:
             return None
         entry = stream.digests.get(identity.text)
         if entry is None:
-            entry = stream.digests[identity.text] = _Digest(
-                since=max(stream.since, at - _BEFORE), sure=stream.sure, begins=stream.begins
-            )
+            entry = stream.digests[identity.text] = _Digest(since=max(stream.since, at - _BEFORE), sure=stream.sure)
             if self._continues is not None:
                 entry.offset = self._continues(identity.text)
         entry.seen += 1
@@ -432,15 +406,7 @@ class Numbering:
 
     def _open(self, name: str) -> _Stream:
         since, sure = self._sessions.get(self._shard_of(name), (0.0, 0.0))
-        stream = _Stream(joined=self._joined, since=since, sure=sure)
-        self._count_from(name, stream)
-        return stream
-
-    def _count_from(self, name: str, stream: _Stream) -> None:
-        """Count from when a dead child's session went on that brings this stream, if one does."""
-        for (shard, shards), at in self._anew.items():
-            if shard_of(name, shards) == shard:
-                stream.since, stream.sure = max(stream.since, at - PAIR_WITHIN), max(stream.sure, at)
+        return _Stream(joined=self._joined, since=since, sure=sure)
 
     def _shard_of(self, stream: str) -> int:
         return shard_of(stream, self._shards)
@@ -472,10 +438,10 @@ class Numbering:
             return None
         for row in recent:
             found = stream.anchors.get(row.mark or "")
-            if found is not None and found[0] >= entry.begins:
+            if found is not None:
                 return row.number - 1 - _before(entry, found[0])
         newest_first = reversed(stream.anchors.items())
-        known = takewhile(lambda item: item[1][1] >= entry.since and item[1][0] >= entry.begins, newest_first)
+        known = takewhile(lambda item: item[1][1] >= entry.since, newest_first)
         near = [anchor for anchor, _ in known]
         passed = others.anchor_claimed_by_others(near)
         if passed is None:

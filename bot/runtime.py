@@ -77,13 +77,8 @@ ALARM_SECONDS = 1.8
 MEMBERS_PATIENCE = 35.0
 """How long readiness may wait for members that Discord put off: 30 s is Discord's limit for one guild."""
 
-RESUME_FIRST = 5.0
-"""How long a successor waits for the dead child's sessions before it IDENTIFYs its own.
-
-What these missed has then been received before its own sessions begin, and no number needs to be compared in time."""
-
-RESUME_PATIENCE = 15.0
-"""How long a successor that is ready otherwise waits for them."""
+RESUME_PATIENCE = 30.0
+"""How long a successor that is ready otherwise handles what had piled up before it says so: some 20,000 events."""
 
 SILENT_PATIENCE = 2.0
 """Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
@@ -214,7 +209,6 @@ class Runtime:
     _told_active: bool = False
     """Whether the app has heard last that it is active."""
     _activating: asyncio.Task[None] | None = None
-    _early: asyncio.Task[None] | None = None
     _saved: Saved | None = None
     """What a bot that was stopped has left, until it is used."""
     _saved_at: Path | None = None
@@ -498,12 +492,13 @@ class Runtime:
         await self._read_saved()
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
-            await self.recovery.caught_up(RESUME_FIRST)
         if not self.options.standby:
             await self._take_state()
         self.presence.inherit()
         await self.shards.prepare()
         await self._meet(self.shards)
+        if self.recovery is not None:
+            self.recovery.planned(self.shards.count, self.shards.ids)
         await self.shards.permitted()
 
     async def _meet(self, shards: Shards) -> None:
@@ -566,13 +561,12 @@ class Runtime:
         return True
 
     async def _go_without_saved(self, why: str) -> None:
-        """Begin new sessions, and resume those of the bot that was stopped beside them."""
+        """Begin new sessions, and go on with those of the bot that was stopped as with those of one that was killed."""
         assert self.gate is not None
         self.remark(f"the bot's cache of before its stop cannot be used, so its sessions begin anew: {why}")
         self._recover(wire.FORMER, self.gate)
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
-            await self.recovery.caught_up(RESUME_FIRST)
 
     def _takes_for_younger(self, data: dict[str, Any]) -> bool:
         return self.gate is not None and self.gate.take_for_older(data)
@@ -657,18 +651,25 @@ class Runtime:
         self._own_sessions[shard] = count, self._youngest_session
         self.gate.session_began(shard, count, identified_at=self.shards.identified_at.get(shard, 0.0))
         if self.recovery is not None:
-            self.recovery.session_began(shard, count)
+            self.recovery.session_began(shard)
 
     def _observe(self, name: str, args: tuple[Any, ...]) -> None:
         assert self.shards is not None
         assert self.client is not None
         self.shards.observe(name, args)
+        if self.recovery is not None:
+            self.recovery.look()
         if name == "ready" and not self._ready:
             self._ready = True
             loop = asyncio.get_running_loop()
-            mirror = self.moving is not None and self.moving.is_mirror
-            sure_at = self._youngest_session + (SURE_AFTER if self.options.standby and not mirror else 0.0)
+            sure_at = self._youngest_session + (SURE_AFTER if self._stands_beside() else 0.0)
             loop.call_at(sure_at, lambda: self._spawn(self._send_ready()))
+
+    def _stands_beside(self) -> bool:
+        """Whether another child may handle what this one's own sessions hear."""
+        if self.recovery is not None and self.recovery.alone:
+            return False
+        return self.options.standby and not (self.moving is not None and self.moving.is_mirror)
 
     async def _send_ready(self) -> None:
         """Say that it is ready; a standby that has heard nothing yet listens on, so that its silence can mean more."""
@@ -680,7 +681,7 @@ class Runtime:
                 self._saved = None
                 self._go_on_for(wire.FORMER, self.moving)
                 await self.moving.resumed_saved()
-        elif self.options.standby and not self.gate.counters.heard:
+        elif self._stands_beside() and not self.gate.counters.heard:
             silent_until = self._youngest_session + SILENT_PATIENCE
             await asyncio.sleep(max(0.0, silent_until - asyncio.get_running_loop().time()))
         if self.recovery is not None:
@@ -788,12 +789,6 @@ class Runtime:
             return
         if self.recovery is not None:
             await self._begin_recovery(self.recovery)
-            await self.recovery.finish()
-        if self.trail is not None:
-            self.trail.recover(None)
-            gate.taken = self.trail.taken
-        if self._early is not None:
-            await self._early
         if takes_state:
             self.link.send(wire.Role(role="active"))
             await self._take_state(asked=asked)
@@ -805,11 +800,13 @@ class Runtime:
         self._spawn(self.presence.activated(moved=moved))
         self._spawn(self.registration.catch_up())
         self._checkpoints = self._spawn(self.carry.keep_checkpoints())
+        if self.recovery is not None:
+            self.recovery.finish()
         await self._take_over(gate, announced=not takes_state)
 
-    async def _take_over(self, gate: Gate, *, announced: bool = True) -> None:
+    async def _take_over(self, gate: Gate, *, announced: bool) -> None:
         if self.trail is not None:
-            self.trail.begin_replay()
+            self.trail.begin_replay(alone=self.recovery is not None and self.recovery.alone)
         if announced:
             self.link.send(wire.Role(role="active"))
         await gate.activate()
@@ -877,18 +874,11 @@ class Runtime:
 
     def _begin_to_recover(self, generation: int, gate: Gate) -> None:
         assert self.client is not None
-        try:
-            file = self._file_of(generation)
-        except SessionFileError as error:
-            _log.warning("nothing of %s can be recovered: %s", whose(generation), error)
-            self.link.send(wire.Recovered(generation=generation, sessions=0))
-            if generation == wire.FORMER:
-                self.carry.forget_checkpoint()
-            self._take_over_early(gate)
-            return
-        self._hand_on(file, generation)
-        covered = partial(self._covers, file.reading_at)
-        if self._ready_said and all(map(covered, file.sessions())):
+        assert self.moving is not None
+        assert self.shards is not None
+        file = self._left_by(generation)
+        covered = partial(self._covers, file.reading_at if file is not None else 0.0)
+        if file is not None and self._ready_said and all(map(covered, file.sessions())):
             file.close()
             return
         self.recovery = Recovery(
@@ -898,18 +888,44 @@ class Runtime:
             file=file,
             generation=generation,
             covered=covered,
+            alone=not self._own_sessions,
+            connections=self.moving.handover,
+            ready=self.shards.is_ready,
             discord_clock=self.discord_clock,
             changed=self._recovery_changed,
-            begun=self.trail.name_handlers if self.trail is not None else lambda: None,
+            taken=partial(self.trail.taken, recovered=True) if self.trail is not None else lambda: None,
+            ended=partial(self._recovery_ended, gate),
         )
         if self.trail is not None:
             self.trail.recover(file)
-        gate.taken = self._taken_beside(self.recovery)
-        for shard, (count, _) in self._own_sessions.items():
-            self.recovery.session_began(shard, count)
+        gate.recovers = self.recovery.takes
+        for shard in self._own_sessions:
+            self.recovery.session_began(shard)
+        if self.shards.count:
+            self.recovery.planned(self.shards.count, self.shards.ids)
         self._recovery_changed()
         if self._connects:
             self._spawn(self._begin_recovery(self.recovery))
+
+    def _left_by(self, generation: int) -> SessionFile | None:
+        """Open what a dead child left, if it can be used."""
+        try:
+            file = self._file_of(generation)
+        except SessionFileError as error:
+            _log.warning("nothing of %s can be recovered: %s", whose(generation), error)
+            if generation == wire.FORMER:
+                self.carry.forget_checkpoint()
+            return None
+        self._hand_on(file, generation)
+        return file
+
+    def _recovery_ended(self, gate: Gate) -> None:
+        """Go on as any active child: its numbers go on from what it has claimed in the dead one's name."""
+        gate.recovers = lambda event: False
+        if gate.window_open:
+            gate.claim_alone()
+        if self.trail is not None:
+            self.trail.recover(None)
 
     async def _begin_recovery(self, recovery: Recovery) -> None:
         """Begin it, once the app has the dead child's state: what is recovered comes after that."""
@@ -950,17 +966,6 @@ class Runtime:
     def _sessions_path(self, generation: int) -> Path:
         return Path(wire.sessions_path(self.options.left_at, self.options.claimer(generation)))
 
-    def _taken_beside(self, recovery: Recovery) -> Callable[[], None]:
-        """Return what is to be done for each event while a recovery goes on: one may have brought a guild."""
-        trail = self.trail
-
-        def taken() -> None:
-            if trail is not None:
-                trail.taken()
-            recovery.advance()
-
-        return taken
-
     def _covers(self, reading_at: float, dead: DeadSession) -> bool:
         """Whether this child's own sessions have missed nothing of a dead one, that was read until then at least."""
         counts = {count for count, _ in self._own_sessions.values()}
@@ -983,24 +988,10 @@ class Runtime:
                 sessions=recovery.sessions,
                 lost=recovery.lost,
                 missed=recovery.missed,
+                unheard=round(max(0.0, recovery.unheard), 1),
                 cut=_shortened(recovery.cut, recovery.more_cut),
             )
         )
-        if recovery.hopeless and self.gate is not None:
-            self._take_over_early(self.gate)
-
-    def _take_over_early(self, gate: Gate) -> None:
-        """Nobody handles anything, and nothing will come from the dead: do not wait for the last shard."""
-        if not self._own_sessions and gate.role == "standby" and gate.holding and self._early is None:
-            self._early = self._spawn(self._serve_early(gate))
-
-    async def _serve_early(self, gate: Gate) -> None:
-        order = self._orders
-        await self._take_state()
-        if order == self._orders:
-            gate.role = "active"
-            self._work()
-            await self._take_over(gate, announced=False)
 
     # The active role, and what belongs to it.
 

@@ -89,6 +89,7 @@ class DeadSession:
     session: str
     gateway: str
     sequence: int
+    intents: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -197,10 +198,10 @@ class SessionFile:
             self._slots[body["shard"]] = slot
         self._free = [slot for slot in range(MAX_RUNNING) if not self._map[_HEADER_SIZE + slot * _NAME]]
 
-    def session(self, *, shard: int, shards: int, session: str, gateway: str) -> None:
+    def session(self, *, shard: int, shards: int, session: str, gateway: str, intents: int) -> None:
         """Note a shard's new session. Nothing of it has been handed over yet."""
         slot = self._slots.setdefault(shard, len(self._slots))
-        said = {"shard": shard, "shards": shards, "session": session, "gateway": gateway}
+        said = {"shard": shard, "shards": shards, "session": session, "gateway": gateway, "intents": intents}
         encoded = json.dumps(said, separators=(",", ":")).encode()
         if slot >= MAX_SHARDS or len(encoded) > _BODY_MAX:
             return

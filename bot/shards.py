@@ -213,6 +213,10 @@ class Shards:
             pairs = [(self.client.shard_id or 0, self.client.latency)]
         return {shard: round(seconds * 1000, 1) for shard, seconds in pairs if 0 <= seconds < float("inf")}
 
+    def is_ready(self, shard: int) -> bool:
+        """Whether a shard has its session, and its guilds are in the cache."""
+        return self._state(shard) == "ready"
+
     @property
     def broken(self) -> bool:
         """Whether a connection has broken whose session has more to bring."""
@@ -337,7 +341,7 @@ class Shards:
     ) -> DiscordWebSocket:
         with self.handover.connecting(shard):
             try:
-                websocket = await inner(client, **options)
+                websocket = self.handover.resumed_before(shard) or await inner(client, **options)
             except (OSError, aiohttp.ClientError) as error:
                 self._failed[shard] = self._failed.get(shard, 0) + 1
                 self._become(shard, self._state(shard) or "closed", f"cannot connect: {_told(error)}")

@@ -17,6 +17,8 @@ from discord.gateway import DiscordWebSocket
 from bastion.bot.gate import Gate, Place
 from bastion.bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
 from bastion.bot.internals import Receiver
+from bastion.bot.internals import intents as intents_of
+from bastion.bot.keys import PAIR_WITHIN
 from bastion.bot.sessions import ID, MAX_KINDS, SHORT, SessionFile
 
 _METHOD = "discord.py: "
@@ -65,8 +67,8 @@ class Trail:
         if self._inflight is not None:
             self._inflight.kinds = self._methods if file is None else {}
 
-    def taken(self) -> None:
-        """Note that the event that was received last has been taken."""
+    def taken(self, *, recovered: bool = False) -> None:
+        """Note that the event that was received last has been taken; one that is ``recovered`` is not held back."""
         websocket = self.receiver.websocket
         if websocket is None:
             return
@@ -75,7 +77,7 @@ class Trail:
             return
         if self.unnamed:
             self.name_handlers()
-        if not self.gate.holding:
+        if recovered or not self.gate.holding:
             self.file.words[word] = websocket.sequence or 0
 
     def resumed(self, websocket: DiscordWebSocket) -> None:
@@ -93,7 +95,9 @@ class Trail:
             del self._words[other]
         if self._sessions.get(shard) != websocket.session_id:
             shards, gateway = websocket.shard_count or 1, str(websocket.gateway)
-            self.file.session(shard=shard, shards=shards, session=websocket.session_id, gateway=gateway)
+            intents = intents_of(self.gate.client).value
+            session = websocket.session_id
+            self.file.session(shard=shard, shards=shards, session=session, gateway=gateway, intents=intents)
             self._sessions[shard] = websocket.session_id
         word = self._words[websocket] = self.file.word(shard)
         return word
@@ -119,9 +123,12 @@ class Trail:
         self.name_handlers()
         self.file.handed(*place)
 
-    def begin_replay(self) -> None:
-        """Note that all but what is held back has been handled, here or by another child."""
-        self.file.active_since = self.gate.clock()
+    def begin_replay(self, *, alone: bool = False) -> None:
+        """Note that all but what is held back has been handled, here or by another child.
+
+        ``alone``: all that has been claimed was handled here, or by a child that is dead.
+        """
+        self.file.active_since = self.gate.clock() + (PAIR_WITHIN if alone else 0.0)
         first = self.gate.first_held()
         for websocket, word in self._words.items():
             if websocket.sequence is not None:

@@ -161,9 +161,12 @@ def _handoff_lines(handoff: Mapping[str, Any] | None, *, now: datetime, colour: 
     dropped = handoff.get("overflowed")
     lines.append(f"{counts}, dropped {_count(dropped)}" if dropped else counts)
     if recovered := handoff.get("recovered"):
+        missed = f"events missed: {_count(recovered.get('missed'))}"
+        if recovered.get("lost"):
+            missed = f"events missed: unknown, for about {_seconds(recovered.get('unheard_seconds'))}"
         lines.append(
             f"  sessions of the dead bot: {_count(recovered.get('sessions'))}, lost {_count(recovered.get('lost'))}; "
-            f"events missed: {_count(recovered.get('missed'))}"
+            + missed
         )
     if way := _WAYS.get(str(handoff.get("session"))):
         why = f" ({plain(handoff['why'])})" if handoff.get("why") else ""

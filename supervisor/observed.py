@@ -408,4 +408,6 @@ class HandoffRecord:
 def _recovery(message: Recovered | None) -> RecoveryStatus | None:
     if message is None:
         return None
-    return RecoveryStatus(sessions=message.sessions, lost=message.lost, missed=message.missed)
+    return RecoveryStatus(
+        sessions=message.sessions, lost=message.lost, unheard_seconds=message.unheard, missed=message.missed
+    )

@@ -75,8 +75,10 @@ class RecoveryStatus(msgspec.Struct, kw_only=True):
     """How many it left."""
     lost: int
     """How many of them could not be resumed: what was sent on them meanwhile is lost, and nobody knows how much."""
+    unheard_seconds: float = 0.0
+    """For about how long nobody heard those: 0 if none was lost."""
     missed: int
-    """Events that came and could not be handed to the app any more."""
+    """Events that came and could not be handed to the app any more; what came to a lost session is not among them."""
 
 
 class HandoffStatus(msgspec.Struct, kw_only=True):

@@ -232,9 +232,11 @@ class Recovered(_Message, frozen=True, tag="recovered"):
 
     generation: int
     sessions: int
-    """Sessions of the dead child that were resumed, or are being resumed."""
+    """Sessions that the dead child left."""
     lost: int = 0
-    """Sessions that could not be: what was sent on them meanwhile is lost."""
+    """Those of them that could not be resumed: what was sent on them meanwhile is lost."""
+    unheard: float = 0.0
+    """For about how many seconds nobody heard the lost ones, so that nobody knows how many events that were."""
     missed: int = 0
     """Events that were received and could not be handed to the app any more."""
     cut: list[str] = []
@@ -313,8 +315,9 @@ class Drain(_Message, frozen=True, tag="drain"):
 class Recover(_Message, frozen=True, tag="recover"):
     """The active child of this generation is dead: go on with its sessions. Of another supervisor's: its claimer.
 
-    A child that mirrors it resumes them in its place. Any other one resumes them beside its own, where these missed
-    something, answered by `Recovered`. A child that has said `Ready`, and was not told to activate, says it once more.
+    A child that mirrors it resumes them in its place. Any other one changes over to them from its own, where these
+    missed something, answered by `Recovered`. A child that has said `Ready`, and was not told to activate, says it once
+    more.
     """
 
     generation: int

@@ -250,6 +250,25 @@ def why_ended(websocket: DiscordWebSocket) -> str:
     return "the connection broke (1006)" if code in (0, 1006) else f"closed with {code}"
 
 
+def go_on_with(websocket: DiscordWebSocket, *, session: str, gateway: str, sequence: int) -> None:
+    """Have discord.py resume another session than its own when a websocket closes next."""
+    websocket.session_id, websocket.sequence, websocket.gateway = session, sequence, yarl.URL(gateway)
+
+
+async def end_session(websocket: DiscordWebSocket) -> None:
+    """Close a websocket in such a way that Discord ends its session, and discord.py reconnects."""
+    socket = websocket.socket
+    own = socket.close
+
+    async def close(*, code: int = 1000, message: bytes = b"") -> bool:
+        return await own(code=1000, message=message)  # discord.py closes with 4000 what it finds closing
+
+    socket.close = close  # type: ignore[method-assign]
+    websocket._close_code = 4000  # of 1000 discord.py would believe that nothing is to be resumed
+    with contextlib.suppress(Exception):
+        await asyncio.wait_for(close(), CLOSE_SECONDS)
+
+
 def resume_url(websocket: DiscordWebSocket, opened_with: str) -> str:
     """Return the address at which discord.py resumes a websocket's session, given the one it was opened with."""
     gateway = websocket.gateway or websocket.DEFAULT_GATEWAY

@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, Protocol
 
@@ -91,6 +91,8 @@ class Handover:
         """Up to which sequence a dead bot has handled what may come once more of its session, by shard."""
         self._broke: dict[int, str] = {}
         """Why a shard's connection is at its end, if its close code does not say."""
+        self._resumed: dict[int, DiscordWebSocket] = {}
+        """Connections that shards have next, with the sessions of a dead bot."""
         self._latencies: dict[int, float] = {}
         self._questions: dict[int, tuple[asyncio.TimerHandle, Callable[[bool], None]]] = {}
         self._asked = 0
@@ -577,6 +579,30 @@ class Handover:
         if self._source is not None and self._source in self.peers:  # it may stand still, and answers no question then
             self._source.stream.close()
             self._lost(self._source, "its sessions are this bot's")
+
+    # A dead bot's session, in the place of one's own.
+
+    def may_change(self, shard: int) -> bool:
+        """Whether a shard has a connection of its own that can be left for another session."""
+        websocket = self.websockets.get(shard)
+        if websocket is None or shard in self._between or shard in self._mirrored or self.resumes.waits(shard):
+            return False
+        return sockets.is_in_session(websocket)
+
+    def change(self, shard: int, to: DiscordWebSocket, gateway: str) -> Coroutine[Any, Any, None]:
+        """Leave a shard's own session for one that has been resumed; return what ends the own one.
+
+        discord.py reconnects then, and gets that connection.
+        """
+        websocket = self.websockets.pop(shard)  # from here on `sockets.pace` drops what still comes
+        self._quiet.add(shard)
+        self._resumed[shard] = to
+        sockets.go_on_with(websocket, session=to.session_id or "", gateway=gateway, sequence=to.sequence or 0)
+        return sockets.end_session(websocket)
+
+    def resumed_before(self, shard: int) -> DiscordWebSocket | None:
+        """Return the connection that a shard is to go on with, once."""
+        return self._resumed.pop(shard, None)
 
     # Components.
 

@@ -71,6 +71,9 @@ class Alone:
     def resume_from(self, shard: int, sequence: int) -> int:
         return sequence
 
+    def resumed_before(self, shard: int) -> None:
+        return None
+
     def connecting(self, shard: int) -> AbstractContextManager[None]:
         return nullcontext()
 

@@ -9,7 +9,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
@@ -180,13 +180,6 @@ class Child:
         for held in self.held:
             self.decide(*held)
         self.held.clear()
-
-    def goes_on_beside(self, side: Child, shards: int) -> None:
-        """What a gate does when all sessions of a child that hung have been resumed."""
-        self.held = [one for one in self.held if one[1] is None or not side.numbering.counts(one[0].text)]
-        kept = {one[0].text for one in self.held if one[1] is not None}
-        for shard in range(shards):
-            self.numbering.begin_anew(shard, shards, keep=kept)
 
 
 def message(at: float, guild: int, number: int) -> Emitted:
@@ -463,36 +456,8 @@ def crash_after_handoff_plans(rng: random.Random) -> list[Plan]:
     return [first, second, final]
 
 
-def hang_plans(rng: random.Random) -> list[Plan]:
-    """The first child hangs before the second one's session begins, or just then; only later it is found out."""
-    identified = rng.uniform(2, 4)
-    subscribed = identified + rng.uniform(0.001, 0.1)
-    ready = subscribed + rng.uniform(0.0, SKEW)
-    hangs = rng.uniform(identified - 2, ready + 0.9 * keys.SURE_AFTER)
-    resumed = max(ready, hangs) + rng.uniform(0.0, 4.0)
-    activated = resumed + keys.SURE_AFTER
-    shards = rng.choice([1, 2, 3])
-    dead = Plan(-9.0, -9.0, -9.0, -9.0, hangs, 99.0, shards)
-    return [dead, Plan(identified, subscribed, ready, activated, 99.0, 99.0, rng.choice([shards, shards, 1, 2]))]
-
-
-def went_on(plan: Plan) -> float:
-    """Return when the session of a child that hung went on beside its successor's."""
-    return plan.activated - keys.SURE_AFTER
-
-
-def busy_events_beside(rng: random.Random, dead: Plan, plan: Plan) -> list[Emitted]:
-    """People write also in the last second before the successor is activated."""
-    return busy_events(rng, [dead, replace(plan, ready=went_on(plan))])
-
-
-def run_crash(
-    rng: random.Random, events: list[Emitted], plans: list[Plan], *, window: bool, hangs: bool = False
-) -> Counter[str]:
-    """Play it; ``window``: whether the dead child had claimed what it handled, or nobody was there to claim it from.
-
-    ``hangs``: its session is resumed beside that of its successor.
-    """
+def run_crash(rng: random.Random, events: list[Emitted], plans: list[Plan], *, window: bool) -> Counter[str]:
+    """Play it; ``window``: whether the dead child had claimed what it handled, or nobody was there to claim it from."""
     clock = [0.0]
     table, lonely = Table(), Table()
     *before, dead_plan, plan = plans
@@ -505,8 +470,7 @@ def run_crash(
         joined=False, clock=lambda: clock[0], continues=lambda digest: side.ledger.past(digest, forgotten)
     )
     side.active = rng.random() < 0.5
-    resumed = went_on(plan) if hangs else plan.identified - rng.uniform(0.01, 0.2)
-    side.active = side.active or hangs
+    resumed = plan.identified - rng.uniform(0.01, 0.2)
     order = itertools.count()
     todo: list[tuple[float, int, Child, Emitted | None]] = []
     first = [Child(1, one, MemoryLedger(table, 1), clock) for one in before]
@@ -520,13 +484,11 @@ def run_crash(
         elif (at := max(at, resumed)) < plan.activated:
             todo.append((at, next(order), side, event))
     todo += [(at, next(order), successor, event) for at, event in deliveries(rng, events, plan)]
-    todo.append((resumed if hangs else rng.uniform(plan.ready, plan.activated), next(order), side, None))
+    todo.append((rng.uniform(plan.ready, plan.activated), next(order), side, None))
     todo.append((plan.activated, next(order), successor, None))
     for at, _, child, event_ in sorted(todo, key=lambda item: item[:2]):
         clock[0] = at
-        if event_ is None and child is side and hangs:
-            successor.goes_on_beside(side, dead_plan.shards)
-        elif event_ is None:
+        if event_ is None:
             child.forget_held(at)
             child.activate()
         else:
@@ -565,36 +527,6 @@ def test_what_a_child_leaves_that_is_killed_just_after_its_activation_is_handled
     rng = random.Random(seed)
     plans = crash_after_handoff_plans(rng)
     assert run_crash(rng, busy_events(rng, plans), plans, window=True) == Counter()
-
-
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_what_a_child_leaves_that_hung_is_handled_exactly_once_where_people_also_write(seed: int) -> None:
-    rng = random.Random(seed)
-    plans = hang_plans(rng)
-    assert run_crash(rng, busy_events_beside(rng, *plans), plans, window=True, hangs=True) == Counter()
-
-
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 2**32))
-def test_what_a_child_leaves_that_hung_is_handled_exactly_once_in_silence_when_repeats_are_further_apart_than_the_skew(
-    seed: int,
-) -> None:
-    rng = random.Random(seed)
-    plans = hang_plans(rng)
-    assert run_crash(rng, silent_events(rng, plans), plans, window=True, hangs=True) == Counter()
-
-
-def test_the_property_can_fail_when_who_goes_on_beside_one_that_hung_does_not_count_anew(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Child, "goes_on_beside", lambda self, side, shards: None)
-    found = []
-    for seed in range(20):
-        rng = random.Random(seed)
-        plans = hang_plans(rng)
-        found.append(run_crash(rng, silent_events(rng, plans), plans, window=True, hangs=True))
-    assert any(found)
 
 
 def test_the_property_can_fail_when_the_counts_follow_on_the_claims_of_everybody(
@@ -640,16 +572,6 @@ def test_a_thousand_histories_of_a_killed_child() -> None:
         rng = random.Random(seed)
         plans = crash_after_handoff_plans(rng)
         assert run_crash(rng, busy_events(rng, plans), plans, window=True) == Counter(), seed
-
-
-@pytest.mark.wide
-@pytest.mark.timeout(600)
-def test_a_thousand_histories_of_a_child_that_hung() -> None:
-    for seed in range(1000):
-        rng = random.Random(seed)
-        plans = hang_plans(rng)
-        events = busy_events_beside(rng, *plans) if seed % 2 else silent_events(rng, plans)
-        assert run_crash(rng, events, plans, window=True, hangs=True) == Counter(), seed
 
 
 def test_the_property_can_fail_when_occurrences_are_not_numbered(monkeypatch: pytest.MonkeyPatch) -> None:

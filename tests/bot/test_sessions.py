@@ -35,7 +35,7 @@ def successor(path: Path) -> SessionFile:
 
 
 def begin(file: SessionFile, shard: int = 0, session: str = "abc") -> None:
-    file.session(shard=shard, shards=2, session=session, gateway="wss://resume.invalid")
+    file.session(shard=shard, shards=2, session=session, gateway="wss://resume.invalid", intents=1)
 
 
 def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living: SessionFile, path: Path) -> None:
@@ -44,8 +44,8 @@ def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living
     living.handed(0, 5)
     living.handed(1, 2**40)
     assert successor(path).sessions() == [
-        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5),
-        DeadSession(shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40),
+        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5, intents=1),
+        DeadSession(shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40, intents=1),
     ]
 
 
@@ -199,7 +199,7 @@ def test_more_shards_than_there_is_room_for_are_left_out(living: SessionFile, pa
 
 
 def test_a_gateway_address_that_does_not_fit_is_left_out(living: SessionFile, path: Path) -> None:
-    living.session(shard=0, shards=1, session="abc", gateway="wss://" + "x" * 600)
+    living.session(shard=0, shards=1, session="abc", gateway="wss://" + "x" * 600, intents=1)
     living.handed(0, 1)
     assert successor(path).sessions() == []
 

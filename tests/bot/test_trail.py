@@ -36,6 +36,9 @@ JOINED = {
 }
 
 
+ALL = discord.Intents.all().value
+
+
 class App(discord.Client):
     def __init__(self) -> None:
         super().__init__(intents=discord.Intents.all())
@@ -124,7 +127,7 @@ async def standby(tmp_path: Path) -> AsyncIterator[Living]:
 async def test_an_active_child_notes_each_event_as_it_is_given_to_the_app(active: Living) -> None:
     active.receive(2)
     assert active.found.sessions() == [
-        DeadSession(shard=3, shards=4, session="abc", gateway="wss://resume.invalid", sequence=2)
+        DeadSession(shard=3, shards=4, session="abc", gateway="wss://resume.invalid", sequence=2, intents=ALL)
     ]
     active.app.go.set()
 

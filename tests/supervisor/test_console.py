@@ -85,8 +85,10 @@ def test_the_table_says_how_the_last_handoff_ended() -> None:
 def test_the_table_says_what_became_of_a_dead_bot_s_sessions() -> None:
     status = a_status_object()
     assert "sessions" not in status_text(status, now=NOW)
-    status["last_handoff"]["recovered"] = {"sessions": 4, "lost": 1, "missed": 12}
-    assert "sessions of the dead bot: 4, lost 1; events missed: 12" in status_text(status, now=NOW)
+    status["last_handoff"]["recovered"] = {"sessions": 4, "lost": 0, "unheard_seconds": 0.0, "missed": 12}
+    assert "sessions of the dead bot: 4, lost 0; events missed: 12" in status_text(status, now=NOW)
+    status["last_handoff"]["recovered"] = {"sessions": 4, "lost": 1, "unheard_seconds": 7.25, "missed": 0}
+    assert "lost 1; events missed: unknown, for about 7.2 s" in status_text(status, now=NOW)
 
 
 def test_what_was_not_observed_yet_is_a_dash() -> None:
