@@ -293,6 +293,10 @@ class Moving:
         """Ask Discord for the members of these guilds, unless they are all here."""
         self._asks(guilds)
 
+    def source_left(self) -> None:
+        """Give up being a mirror of that bot: the next child will be one of whoever has the sessions then."""
+        self._lost("the sessions that it mirrors go to another bot")
+
     def source_lost(self, why: str) -> None:
         """Wait for the supervisor's word, if the cache is complete; without that nothing can be done."""
         if self._loading.incomplete:

@@ -54,6 +54,7 @@ from bastion.bot.sessions import (
     DeadSession,
     SessionFile,
     SessionFileError,
+    TakenError,
     former_file,
     keys_in_hand,
     neighbours_file,
@@ -592,10 +593,10 @@ class Runtime:
         return True
 
     def _mirror_lost(self, why: str) -> None:
-        """A child that has never been active is of no use without its mirror; another one goes on as it is."""
-        if self.options.standby and not (self._was_active or self._fatal) and self._ending is None:
-            self._say_fatal(why, retryable=True)
-            self._end(0.0)
+        """A child that cannot go on with the sessions that it mirrors is of no use, unless it drains."""
+        if not self._fatal and self._ending is None:
+            self._say_fatal(why, retryable=True, apart=True)
+            self._end(ROBBED_SECONDS if self._was_active else 0.0)
 
     async def _before_close(self, client: discord.Client) -> None:
         """Leave to a successor what is not claimed, where discord.py gives up or the app closes its own client.
@@ -847,7 +848,10 @@ class Runtime:
             self.gate.mirror()
         handled: dict[int, tuple[str, int]] = {}
         try:
-            file = self._file_of(generation)
+            file = self._taken_from(generation)
+        except TakenError as error:
+            self._mirror_lost(f"{whose(generation)} is dead, and {error}")
+            return
         except SessionFileError as error:
             _log.warning("how far %s had come is not known: %s", whose(generation), error)
         else:
@@ -876,7 +880,11 @@ class Runtime:
         assert self.client is not None
         assert self.moving is not None
         assert self.shards is not None
-        file = self._left_by(generation)
+        try:
+            file = self._left_by(generation)
+        except TakenError as error:
+            _log.info("nothing of %s is to be recovered: %s", whose(generation), error)
+            return
         covered = partial(self._covers, file.reading_at if file is not None else 0.0)
         if file is not None and self._ready_said and all(map(covered, file.sessions())):
             file.close()
@@ -910,7 +918,9 @@ class Runtime:
     def _left_by(self, generation: int) -> SessionFile | None:
         """Open what a dead child left, if it can be used."""
         try:
-            file = self._file_of(generation)
+            file = self._taken_from(generation)
+        except TakenError:
+            raise
         except SessionFileError as error:
             _log.warning("nothing of %s can be recovered: %s", whose(generation), error)
             if generation == wire.FORMER:
@@ -952,6 +962,14 @@ class Runtime:
         if key is not None and self.ledger.give_back(key, self.options.claimer(generation)):
             _log.info("%s died before it began to handle %s: that is left to others", whose(generation), key)
         file.let_go()
+
+    def _taken_from(self, generation: int) -> SessionFile:
+        """Open what a dead child left, for this supervisor's bots alone. Raises `TakenError`, `SessionFileError`."""
+        file = self._file_of(generation)
+        if not file.take(self.options.supervisor):
+            file.close()
+            raise TakenError
+        return file
 
     def _file_of(self, generation: int) -> SessionFile:
         """Open what a dead child left, of this supervisor's or of an earlier one. Raises `SessionFileError`."""

@@ -80,6 +80,13 @@ class SessionFileError(Exception):
     """The file says nothing that can be used. The text says why."""
 
 
+class TakenError(SessionFileError):
+    """Another supervisor's bot goes on with the sessions."""
+
+    def __init__(self) -> None:
+        super().__init__("another supervisor's bot goes on with its sessions")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadSession:
     """A session whose process is gone. ``sequence`` is the last that was handed to the app."""
@@ -239,9 +246,16 @@ class SessionFile:
         """
         return bool(self.words[_TAKEN_AT // 8])
 
-    def take(self) -> None:
-        """Note that the sessions are another bot's from now on."""
-        self.words[_TAKEN_AT // 8] = 1
+    def take(self, supervisor: int) -> bool:
+        """Note that the sessions are those of this supervisor's bots from now on; False if another one has them.
+
+        ``supervisor`` is its number among those who share the ledger.
+        """
+        by = self.words[_TAKEN_AT // 8]
+        if by not in (0, supervisor + 1):
+            return False
+        self.words[_TAKEN_AT // 8] = supervisor + 1
+        return True
 
     def outlive_reboot(self) -> None:
         """Tell `reading_at` by this machine's present clock, should it have been started anew."""
@@ -398,19 +412,33 @@ def former_file(ledger: str, *, token: str) -> SessionFile:
 def neighbours_file(ledger: str, number: int, *, token: str) -> SessionFile:
     """Open what another supervisor's bot with this number has left, or leaves, for it stands still.
 
-    If another bot of that supervisor's had taken some of its sessions, its own file says how far it was in those.
-    Raises `SessionFileError`.
+    If another bot of that supervisor's, which is dead too, had taken some of its sessions, that one's own file says how
+    far it was in those. Raises `SessionFileError`.
     """
     path = Path(sessions_path(ledger, number))
     found = SessionFile.open(path, token=token, supervisor=None)
-    found.take()
     prefix = path.name.removesuffix(str(number))
     others = [
         other
         for other in path.parent.glob(f"{prefix}*")
         if (of := other.name.removeprefix(prefix)).isdecimal() and supervisor_of(int(of)) == supervisor_of(number)
     ]
-    return _furthest(found, (other for other in others if other != path), token=token)
+    return _furthest(found, (other for other in others if other != path and not _is_held(other)), token=token)
+
+
+def _is_held(path: Path) -> bool:
+    """Say whether the child lives whose file this is."""
+    try:
+        descriptor = open_private(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _furthest(found: SessionFile, others: Iterable[Path], *, token: str) -> SessionFile:
@@ -421,7 +449,6 @@ def _furthest(found: SessionFile, others: Iterable[Path], *, token: str) -> Sess
     for path in others:
         with contextlib.suppress(SessionFileError):
             other = SessionFile.open(path, token=token, supervisor=None)
-            other.take()
             found.catch_up(other)
             other.close()
     return found

@@ -78,7 +78,7 @@ class Neighbours:
     ``company``: there are some. ``relief``: what a supervisor that is told to stop may wait for. ``free``: a bot that
     waits may take over. ``dead``: the number of a bot that has left its sessions when it and its supervisor died, 0 if
     there is none. ``still``: of the one that has sessions, if its supervisor stands still. ``younger``: a supervisor
-    that came later has an active bot.
+    that came later has an active bot. ``ready``: another supervisor's bot could take over at once.
     """
 
     company: bool
@@ -87,6 +87,7 @@ class Neighbours:
     dead: int = 0
     still: int = 0
     younger: bool = False
+    ready: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,6 +111,9 @@ def _reload_hurries(turn: Turn, event: Reload) -> None:
 
     What people are in the middle of has more: it goes on until the new child is ready.
     """
+    if turn.state.yielding:
+        _command_refused(turn, event)
+        return
     _reload_later(turn, event)
     old = turn.state.child(turn.state.outgoing)
     if old is None:
@@ -124,7 +127,7 @@ def _reload_hurries(turn: Turn, event: Reload) -> None:
 def _rollback_on_probation(turn: Turn, event: Rollback) -> None:
     """PROBATION: the old child is there, with its sessions; it takes over again."""
     new = turn.need(turn.state.active)
-    if new.standing is Standing.LEAVING:
+    if new.standing is Standing.LEAVING or turn.state.yielding:
         _rollback_busy(turn, event)
         return
     old = turn.need(turn.state.outgoing)
@@ -179,7 +182,10 @@ def _stop(turn: Turn, event: Stop) -> None:
 
 
 def _stop_serving(turn: Turn, event: Stop) -> None:
-    """SERVING: if another supervisor's bot is on its way, go on until it has taken over; but not for ever."""
+    """If another supervisor's bot is on its way, go on until it has taken over; but not for ever.
+
+    PROBATION: the new bot is the one that goes on. What it replaced need not stand by any more.
+    """
     state = turn.state
     if state.yielding or state.relief is not Relief.COMING or turn.need(state.active).standing is Standing.LEAVING:
         _stop(turn, event)
@@ -188,6 +194,11 @@ def _stop_serving(turn: Turn, event: Stop) -> None:
     limit = state.timing.drain_timeout + event.connecting
     turn.note(f"generation {state.active} serves until another supervisor's bot does, at most {limit:g} s")
     turn.start(Alarm.YIELD, limit)
+    if state.waiting:
+        turn.set(waiting=(), waiting_forced=False)
+        turn.do(Answer(state.waiting, "refused", "the supervisor is stopping"))
+    if state.phase is Phase.PROBATION and turn.need(state.outgoing).standing is Standing.STANDBY:
+        moves.end_probation(turn)
 
 
 def _stop_at_once(turn: Turn, event: Stop) -> None:
@@ -373,6 +384,7 @@ def _neighbours(turn: Turn, event: Neighbours) -> None:
     before = turn.state
     taken = event.company and not event.free
     turn.set(company=event.company, relief=event.relief, taken=taken, still=event.still, younger=event.younger)
+    turn.set(relieved=event.ready)
     if event.dead and before.active is None and before.bereft is None:
         _neighbour_died(turn, event.dead)
     if before.waits and event.free:
@@ -596,6 +608,9 @@ def _incoming_gave_up(turn: Turn, event: GaveUp) -> None:
     if event.apart and active is not None and active.standing is Standing.ACTIVE:
         moves.begin_apart(turn, event.generation, event.reason)
         return
+    if event.apart and active is None and turn.state.waits:
+        moves.begin_again(turn, event.generation, event.reason)
+        return
     moves.incoming_failed(turn, event.generation, event.reason, retryable=event.retryable, patience=limits.FATAL_GRACE)
 
 
@@ -634,6 +649,9 @@ def _active_died_serving(turn: Turn, event: Exited) -> None:
         turn.open("failover", origin=event.generation, reason=reason)
         moves.fail_over(turn, reason, heir)
         return
+    if turn.state.relieved:
+        turn.note("another supervisor's bot is ready, and goes on with the sessions")
+        turn.set(waits=True)
     turn.open("recovery", origin=event.generation, reason=reason)
     turn.set(failures=turn.state.failures + 1)
     moves.wait(turn)
@@ -909,7 +927,14 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
         stopping=_command_refused,
         stopped=_command_refused,
     ),
-    (Stop, None): _row(_stop, serving=_stop_serving, stopping=_stop_at_once, stopped=_stop_again),
+    (Stop, None): _row(
+        _stop,
+        serving=_stop_serving,
+        probation=_stop_serving,
+        draining=_stop_serving,
+        stopping=_stop_at_once,
+        stopped=_stop_again,
+    ),
     # Other supervisors, and claims by hand.
     (Neighbours, None): _row(_neighbours, stopping=_ignore, stopped=_ignore),
     (Alarm.YIELD, None): _row(_nobody_took_over, stopping=_ignore, stopped=_ignore),

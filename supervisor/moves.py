@@ -48,8 +48,9 @@ def spawn_alone(turn: Turn) -> None:
     if state.leavers or state.outgoing is not None or state.lingering is not None:
         turn.set(phase=Phase.WAITING, due=True)
         return
+    turn.set(waits=state.taken)
     if state.taken:  # and the sessions with the role
-        turn.set(waits=True, bereft=None)
+        turn.set(bereft=None)
     state = turn.state
     spawn(turn, state.wanted or state.good, standby=state.bereft is not None or state.claims_on or state.waits)
     recover(turn)
@@ -264,6 +265,13 @@ def begin_apart(turn: Turn, generation: int, reason: str) -> None:
     turn.enter(Phase.OPENING)
 
 
+def begin_again(turn: Turn, generation: int, reason: str) -> None:
+    """Begin anew, at once, with a child that mirrors whoever has the sessions now: another supervisor's bot."""
+    turn.note(f"generation {generation}: {reason}; the next one mirrors the bot that has them")
+    turn.set(incoming=None, phase=Phase.WAITING, due=True)
+    turn.end(generation, patience=None)
+
+
 _CAN_GO_ON = (Standing.STANDBY, Standing.DRAINING)
 """How far an outgoing child has come that can be made active again."""
 
@@ -345,7 +353,8 @@ def wait(turn: Turn) -> None:
         return
     delay = turn.state.timing.backoff(turn.state.failures)
     turn.do(PhaseEntered(Phase.WAITING, None))
-    turn.note(f"nobody serves; the next start is in {delay:g} s")
+    who = "no bot of this supervisor's waits" if turn.state.waits else "nobody serves"
+    turn.note(f"{who}; the next start is in {delay:g} s")
     turn.start(Alarm.BACKOFF, delay)
 
 

@@ -54,6 +54,8 @@ class Neighbourhood:
         self._found: Neighbours | None = None
         self._asked: dict[int, float] = {}
         """Our bots for which the others are asked, by generation, and since when one could have answered."""
+        self._lost = False
+        """Whether our file in the register is gone, and that has been said."""
         self._answered: set[int] = set()
         """Bots of others, by number, that were told what to do."""
 
@@ -65,7 +67,7 @@ class Neighbourhood:
         while not stopped():
             self._others = self._seen()
             self._register.tell(Stage.ARRIVING, claims_for=self._newest())
-            ends = any(other.bot_lives for other in self._others)  # that of a supervisor which was killed just now
+            ends = any(not (other.alive or other.bot_gone) for other in self._others)  # killed a moment ago
             if neighbours.claimed_by_all(self._register.number, self._others) and not ends:
                 return True
             if time.monotonic() > deadline:
@@ -102,6 +104,13 @@ class Neighbourhood:
             await anyio.sleep(LOOK_SECONDS)
 
     def _look_around(self, slot: Slot) -> None:
+        if self._register.is_lost() and not self._lost:
+            self._lost = True
+            self._say(
+                "our file in the register has been removed: other supervisors do not see this one, and two bots may "
+                "handle the same events. Restart this supervisor, and leave the directory alone",
+                level=logging.ERROR,
+            )
         before = _others_text(self._others)
         self._others = self._seen(keep_dead=slot.state.yielding)
         if before != (now := _others_text(self._others)):
@@ -118,13 +127,19 @@ class Neighbourhood:
         self.tell(slot)
 
     def _seen(self, *, keep_dead: bool = False) -> list[Neighbour]:
-        """Return the others; of the dead, whether their bot still ends."""
+        """Return the others, and whose bot with sessions is dead."""
         others = self._register.look(keep_dead=keep_dead)
-        return [other if other.alive else replace(other, bot_lives=self._bot_lives(other.number)) for other in others]
+        return [replace(other, bot_gone=self._bot_gone(other)) for other in others]
 
-    def _bot_lives(self, supervisor: int) -> bool:
-        files = sessionfiles.session_files(self._ledger)
-        return any(sessionfiles.is_held(file) for whose, file in files if supervisor_of(whose) == supervisor)
+    def _bot_gone(self, other: Neighbour) -> bool:
+        """Say whether a bot is dead: where its supervisor is dead too, or has no bot that serves in its place."""
+        if not other.alive:
+            files = sessionfiles.session_files(self._ledger)
+            return not any(sessionfiles.is_held(file) for whose, file in files if supervisor_of(whose) == other.number)
+        if not other.bot or other.stage in (Stage.ACTIVE, Stage.STARTING):
+            return False
+        file = Path(sessions_path(str(self._ledger), other.bot))
+        return file.exists() and not sessionfiles.is_held(file)
 
     def tell(self, slot: Slot) -> None:
         """Tell the others how things are with us."""

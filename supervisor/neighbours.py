@@ -23,6 +23,7 @@ Knows files and locks; what follows from who is there is decided by the pure fun
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import struct
@@ -37,7 +38,7 @@ from bastion.supervisor import exchange, lastwords
 from bastion.supervisor.events import Neighbours
 from bastion.supervisor.state import Phase, Relief, State
 from bastion.wire import claimer, supervisor_of
-from bastion.wire.private import open_private
+from bastion.wire.private import ForeignFileError, open_private
 
 LOOK_SECONDS = 0.25
 """How often the others are looked at; a look at one other takes some 25 us."""
@@ -46,6 +47,8 @@ STILL_LOOKS = 60
 CLAIM_PATIENCE = 30.0
 """Seconds for which a newcomer waits until all others claim what they handle. One that hangs is replaced sooner."""
 _COUNTER = "counter"
+_DIGITS = 12
+"""Most digits of a supervisor's number: more were never given."""
 _UNFINISHED = ".new"
 _RECORD = struct.Struct("<4scQ")
 _MAGIC = b"BSN1"
@@ -79,7 +82,7 @@ class Neighbour:
 
     ``looks``: how often it has looked at the others, None if it does not say; ``still``: it lives, and does nothing.
     ``holder``: the generation of its bot that has gateway sessions, or had them last, 0 if none has.
-    ``bot_lives``: that bot's process lives; looked at only where the supervisor is dead.
+    ``bot_gone``: that bot's process is dead, as the kernel says.
     """
 
     number: int
@@ -89,7 +92,7 @@ class Neighbour:
     looks: int | None = field(default=None, compare=False)
     still: bool = False
     holder: int = field(default=0, compare=False)
-    bot_lives: bool = False
+    bot_gone: bool = field(default=False, compare=False)
 
     @property
     def well(self) -> bool:
@@ -128,7 +131,8 @@ def stage_of(state: State) -> Stage:
 
 def holder_of(state: State) -> int:
     """Return the generation of our child that has the sessions, or had them last; 0 if none ever had."""
-    own = (one for one in (state.active, state.bereft, state.incoming) if one is not None and not supervisor_of(one))
+    starting = None if state.waits else state.incoming
+    own = (one for one in (state.active, state.bereft, starting) if one is not None and not supervisor_of(one))
     return next(own, 0)
 
 
@@ -150,18 +154,19 @@ def verdict(own: int, others: Sequence[Neighbour]) -> Neighbours:
         relief = Relief.NONE
     taken = bool(stages & {Stage.ACTIVE, Stage.STARTING})
     before_us = any(other.number < own and other.stage is Stage.READY for other in well)
-    ends = any(not other.alive and other.bot_lives for other in others)
+    ends = any(not other.alive and not other.bot_gone for other in others)
     return Neighbours(
         company=any(other.alive for other in others),
         relief=relief,
         free=not (taken or before_us or ends),
-        dead=_newest_bot(other for other in others if not other.alive and not other.bot_lives),
+        dead=_newest_bot(other for other in others if other.bot_gone),
         still=_newest_bot(other for other in others if other.still),
         younger=any(other.number > own and other.stage is Stage.ACTIVE for other in well),
+        ready=any(other.stage is Stage.READY for other in well),
     )
 
 
-_HAS_SESSIONS = {Stage.LEAVING: 1, Stage.STARTING: 2, Stage.YIELDING: 3, Stage.ACTIVE: 3}
+_HAS_SESSIONS = {Stage.ARRIVING: 1, Stage.LEAVING: 1, Stage.STARTING: 2, Stage.YIELDING: 3, Stage.ACTIVE: 3}
 """The stages in which a supervisor's bot may have gateway sessions, the most certain with the highest number."""
 
 
@@ -258,6 +263,10 @@ class Register:
         if self._told != (stage, claims_for, holder):
             self._write(stage, claims_for, holder)
 
+    def is_lost(self) -> bool:
+        """Say whether our file is not in the directory any more."""
+        return os.fstat(self.membership.lock).st_nlink == 0
+
     def look(self, *, keep_dead: bool = False) -> list[Neighbour]:
         """Return the others, by number, and have them know that we look.
 
@@ -320,8 +329,8 @@ def _counted(path: Path) -> Iterator[int]:
     try:
         fcntl.flock(counter, fcntl.LOCK_EX)
         said = os.pread(counter, 32, 0)
-        present = [int(file.name) for file in path.parent.iterdir() if file.name.isdecimal()]
-        number = max([int(said) if said.strip().isdigit() else 0, *present]) + 1
+        present = [int(file.name) for file in path.parent.iterdir() if _is_number(file.name)]
+        number = max([int(said) if _is_number(said.strip().decode("latin-1")) else 0, *present]) + 1
         os.pwrite(counter, f"{number:020}".encode(), 0)
         yield number
     finally:
@@ -335,7 +344,7 @@ def _look(directory: Path, *, own: int) -> list[Neighbour]:
     """
     others = []
     try:
-        numbers = sorted(int(file.name) for file in directory.iterdir() if file.name.isdecimal())
+        numbers = sorted(int(file.name) for file in directory.iterdir() if _is_number(file.name))
     except FileNotFoundError:
         return []
     for number in numbers:
@@ -343,9 +352,11 @@ def _look(directory: Path, *, own: int) -> list[Neighbour]:
             continue
         try:
             fd = open_private(directory / str(number), os.O_RDONLY)
-        except FileNotFoundError:
-            continue  # gone since it was listed
-        except OSError:
+        except (FileNotFoundError, ForeignFileError):
+            continue  # gone since it was listed; or it is none of ours
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                continue  # a symlink
             others.append(Neighbour(number=number, stage=Stage.ACTIVE, looks=0))
             continue
         try:
@@ -354,6 +365,11 @@ def _look(directory: Path, *, own: int) -> list[Neighbour]:
         finally:
             os.close(fd)
     return others
+
+
+def _is_number(name: str) -> bool:
+    """Say whether a file's name, or what the counter says, is a supervisor's number."""
+    return name.isascii() and name.isdecimal() and len(name.lstrip("0")) <= _DIGITS
 
 
 def _is_free(fd: int) -> bool:

@@ -97,6 +97,7 @@ from bastion.wire import (
     WindowAck,
     supervisor_of,
 )
+from bastion.wire.alike import OTHER_APPLICATION
 
 MIN_SILENCE = 3.0
 """Seconds that a child may be silent, at least, after it has been adopted."""
@@ -507,6 +508,9 @@ class Slot:
                 assert handoff is not None
                 self.handoff = HandoffRecord(began=now, kind=handoff.kind, origin=handoff.origin)
                 self._note_way()  # a bot that waited for another supervisor's has met it long ago
+                incoming = self._members.get(self.state.incoming or 0)
+                if self.handoff.session == "overlap" and incoming is not None:
+                    self.handoff.identifies = incoming.seen.shards_total or 0
             case PhaseEntered(phase=phase):
                 if self.handoff is not None and self.handoff.result is None:
                     self.handoff.enter(phase, now=now)
@@ -655,7 +659,12 @@ class Slot:
 
     def neighbour_asks(self, bot: int, wants: Wants, *, path: str) -> None:
         """Answer for another supervisor's child; ``path`` is where ours is to listen. See `has_sessions`."""
+        theirs = self._meeting.wants.get(self.state.active or 0)
         why = self._host.keeps_sessions_apart()
+        if theirs is not None and theirs.application != wants.application:
+            why = OTHER_APPLICATION
+            text = f"supervisor {supervisor_of(bot)}, which shares the ledger, runs another application's bot"
+            self._host.log(f"{text}: give each application a ledger.path of its own", level=logging.WARNING)
         self._meeting.wanted(bot, wants, holder=self.state.active, path=path, obstacle=why)
         self._loop.call_later(limits.ACK_TIMEOUT, self._meeting.overdue, bot)
 
@@ -668,6 +677,12 @@ class Slot:
 
     def neighbour_answers(self, generation: int, answer: Mirror | Overlap) -> None:
         """Tell a child of ours what another supervisor has answered."""
+        if isinstance(answer, Overlap) and answer.why == OTHER_APPLICATION:
+            reason = "another supervisor runs another application's bot in ledger.path: each needs a path of its own"
+            self.happen(Broke(generation, reason, retryable=False))
+            return
+        if isinstance(answer, Overlap) and answer.why:
+            self._host.log(f"generation {generation} begins sessions of its own, for it cannot mirror: {answer.why}")
         self._meeting.told(generation, answer)
         self._note_way()
 

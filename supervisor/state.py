@@ -265,6 +265,8 @@ class State:
     """The number of the other supervisor's bot that has sessions, if that supervisor stands still."""
     younger: bool = False
     """A supervisor that came later has an active bot."""
+    relieved: bool = False
+    """Another supervisor's bot could take over at once."""
     yielding: bool = False
     """Told to stop; serves until another supervisor's bot does."""
     by_hand: bool = False

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from bastion.wire.messages import Wants
 
+OTHER_APPLICATION = "another application"
+"""Two bots that differ in this have nothing to hand over to each other."""
+
 
 def difference(theirs: Wants | None, wants: Wants) -> str | None:
     """Return why a child with these ``wants`` cannot have the sessions of one that wanted ``theirs``; None: it can."""
@@ -15,7 +18,7 @@ def difference(theirs: Wants | None, wants: Wants) -> str | None:
     checks = (
         (theirs.library == wants.library, f"discord.py {theirs.library} -> {wants.library}"),
         (theirs.stream == wants.stream, "both bots write caches in another way"),
-        (theirs.application == wants.application, "another application"),
+        (theirs.application == wants.application, OTHER_APPLICATION),
         (theirs.account == wants.account, "another token"),
         (theirs.api_url == wants.api_url, "another discord.api_url"),
         (theirs.intents == wants.intents, "other intents"),

@@ -398,6 +398,8 @@ class Handover:
                 self._answered(number, mine=mine)
             case notes.Latency(seconds=seconds):
                 self._latencies[shard] = seconds
+            case notes.Leave() if peer is self._source and self._mirrored and self.taking is None:
+                self._answers.source_left()
             case notes.End() | notes.Failed():
                 if self.taking is not None and self.taking.peer is peer:
                     self.taking.noted(shard, note)
@@ -420,7 +422,11 @@ class Handover:
 
     def leave_all_but(self, peer: Peer) -> None:
         """Feed nobody any more but one: the sessions are about to be that bot's, and the others will mirror it."""
-        self._leave([other for other in self.peers if other is not peer])
+        others = [other for other in self.peers if other is not peer]
+        for other in others:
+            other.note(notes.Leave())
+            other.stream.flush()
+        self._leave(others)
 
     def _leave(self, peers: list[Peer]) -> None:
         for peer in peers:
@@ -649,6 +655,9 @@ class Answers(Protocol):
 
     def source_lost(self, why: str) -> None:
         """Learn that the stream has ended from which the mirrored shards are fed. That alone means nothing."""
+
+    def source_left(self) -> None:
+        """Learn that the bot which feeds the mirrored shards feeds them no more: another one will have its sessions."""
 
     def state_may_be_due(self) -> None:
         """Learn that a newer bot waits for the app's state, or that no session is this bot's any more."""

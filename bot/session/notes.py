@@ -110,8 +110,12 @@ class Latency(_Note, frozen=True, tag="latency"):
     seconds: float
 
 
+class Leave(_Note, frozen=True, tag="leave"):
+    """Of a holder: it feeds this mirror no more, for its sessions are about to be another bot's."""
+
+
 Note: TypeAlias = (
-    Switch | Ping | Pong | WantState | End | Taken | Late | Resumed | Refused | Failed | Ask | Answer | Latency
+    Switch | Ping | Pong | WantState | End | Taken | Late | Resumed | Refused | Failed | Ask | Answer | Latency | Leave
 )
 
 _decoder: msgspec.json.Decoder[Note] = msgspec.json.Decoder(Note)

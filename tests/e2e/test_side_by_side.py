@@ -487,3 +487,85 @@ async def test_newcomers_with_sessions_of_their_own_keep_discords_limit_together
         await asyncio.gather(here.arrive(), here.arrive())
         assert here.identifies == 3 * SHARDS
         assert not [one for one in here.first.sandbox.gateway.identifies if one.reason], here.log()
+
+
+async def test_a_bot_that_is_killed_beside_one_that_waits_is_followed_by_that_one(tmp_path: Path) -> None:
+    """Its supervisor lives, and has another bot wait behind the one that has the sessions now."""
+    async with street(tmp_path, handler_ms="0") as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=LATE)
+        status = await old.until(lambda status: status["children"][0]["handled"] > 30)
+        os.kill(status["children"][0]["pid"], signal.SIGKILL)
+        await serves(new)
+        await old.logged("generation 2 is ready to take over from another supervisor's bot")
+        assert await new.stop() == 0, new.tail()
+        await serves(old, generation=2)
+        await assert_clean(here, at_least=60)
+        assert here.identifies == SHARDS
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.25])
+async def test_an_old_bot_that_dies_after_its_supervisor_was_told_to_stop_is_followed(
+    tmp_path: Path, delay: float
+) -> None:
+    async with street(tmp_path, handler_ms="0") as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=LATE)
+        status = await old.until(lambda status: status["children"][0]["handled"] > 30)
+        assert old.process is not None
+        old.process.send_signal(signal.SIGTERM)
+        await old.logged("told to stop")
+        await asyncio.sleep(delay)  # one look is 0.25 s: before, while and after the other one takes the sessions
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(status["children"][0]["pid"], signal.SIGKILL)
+        assert await old.stopped(timeout=40) == 0, old.tail()
+        await serves(new)
+        await assert_clean(here, at_least=60)
+        assert here.identifies == SHARDS
+
+
+@pytest.mark.wide
+@pytest.mark.parametrize("delay", [0.0, 0.1, 0.25])
+async def test_a_new_bot_that_dies_as_soon_as_it_is_active_is_followed(tmp_path: Path, delay: float) -> None:
+    """By the old one, if that has not begun to end, else by the next one of its own supervisor; never by both."""
+    async with street(tmp_path, handler_ms="0") as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=kinds_that_can_be_told())
+        await old.until(lambda status: status["children"][0]["handled"] > 30)
+        bot = (await new.status())["children"][0]["pid"]
+        assert old.process is not None
+        old.process.send_signal(signal.SIGTERM)
+        await new.logged("generation 1 is active")
+        await asyncio.sleep(delay)
+        os.kill(bot, signal.SIGKILL)
+        await new.until(lambda status: (active(status) or {}).get("generation", 1) > 1)
+        assert await old.stopped(timeout=60) == 0, old.tail()
+        judged = await verdict(here.first, at_least=100)
+        assert (judged.lost, judged.duplicated) == (0, 0), f"{judged}\n{here.log()}"
+
+
+def kinds_that_can_be_told() -> dict[str, float]:
+    return {kind: weight for kind, weight in LATE.items() if kind not in UNTOLD}
+
+
+@pytest.mark.wide
+async def test_one_that_is_told_to_stop_with_a_bot_on_probation_hands_over(tmp_path: Path) -> None:
+    async with street(tmp_path, handoff__probation=30) as here:
+        old = here.build()
+        await old.start()
+        new = await here.arrive()
+        old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
+        outcome = asyncio.create_task(old.reload())
+        await old.until(lambda status: (active(status) or {}).get("generation") == 2)
+        assert await old.stop() == 0, old.tail()
+        assert (await outcome)["result"] == "succeeded"
+        await new.until(lambda status: active(status) is not None)
+        await assert_clean(here, at_least=60)
+        assert here.identifies == SHARDS

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -54,7 +54,7 @@ sys.stdin.read()
 
 
 def other(number: int, stage: Stage, *, claims_for: int = 0, alive: bool = True, still: bool = False) -> Neighbour:
-    return Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive, still=still)
+    return Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive, still=still, bot_gone=not alive)
 
 
 @pytest.fixture
@@ -112,14 +112,19 @@ def test_what_the_others_mean_for_number_five(
 
 def test_the_sessions_of_one_that_died_are_named_once_its_bot_is_gone() -> None:
     died = replace(other(1, Stage.ACTIVE, alive=False), holder=4)
-    ends = replace(died, bot_lives=True)
+    ends = replace(died, bot_gone=False)
     assert (verdict(5, [died]).dead, verdict(5, [died]).free) == (claimer(1, 4), True)
     assert (verdict(5, [ends]).dead, verdict(5, [ends]).free) == (0, False)
 
 
+def test_the_sessions_of_a_bot_that_died_are_named_though_its_supervisor_lives() -> None:
+    waits = replace(other(1, Stage.ARRIVING), holder=4, bot_gone=True)
+    assert (verdict(5, [waits]).dead, verdict(5, [waits]).free) == (claimer(1, 4), True)
+
+
 def test_of_two_that_died_the_one_that_served_has_the_sessions() -> None:
     served, came, left = other(1, Stage.ACTIVE), other(2, Stage.READY), other(3, Stage.LEAVING)
-    dead = [replace(one, alive=False, holder=1) for one in (served, came, left)]
+    dead = [replace(one, alive=False, bot_gone=True, holder=1) for one in (served, came, left)]
     assert verdict(5, dead).dead == claimer(1, 1)
 
 
@@ -150,6 +155,32 @@ def test_the_first_bot_waits_where_a_supervisor_that_came_earlier_is_there(
 def test_of_two_that_start_at_once_one_does_not_wait() -> None:
     both = [other(1, Stage.ARRIVING), other(2, Stage.ARRIVING)]
     assert [must_wait(own, [one for one in both if one.number != own]) for own in (1, 2)] == [False, True]
+
+
+@pytest.mark.parametrize("name", ["5000000000000000000000", "00000000000012345678901234567890", "\u0663", "-3", "1e3"])
+def test_a_file_whose_name_is_no_number_that_was_ever_given_means_nothing(ledger: Path, name: str) -> None:
+    register_of(ledger).mkdir(mode=0o700)
+    (register_of(ledger) / name).write_bytes(b"rubbish")
+    register = Register(join(ledger))
+    assert (register.number, register.look()) == (1, [])
+    leave(register.membership)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc/passwd")])
+def test_what_is_no_file_of_ours_is_nobody(ledger: Path, make: Callable[[Path], object]) -> None:
+    register_of(ledger).mkdir(mode=0o700)
+    make(register_of(ledger) / "7")
+    register = Register(join(ledger))
+    assert register.look() == []
+    leave(register.membership)
+
+
+def test_one_whose_file_is_removed_knows(ledger: Path) -> None:
+    register = Register(join(ledger))
+    assert not register.is_lost()
+    (register_of(ledger) / "1").unlink()
+    assert register.is_lost()
+    leave(register.membership)
 
 
 def test_a_bot_connects_only_when_all_that_live_claim_for_its_supervisor() -> None:
