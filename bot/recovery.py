@@ -22,6 +22,10 @@ Three rules follow:
   may know it already, so that it says little of what was before: these are counted as missed.
 - An interaction that is older than 3 s by Discord's clock cannot be answered: it is counted as expired.
 
+A session that no shard can change over to, for this release asks for other intents or another number of shards, is only
+told: when all shards are ready, what it has brought until then is handled, and it is closed. Of events without an id
+only those are told that came before the own session of their guild began; that one brings the others.
+
 A session that cannot be resumed is given up: its shard goes on with its own. If no other child was there when that one
 began, what it brings is handled as it comes.
 
@@ -43,9 +47,9 @@ import msgspec
 from bastion.bot import internals
 from bastion.bot.dated import DiscordClock
 from bastion.bot.discordpy import again
-from bastion.bot.discordpy.held import Held, Payload, SessionGoneError
+from bastion.bot.discordpy.held import Held, Payload, SessionGoneError, decoded
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
-from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Numbering, identify
+from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Identity, Numbering, identify
 from bastion.bot.ledger import Ledger, number_key
 from bastion.bot.session.handover import Handover
 from bastion.bot.session.resumes import Resumes
@@ -113,6 +117,8 @@ class _Side:
     """Whether all that had come by then is handled."""
     over: bool = False
     """Whether it is given up."""
+    telling: bool = False
+    """Whether what it has brought is being handled, though no shard changes over to it."""
     task: asyncio.Task[None] | None = None
 
 
@@ -159,6 +165,10 @@ class Recovery:
         self._past_before = 0.0 if file is None else file.active_since - PAIR_WITHIN
         found = [] if file is None else [dead for dead in file.sessions() if not covered(dead)]
         self._sides = {dead.shard: _Side(dead) for dead in found}
+        self._apart: list[_Side] = []
+        """Sessions that no shard can change over to."""
+        self._planned: tuple[int, ...] | None = None
+        """This child's own shards."""
         self._read_at = 0.0 if file is None else file.reading_at
         self._own: dict[int, float] = {}
         """When each shard's own session began."""
@@ -177,7 +187,11 @@ class Recovery:
     @property
     def sessions(self) -> int:
         """How many sessions of the dead child were found."""
-        return len(self._sides)
+        return len(self._all)
+
+    @property
+    def _all(self) -> list[_Side]:
+        return [*self._sides.values(), *self._apart]
 
     @property
     def errors(self) -> int:
@@ -187,7 +201,7 @@ class Recovery:
     @property
     def unheard(self) -> float:
         """For about how many seconds nobody has heard a session that is lost: what came then cannot be counted."""
-        lost = (shard for shard, side in self._sides.items() if side.over)
+        lost = (side.dead.shard for side in self._all if side.over)
         return max((self._own.get(shard, self._clock()) - self._read_at for shard in lost), default=0.0)
 
     def begin(self) -> None:
@@ -196,19 +210,23 @@ class Recovery:
             return
         self._begun = True
         intents = internals.intents(self._client).value
-        for side in self._sides.values():
-            if side.dead.intents != intents:
-                self._lose(side, "this release asks for other intents, and a session has those that it began with")
-            else:
-                side.unanswered_since = self._clock()
-                side.task = asyncio.ensure_future(self._follow(side))
+        for side in self._all:
+            if side.dead.intents != intents and side not in self._apart:
+                self._set_apart(side)
+            side.unanswered_since = self._clock()
+            side.task = asyncio.ensure_future(self._follow(side))
         self._settle()
 
     def planned(self, count: int, ids: list[int] | range) -> None:
         """Learn how many shards there are in all, and which are this child's."""
-        for shard, side in self._sides.items():
-            if not side.over and (side.dead.shards != count or shard not in ids):
-                self._lose(side, f"it is of {side.dead.shards} shards, and this bot has {count}")
+        self._planned = tuple(ids)
+        for shard, side in list(self._sides.items()):
+            if side.dead.shards != count or shard not in ids:
+                self._set_apart(side)
+
+    def _set_apart(self, side: _Side) -> None:
+        del self._sides[side.dead.shard]
+        self._apart.append(side)
 
     def session_began(self, shard: int) -> None:
         """Note that a READY of this child's own sessions is about to be read."""
@@ -252,7 +270,7 @@ class Recovery:
         if not (self._over or self._stopped):
             internals.keep_sessions()
         self._stopped = True
-        tasks = [side.task for side in self._sides.values() if side.task is not None]
+        tasks = [side.task for side in self._all if side.task is not None]
         for task in tasks:
             task.cancel()
         if tasks:
@@ -263,18 +281,26 @@ class Recovery:
 
         Whether a shard is ready, and whether its connection is whole, discord.py's base events tell.
         """
-        for shard, side in self._sides.items():
-            if side.over or side.changed_at is not None or self._stopped:
+        if self._stopped or not self._begun:
+            return
+        for side in self._all:
+            shard = side.dead.shard
+            if side.over or side.changed_at is not None or side.telling:
                 continue
-            if not self._begun or not self._is_ready(shard):
+            if not (self._are_ready() if side in self._apart else self._is_ready(shard)):
                 continue
             wait = side.unanswered_since + ACCEPT_SECONDS - self._clock()
-            if side.resumed and self._changing.may_change(shard):
+            if side.resumed and side in self._apart:
+                self._tell_soon(side)
+            elif side.resumed and self._changing.may_change(shard):
                 self._change(side)
             elif not side.resumed and wait <= 0:
                 self._lose(side, f"no answer for {ACCEPT_SECONDS:g} s")
             elif not side.resumed:
                 self._look_again(wait)
+
+    def _are_ready(self) -> bool:
+        return self._planned is not None and all(map(self._is_ready, self._planned))
 
     def _look_again(self, wait: float) -> None:
         if self._again is not None:
@@ -359,7 +385,7 @@ class Recovery:
 
     def _lose(self, side: _Side, why: str) -> None:
         """Go on without a session."""
-        if side.over or side.changed_at is not None:
+        if side.over or side.changed_at is not None or side.telling:
             return
         side.over = True
         self.lost += 1
@@ -371,12 +397,57 @@ class Recovery:
         )
         if side.task is not None and side.task is not asyncio.current_task():
             side.task.cancel()
-        if self.alone:
+        if self.alone and side not in self._apart:
             self._gate.release(side.dead.shard, handle=True)
         self._settle()
 
+    def _tell_soon(self, side: _Side) -> None:
+        side.telling = True
+        task = asyncio.ensure_future(self._tell(side))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _tell(self, side: _Side) -> None:
+        """Handle what a session has brought to which no shard changes over, then close it."""
+        assert side.held is not None
+        while (came := side.held.take()) and not self._stopped:
+            for at, text in came:
+                self._tell_one(side, at, decoded(text))
+                await asyncio.sleep(0)  # each is a task's worth of work, and there may be thousands
+        if side.task is not None and not self._stopped:
+            side.task.cancel()  # which closes it
+        side.caught_up = True
+        self._settle()
+
+    def _tell_one(self, side: _Side, at: float, payload: Payload) -> None:
+        assert self._file is not None
+        if payload.t is None or payload.t == "RESUMED":
+            return
+        event = Event(name=payload.t, data=msgspec.json.decode(payload.d), at=at)
+        event.identity = identify(event.name, event.data)
+        event.decision = event.identity is not None and self._tells(event, event.identity)
+        if event.decision:
+            try:
+                self._hand_over_decided(event, old=True, known=True)
+            except Exception:
+                _log.exception("%s could not be read again", event.describe())
+                self.missed += 1
+        self._gate.begun()
+        self._taken()
+        self._file.let_go()
+        self._file.handed(side.dead.shard, payload.s or 0)
+
+    def _tells(self, event: Event, identity: Identity) -> bool:
+        """Say whether an event is told that the shards' own sessions may bring too."""
+        assert self._file is not None
+        if not identity.counted:
+            self._file.take_in_hand(identity.text)
+            return self._ledger.claim(identity.text, event.at)
+        guild, count = int(event.data.get("guild_id") or 0), self._client.shard_count or 1
+        return event.at < self._own.get((guild >> 22) % count, event.at)
+
     def _settle(self) -> None:
-        if not self._settled.is_set() and all(side.caught_up or side.over for side in self._sides.values()):
+        if not self._settled.is_set() and all(side.caught_up or side.over for side in self._all):
             self._settled.set()
             self._changed()
         self._end_soon()
@@ -418,7 +489,7 @@ class Recovery:
         shard, sequence = place
         side = self._sides.get(shard)
         if side is None or side.over:
-            if self.alone and self._begun:
+            if self.alone and self._begun and not self._apart:
                 event.decision = True
             return False
         if side.changed_at is None or self._file is None:
@@ -444,6 +515,9 @@ class Recovery:
         if event.identity is not None:
             event.occurrence = self._numbering.observe(event.identity, event.at)
         event.decision = event.identity is None or self._claim(event)
+        self._hand_over_decided(event, old=old, known=known)
+
+    def _hand_over_decided(self, event: Event, *, old: bool, known: bool) -> None:
         if event.name == "INTERACTION_CREATE":
             if event.decision:
                 self._hand_over_interaction(event)

@@ -46,6 +46,8 @@ class Payload(msgspec.Struct):
 
 
 _payload = msgspec.json.Decoder(Payload)
+decoded = _payload.decode
+"""Reads the text of a payload."""
 
 
 class Held:
@@ -106,6 +108,12 @@ class Held:
             self._texts.popleft()
             self.dropped += 1
         self._heard(text, payload)
+
+    def take(self) -> list[tuple[float, str]]:
+        """Take away what is held back, each with when it came: for a session that no shard can change over to."""
+        taken = list(self._texts)
+        self._texts.clear()
+        return taken
 
     def release(self, sequence: int, emptied: Callable[[], None]) -> None:
         """Let discord.py have what is held back, which begins behind ``sequence``; then ``emptied`` is called."""

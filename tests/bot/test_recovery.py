@@ -608,16 +608,30 @@ async def test_a_shard_that_is_not_ready_waits_on(scene: Scene, monkeypatch: pyt
         assert successor.app.heard[0].split()[1] == message.key
 
 
-async def test_a_session_of_other_intents_or_of_another_count_is_given_up(scene: Scene) -> None:
-    await scene.die(intents=discord.Intents.all().value & ~discord.Intents.reactions.flag)
-    async with scene.successor() as successor:
-        successor.recovery.begin()
-        assert successor.recovery.lost == 1
-    await scene.die()
+@pytest.mark.parametrize(
+    "before",
+    [{"intents": discord.Intents.all().value & ~discord.Intents.reactions.flag}, {"shards": 2}],
+    ids=["other intents", "another number of shards"],
+)
+async def test_a_session_that_no_shard_can_go_on_with_is_told(scene: Scene, before: dict[str, int]) -> None:
+    """What both sessions bring is handled once: by its id, or by when the own session began."""
+    shards = before.get("shards", 1)
+    guild = next(guild for guild in scene.world.guilds.values() if (guild.id >> 22) % shards == 0)
+    await scene.die(**before)
+    missed = [scene.sandbox.emit_message(guild=guild.id).key for _ in range(3)]
+    scene.sandbox.emit_typing(guild=guild.id)
     async with scene.successor() as successor:
         await successor.resume()
-        successor.recovery.planned(2, range(2))
-        assert successor.recovery.lost == 1
+        connecting = asyncio.create_task(successor.connect())
+        await scene.sandbox.gateway.wait_ready(1)
+        missed.append(scene.sandbox.emit_message(guild=guild.id).key)
+        await connecting
+        await successor.take_over()
+        missed.append(scene.sandbox.emit_message(guild=guild.id).key)
+        await until(lambda: any(missed[-1] in line for line in successor.app.heard))
+        assert [line.split()[1] for line in successor.app.heard if line.startswith("message")] == missed
+        assert sum(line.startswith("typing") for line in successor.app.heard) == 1
+        assert successor.recovery.lost == 0
 
 
 async def test_a_connection_that_breaks_while_it_is_held_is_resumed_where_it_stood(scene: Scene) -> None:
