@@ -507,10 +507,8 @@ class Slot:
                 handoff = self.state.handoff
                 assert handoff is not None
                 self.handoff = HandoffRecord(began=now, kind=handoff.kind, origin=handoff.origin)
-                self._note_way()  # a bot that waited for another supervisor's has met it long ago
-                incoming = self._members.get(self.state.incoming or 0)
-                if self.handoff.session == "overlap" and incoming is not None:
-                    self.handoff.identifies = incoming.seen.shards_total or 0
+                if handoff.kind == "takeover":
+                    self._note_earlier(self.handoff)
             case PhaseEntered(phase=phase):
                 if self.handoff is not None and self.handoff.result is None:
                     self.handoff.enter(phase, now=now)
@@ -689,6 +687,13 @@ class Slot:
     def _met_too_late(self, generation: int) -> None:
         self._meeting.overdue(generation)
         self._note_way()
+
+    def _note_earlier(self, handoff: HandoffRecord) -> None:
+        """Note how a bot got its sessions that has waited for another supervisor's to end, perhaps for days."""
+        self._note_way()
+        incoming = self._members.get(self.state.incoming or 0)
+        if handoff.session == "overlap" and incoming is not None:
+            handoff.identifies = incoming.seen.shards_total or 0
 
     def _note_way(self) -> None:
         if self.handoff is not None and (why := self._meeting.reasons.get(self.state.incoming or 0)) is not None:

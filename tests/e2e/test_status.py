@@ -48,7 +48,7 @@ CHILD = {
     ),
     *("rss_bytes", "cpu_percent", "in_flight", "lingering", "handled", "claims", "last_beat_at", "loop_lag_ms"),
 }
-SHARD = {"id", "state", "latency_ms"}
+SHARD = {"id", "state", "latency_ms", "away", "why"}
 CLAIMS = {"won", "lost", "errors"}
 HANDOFF = {
     *("kind", "from", "to", "result", "reason", "started_at", "duration", "phases", "replayed", "expired", "cut"),

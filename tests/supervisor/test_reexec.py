@@ -218,7 +218,7 @@ import handshake
 handshake.take()
 words = sys.argv
 write = int(words[words.index("--write") + 1])
-hello = b'{"type":"hello","pid":1,"protocol":5,"versions":{}}' + bytes([10])
+hello = b'{"type":"hello","pid":1,"protocol":6,"versions":{}}' + bytes([10])
 os.write(write, hello[:20])
 os.write(1, b"half a li")
 os.write(2, b"Tra")
