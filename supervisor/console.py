@@ -72,6 +72,7 @@ def _supervisor_line(supervisor: Mapping[str, Any], *, now: datetime, colour: bo
         f"supervisor {plain(supervisor.get('version'))} (pid {supervisor.get('pid')}) is "
         f"{paint(state, _STATE_COLOURS.get(state), colour=colour)}, up {_age(supervisor.get('started_at'), now)}, "
         f"config {plain(supervisor.get('config') or 'none (defaults)')}"
+        + (f"\nbeside us: {plain(beside)}" if (beside := supervisor.get("beside")) else "")
     )
 
 

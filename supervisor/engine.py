@@ -497,6 +497,7 @@ class Engine:
                 started_at=self._started_at,
                 state=state,
                 config=str(self._settings.source) if self._settings.source else None,
+                beside=self._beside.text if self._beside is not None else "",
             ),
             children=slot.children() if slot else [],
             last_handoff=slot.handoff.status(now=now) if slot and slot.handoff else None,

@@ -608,7 +608,7 @@ def _incoming_gave_up(turn: Turn, event: GaveUp) -> None:
     if event.apart and active is not None and active.standing is Standing.ACTIVE:
         moves.begin_apart(turn, event.generation, event.reason)
         return
-    if event.apart and active is None and turn.state.waits:
+    if event.apart and active is None and turn.state.waits and turn.need(event.generation).ready:
         moves.begin_again(turn, event.generation, event.reason)
         return
     moves.incoming_failed(turn, event.generation, event.reason, retryable=event.retryable, patience=limits.FATAL_GRACE)

@@ -59,6 +59,11 @@ class Neighbourhood:
         self._answered: set[int] = set()
         """Bots of others, by number, that were told what to do."""
 
+    @property
+    def text(self) -> str:
+        """Return who is there, and how these are, as the log says it; empty where nobody is."""
+        return _others_text(self._others) if self._others else ""
+
     # Before there is a bot.
 
     async def wait_for_claims(self, *, stopped: Callable[[], bool]) -> bool:

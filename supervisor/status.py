@@ -26,6 +26,8 @@ class SupervisorStatus(msgspec.Struct, kw_only=True):
     started_at: str
     state: SupervisorState
     config: str | None
+    beside: str = ""
+    """Who else shares the ledger, and how these are; empty where nobody does."""
 
 
 class ShardStatus(msgspec.Struct, kw_only=True):

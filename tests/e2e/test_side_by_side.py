@@ -319,7 +319,9 @@ async def test_one_that_is_started_beside_another_waits_whatever_it_is_told(
         new = here.build()
         await new.start(*words, serving=False)
         await new.logged("is ready to take over from another supervisor's bot")
-        assert active(await new.status()) is None
+        status = await new.status()
+        assert active(status) is None
+        assert status["supervisor"]["beside"] == "supervisor 1 (active)"
         assert await old.stop() == 0
         await serves(new)
         await assert_clean(here, at_least=100)

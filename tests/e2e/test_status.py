@@ -30,7 +30,7 @@ ORDINARY = "from sharded_bot import ShardedBot\nclient = ShardedBot()\n"
 
 # The contract, as docs and scripts have it.
 TOP = {"supervisor", "children", "last_handoff", "restarts", "session_start_limit"}
-SUPERVISOR = {"pid", "version", "started_at", "state", "config"}
+SUPERVISOR = {"pid", "version", "started_at", "state", "config", "beside"}
 CHILD = {
     *(
         "generation",
