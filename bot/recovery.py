@@ -36,9 +36,10 @@ Knows gate, claims and dead sessions. How a connection is made is `session`'s ma
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import discord
@@ -420,22 +421,28 @@ class Recovery:
         self._settle()
 
     def _tell_one(self, side: _Side, at: float, payload: Payload) -> None:
-        assert self._file is not None
         if payload.t is None or payload.t == "RESUMED":
             return
         event = Event(name=payload.t, data=msgspec.json.decode(payload.d), at=at)
         event.identity = identify(event.name, event.data)
         event.decision = event.identity is not None and self._tells(event, event.identity)
-        if event.decision:
-            try:
+        with self._noting(event, side.dead.shard, payload.s or 0):
+            if event.decision:
                 self._hand_over_decided(event, old=True, known=True)
-            except Exception:
-                _log.exception("%s could not be read again", event.describe())
-                self.missed += 1
+
+    @contextlib.contextmanager
+    def _noting(self, event: Event, shard: int, sequence: int) -> Iterator[None]:
+        """Note for this child's own successor that an event has been handed over, behind what is done meanwhile."""
+        assert self._file is not None
+        try:
+            yield
+        except Exception:
+            _log.exception("%s could not be read again", event.describe())
+            self.missed += 1
         self._gate.begun()
         self._taken()
         self._file.let_go()
-        self._file.handed(side.dead.shard, payload.s or 0)
+        self._file.handed(shard, sequence)
 
     def _tells(self, event: Event, identity: Identity) -> bool:
         """Say whether an event is told that the shards' own sessions may bring too."""
@@ -498,15 +505,8 @@ class Recovery:
             return False
         old = sequence <= side.last
         known = old or self._clock() < side.changed_at + SURE_AFTER
-        try:
+        with self._noting(event, shard, sequence):
             self._hand_over(event, old=old, known=known)
-        except Exception:
-            _log.exception("%s could not be read again", event.describe())
-            self.missed += 1
-        self._gate.begun()
-        self._taken()
-        self._file.let_go()
-        self._file.handed(shard, sequence)
         return True
 
     def _hand_over(self, event: Event, *, old: bool, known: bool) -> None:

@@ -32,7 +32,7 @@ from string import digits
 from typing import Any
 
 from bastion.wire import FORMER, beside_former, claimer, sessions_path, supervisor_of
-from bastion.wire.private import open_private
+from bastion.wire.private import is_held, open_private
 
 MAX_SHARDS = 1024
 """Sessions that one file has room for: far more than one process can serve."""
@@ -423,22 +423,7 @@ def neighbours_file(ledger: str, number: int, *, token: str) -> SessionFile:
         for other in path.parent.glob(f"{prefix}*")
         if (of := other.name.removeprefix(prefix)).isdecimal() and supervisor_of(int(of)) == supervisor_of(number)
     ]
-    return _furthest(found, (other for other in others if other != path and not _is_held(other)), token=token)
-
-
-def _is_held(path: Path) -> bool:
-    """Say whether the child lives whose file this is."""
-    try:
-        descriptor = open_private(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
+    return _furthest(found, (other for other in others if other != path and not is_held(other)), token=token)
 
 
 def _furthest(found: SessionFile, others: Iterable[Path], *, token: str) -> SessionFile:

@@ -30,6 +30,7 @@ from bastion.supervisor.exchange import Exchange
 from bastion.supervisor.neighbours import LOOK_SECONDS, Membership, Neighbour, Register, Stage
 from bastion.supervisor.slot import Slot
 from bastion.wire import Mirror, Overlap, ToChild, Wants, claimer, sessions_path, stream_path, supervisor_of
+from bastion.wire.private import is_held
 
 ANSWER_PATIENCE = 5.0
 """Seconds for which an active supervisor's answer is waited for. It looks four times a second, and its bot answers."""
@@ -140,11 +141,11 @@ class Neighbourhood:
         """Say whether a bot is dead: where its supervisor is dead too, or has no bot that serves in its place."""
         if not other.alive:
             files = sessionfiles.session_files(self._ledger)
-            return not any(sessionfiles.is_held(file) for whose, file in files if supervisor_of(whose) == other.number)
+            return not any(is_held(file) for whose, file in files if supervisor_of(whose) == other.number)
         if not other.bot or other.stage in (Stage.ACTIVE, Stage.STARTING):
             return False
         file = Path(sessions_path(str(self._ledger), other.bot))
-        return file.exists() and not sessionfiles.is_held(file)
+        return file.exists() and not is_held(file)
 
     def tell(self, slot: Slot) -> None:
         """Tell the others how things are with us."""
@@ -215,7 +216,7 @@ class Neighbourhood:
         if bot not in questions:
             return True
         file = Path(sessions_path(str(self._ledger), bot))
-        return file.exists() and not sessionfiles.is_held(file)
+        return file.exists() and not is_held(file)
 
     def _take_answers(self, slot: Slot) -> None:
         for generation, since in list(self._asked.items()):

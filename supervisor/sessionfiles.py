@@ -18,7 +18,6 @@ Knows files and their names. What is in a session file only children know.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -125,21 +124,6 @@ def forget_checkpoint(ledger: Path, supervisor: int) -> None:
     for _, file in beside(ledger, Path(checkpoint_path(str(ledger), supervisor)).name):
         with contextlib.suppress(OSError):  # of a disk that has become read-only
             file.unlink()
-
-
-def is_held(file: Path) -> bool:
-    """Say whether the child lives that has left this session file: it holds a lock on the file as long as it does."""
-    try:
-        descriptor = open_private(file, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def session_files(ledger: Path) -> Iterator[tuple[int, Path]]:

@@ -5,6 +5,7 @@ Knows a file's kind, owner and number of names. Knows nothing of the directories
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
 from pathlib import Path
@@ -33,3 +34,18 @@ def open_private(path: str | Path, flags: int) -> int:
         os.close(descriptor)
         raise ForeignFileError(f"{path} {problem}")
     return descriptor
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a process lives that holds a record lock (fcntl) on a file of ours. Another process than this one."""
+    try:
+        descriptor = open_private(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
