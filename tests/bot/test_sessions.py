@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from mounts import small
 from bastion.bot import sessions
 from bastion.bot.sessions import ID, DeadSession, SessionFile, SessionFileError, keys_in_hand
 from bastion.wire import FORMER, beside_former, sessions_path
+from bastion.wire.private import is_held
 
 TOKEN = "a-token-that-nobody-may-see"
 PARENT = 77
@@ -301,3 +304,38 @@ def test_sessions_that_nobody_has_read_for_long_or_of_another_boot_are_not_resum
     former(tmp_path, read=read).close()
     with pytest.raises(SessionFileError, match="too long ago"):
         sessions.former_file(str(tmp_path / "ledger"), token=TOKEN)
+
+
+def test_of_two_supervisors_one_goes_on_with_the_sessions_of_a_dead_bot(tmp_path: Path) -> None:
+    SessionFile.create(tmp_path / "file", token=TOKEN, supervisor=1).close()
+    first, second = (SessionFile.open(tmp_path / "file", token=TOKEN, supervisor=None) for _ in range(2))
+    assert not first.taken
+    assert first.take(1)
+    assert second.taken
+    assert not second.take(2)
+    assert second.take(1), "the next bot of the same supervisor goes on"
+    first.close()
+    second.close()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from bastion.bot.sessions import SessionFile
+file = SessionFile.create(Path(sys.argv[1]), token="t" * 20, supervisor=1)
+print("made", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_whoever_looks_knows_whether_the_bot_lives_whose_file_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    assert not is_held(path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as bot:
+        assert bot.stdout is not None
+        bot.stdout.readline()
+        assert is_held(path)
+        bot.kill()
+    assert not is_held(path)
