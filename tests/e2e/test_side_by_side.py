@@ -18,8 +18,10 @@ from pathlib import Path
 
 import pytest
 from casualties import INTERACTIONS, UNTOLD
+from named import Named
 from rig import ALL_KINDS, Rig, active, rig
 from test_handoff import WINDOW, settings, verdict
+from test_moved_faults import missing
 
 from bastion.sandbox import SandboxSettings
 from bastion.supervisor import neighbours
@@ -550,7 +552,9 @@ async def test_a_new_bot_that_dies_as_soon_as_it_is_active_is_followed(tmp_path:
         await new.until(lambda status: (active(status) or {}).get("generation", 1) > 1)
         assert await old.stopped(timeout=60) == 0, old.tail()
         judged = await verdict(here.first, at_least=100)
-        assert (judged.lost, judged.duplicated) == (0, 0), f"{judged}\n{here.log()}"
+        cut = Named(new, 1)  # what ran in it when it was killed is lost, and named
+        lost = [entry for entry in missing(here.first) if not cut.excuses(entry)]
+        assert (lost, judged.duplicated) == ([], 0), f"{judged}\n{here.log()}"
 
 
 def kinds_that_can_be_told() -> dict[str, float]:
