@@ -145,8 +145,8 @@ def cli() -> None:
     "--standby-since",
     metavar="TIMESTAMP",
     callback=lambda _context, _option, value: _timestamp(value),
-    help="Deployed at this time (unix seconds, or ISO 8601 in UTC) beside another one that shares the ledger: wait "
-    "until that one hands over, unless this is a later restart or nobody else is there.",
+    help="Deployed at this time (unix seconds, or ISO 8601 in UTC) beside another one that shares the ledger. Not "
+    "needed any more: the bot waits for one that serves, whenever it was deployed.",
 )
 @click.option("--trial", metavar="FD", hidden=True)
 def run(

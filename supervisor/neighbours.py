@@ -6,7 +6,8 @@ nothing that is left behind means anything: a file whose lock is free is a dead 
 one machine that have mounted the directory, on whatever file system keeps locks in this kernel (tmpfs, ext4, xfs ...;
 not a network's). Pids are not compared, for each container counts its own.
 
-In its file each says its stage, and up to which number it claims its events for the others. Numbers are given once and
+In its file each says its stage, up to which number it claims its events for the others, and which of its bots has the
+gateway sessions. Numbers are given once and
 never again, so a higher one came later, and claims can be told apart by them.
 
 One that lives and does nothing (stopped, stuck, its container paused) keeps its lock. So each counts its own looks in

@@ -48,7 +48,8 @@ def run(
 
     ``tell`` takes lines for the operator, ``log`` is behind standard error. ``named`` is what the command line names,
     for the start and each reload.
-    ``standby_since``: when it was deployed beside another one that shares the ledger, in unix seconds.
+    ``standby_since``: when it was deployed beside another one that shares the ledger, in unix seconds. It says no more
+    than that the ledger must be shared.
 
     Raises `SettingsError`, `control.ControlError` (another one runs, or its socket cannot be made) and `SandboxError`;
     then no bot was started. Raises `reexec.CarryError` if an earlier program
