@@ -34,6 +34,10 @@ pytestmark = [pytest.mark.anyio, pytest.mark.wide, pytest.mark.timeout(300)]
 SHARDS = 2
 FAR = 0.05
 """Seconds to Discord and back."""
+WITHOUT_ID = ("reaction_add", "reaction_remove", "typing", "member_update")
+"""Kinds that two sessions tell apart by content and time alone: see README, and architecture.md, "Its limit"."""
+MISCOUNTED = 2
+"""So many of them, of some thousand events, may be handled twice where a session was 5 s late in an overlap."""
 SERVED_WITHIN = 30.0
 """Seconds from a fault until every shard has a session again; most take one or two."""
 
@@ -152,7 +156,10 @@ class Course:
         if len(untold) <= counted_as_missed(installation):
             lost = [entry for entry in lost if entry not in untold]
         assert not lost, f"{lost}\n{self.hurts}\n{found}\n{installation.tail(150)}"
-        assert found.duplicated == 0, f"{found}\n{installation.tail(150)}"
+        doubled = {kind.kind: kind.duplicated for kind in found.kinds.values() if kind.duplicated}
+        if installation.options.get("handoff__session") == "overlap":  # a late session's equal events may be miscounted
+            assert sum(doubled.pop(kind, 0) for kind in WITHOUT_ID) <= MISCOUNTED, f"{found}\n{installation.tail(150)}"
+        assert not doubled, f"{found}\n{installation.tail(150)}"
         assert not sandbox.gateway.violations, installation.tail(150)
         assert not [line for line in installation.log if "has left: exited with status 1" in line], installation.tail()
 
