@@ -383,8 +383,8 @@ def _neighbours(turn: Turn, event: Neighbours) -> None:
     """Claim as long as others share the ledger; take over when nobody else is to; leave when somebody else has."""
     before = turn.state
     taken = event.company and not event.free
-    turn.set(company=event.company, relief=event.relief, taken=taken, still=event.still, younger=event.younger)
-    turn.set(relieved=event.ready)
+    turn.set(company=event.company, relief=event.relief, relieved=event.ready, taken=taken)
+    turn.set(still=event.still, younger=event.younger)
     if event.dead and before.active is None and before.bereft is None:
         _neighbour_died(turn, event.dead)
     if before.waits and event.free:
@@ -405,7 +405,7 @@ def _neighbours(turn: Turn, event: Neighbours) -> None:
 
 
 def _neighbour_died(turn: Turn, bot: int) -> None:
-    """Nobody serves: what another supervisor's bot has left when both died is ours to go on with."""
+    """Nobody serves: what another supervisor's bot has left is ours to go on with."""
     turn.set(bereft=bot)
     if turn.state.phase in (Phase.SPAWNING, Phase.CONNECTING):
         moves.recover(turn)

@@ -35,7 +35,7 @@ SHARDS = 2
 FAR = 0.05
 """Seconds to Discord and back."""
 WITHOUT_ID = ("reaction_add", "reaction_remove", "typing", "member_update")
-"""Kinds that two sessions tell apart by content and time alone: see README, and architecture.md, "Its limit"."""
+"""Kinds that two sessions tell apart by content and time alone: see architecture.md, "Its limit"."""
 MISCOUNTED = 2
 """So many of them, of some thousand events, may be handled twice where a session was 5 s late in an overlap."""
 SERVED_WITHIN = 30.0

@@ -23,7 +23,7 @@ from rig import ALL_KINDS, Rig, active, rig
 from test_handoff import WINDOW, settings, verdict
 from test_moved_faults import missing
 
-from bastion.sandbox import SandboxSettings
+from bastion.sandbox import Sandbox, SandboxSettings
 from bastion.supervisor import neighbours
 from bastion.supervisor.neighbours import register_of
 from bastion.supervisor.private import own_directory
@@ -575,3 +575,18 @@ async def test_one_that_is_told_to_stop_with_a_bot_on_probation_hands_over(tmp_p
         await new.until(lambda status: active(status) is not None)
         await assert_clean(here, at_least=60)
         assert here.identifies == SHARDS
+
+
+@pytest.mark.wide
+async def test_a_bot_of_another_application_is_refused_and_both_logs_say_why(tmp_path: Path) -> None:
+    async with street(tmp_path) as here, Sandbox(settings()) as elsewhere:
+        elsewhere.world.application_id += 1
+        old = here.build()
+        await old.start()
+        stranger = here.build()
+        stranger.environ |= {"DISCORD_API_URL": elsewhere.api_url, "DISCORD_TOKEN": elsewhere.token}
+        await stranger.start(serving=False)
+        assert await stranger.stopped() == 78, stranger.tail()
+        assert "each needs a path of its own" in stranger.tail()
+        await old.logged("supervisor 2, which shares the ledger, runs another application's bot")
+        assert active(await old.status()) is not None
