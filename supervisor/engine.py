@@ -558,7 +558,8 @@ class Engine:
     def holds(self, generation: int) -> None:
         """Write down which child has the sessions, for whoever follows a supervisor that is killed."""
         if self._place.membership is None:
-            sessionfiles.note_holder(self._place.left, control=self._control, generation=generation)
+            place = self._place
+            sessionfiles.note_holder(place.left, control=self._control, generation=generation, claims=place.path)
 
     def saves(self) -> str:
         """Return where a child that is stopped leaves its cache for the next start; empty: it leaves nothing."""

@@ -138,7 +138,7 @@ def ledger_place(
             forget_checkpoint(path, place.supervisor)
         else:
             left = lasting or path
-            former = inherit(left, left, control=control) if lasting is None else _inherit_lasting(lasting)
+            former = _inherit_lasting(left, path) if lasting else inherit(left, left, control=control, claims=path)
             place = Place(path=path, lasting=lasting, former=former)
             if not place.former:
                 forget(left, 0)
@@ -148,16 +148,15 @@ def ledger_place(
         return
     made, lock = _create(directory)
     path = made / _NAME
-    former = _sweep(directory, path, control)
-    if lasting is not None:
-        former = _inherit_lasting(lasting) or inherit(path, lasting, control=control)
+    former = lasting is not None and _inherit_lasting(lasting, path)
+    former = _sweep(directory, None if former else lasting or path, control, claims=path) or former
     with held(Place(path=path, lock=lock, lasting=lasting, former=former)) as place:
         yield place
 
 
-def _inherit_lasting(left: Path) -> bool:
+def _inherit_lasting(left: Path, claims: Path) -> bool:
     """Return whether a bot has left its sessions, or its cache with them, where all that is left is this bot's."""
-    return inherit(left, left, control=None) or has_cache(left)
+    return inherit(left, left, control=None, claims=claims) or has_cache(left)
 
 
 @contextlib.contextmanager
@@ -228,8 +227,11 @@ def _create(base: Path) -> tuple[Path, int]:
     return directory, lock
 
 
-def _sweep(base: Path, ledger: Path, control: Path) -> bool:
-    """Remove our own directories that nobody holds any more; return whether one had sessions for us, which we take."""
+def _sweep(base: Path, target: Path | None, control: Path, *, claims: Path) -> bool:
+    """Remove our own directories that nobody holds any more; return whether one had sessions for us.
+
+    Those are at ``target`` then. None: we need none.
+    """
     former = False
     for directory in base.glob(_PREFIX + "*"):
         with contextlib.suppress(OSError):
@@ -239,7 +241,8 @@ def _sweep(base: Path, ledger: Path, control: Path) -> bool:
             lock = open_private(directory / "lock", os.O_RDWR)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                former |= inherit(directory / _NAME, ledger, control=control)
+                if target is not None:
+                    former |= inherit(directory / _NAME, target, control=control, claims=claims)
                 shutil.rmtree(directory, ignore_errors=True)
             finally:
                 os.close(lock)

@@ -5,10 +5,11 @@ supervisor that has the ledger to itself also writes down which child has the se
 end and leave the sessions open, and the next supervisor at the same control socket finds both. An example, of a
 supervisor that was killed while generation 4 was taking the sessions of generation 3:
 
-    ledger-holder           {"control": "/run/bastion/control.sock", "generation": 3}
+    ledger-holder           {"control": "/run/bastion/control.sock", "generation": 3, "claims": "/run/bastion/ledger"}
     ledger-sessions-3       becomes  ledger-sessions-0, of the generation `FORMER`
     ledger-sessions-4       becomes  ledger-former-4, which is further in what generation 4 had taken
     ledger.checkpoint       stays: the state of the bot's app as generation 3 exported it last
+    ledger                  moves to where our ledger is: what generations 3 and 4 have claimed is not handled again
 
 The first child of that supervisor is told to recover what generation `FORMER` has left.
 
@@ -45,26 +46,30 @@ class _Holder(msgspec.Struct):
 
     control: str
     generation: int
+    claims: str = ""
+    """The ledger in which its children claim."""
 
 
-def note_holder(ledger: Path, *, control: Path, generation: int) -> None:
+def note_holder(left: Path, *, control: Path, generation: int, claims: Path) -> None:
     """Write down that this generation has the sessions. Where that cannot be written, nothing can be taken over."""
-    path, unfinished = holder_path(str(ledger)), f"{holder_path(str(ledger))}.new"
+    path, unfinished = holder_path(str(left)), f"{holder_path(str(left))}.new"
     with contextlib.suppress(OSError):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(unfinished)  # noqa: PTH108 - of a supervisor that was killed over it
         descriptor = open_private(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
-            os.write(descriptor, msgspec.json.encode(_Holder(control=str(control), generation=generation)))
+            noted = _Holder(control=str(control), generation=generation, claims=str(claims))
+            os.write(descriptor, msgspec.json.encode(noted))
         finally:
             os.close(descriptor)
         os.rename(unfinished, path)  # noqa: PTH104
 
 
-def inherit(left: Path, ledger: Path, *, control: Path | None) -> bool:
-    """Take over what lies beside the ledger ``left``, if a supervisor at this control socket has left it.
+def inherit(left: Path, target: Path, *, control: Path | None, claims: Path) -> bool:
+    """Take over what lies at ``left``, if a supervisor at this control socket has left it, and have it at ``target``.
 
-    None: whichever has, for the directory is this bot's alone. Returns whether sessions of a bot that served are there.
+    None: whichever has, for the directory is this bot's alone. What its children have claimed goes to the ledger
+    ``claims``. Returns whether sessions of a bot that served are there.
     """
     holder = _holder(left)
     if holder is None or (control is not None and holder.control != str(control)):
@@ -76,15 +81,25 @@ def inherit(left: Path, ledger: Path, *, control: Path | None) -> bool:
             if whose == claimer(0, FORMER) and not served:
                 file.unlink()  # an earlier bot's: the one that served since has gone on with its sessions
                 continue
-            target = (
-                sessions_path(str(ledger), claimer(0, FORMER)) if served else f"{beside_former(str(ledger))}{whose}"
+            file.rename(
+                sessions_path(str(target), claimer(0, FORMER)) if served else f"{beside_former(str(target))}{whose}"
             )
-            file.rename(target)
             found |= served
-        if found and left != ledger:
+        if found and left != target:
             with contextlib.suppress(FileNotFoundError):  # its app exports nothing
-                os.rename(checkpoint_path(str(left), 0), checkpoint_path(str(ledger), 0))  # noqa: PTH104
+                os.rename(checkpoint_path(str(left), 0), checkpoint_path(str(target), 0))  # noqa: PTH104
+    if found and holder.claims:
+        _move_claims(Path(holder.claims), claims)
     return found
+
+
+def _move_claims(old: Path, new: Path) -> None:
+    """Have the ledger of a killed supervisor's children in the place of ours. It is up to three files of SQLite's."""
+    if old == new:
+        return
+    for suffix in ("-wal", "-shm", ""):
+        with contextlib.suppress(OSError):  # with the children, or the machine, its directory may be gone
+            os.rename(f"{old}{suffix}", f"{new}{suffix}")  # noqa: PTH104
 
 
 def _holder(ledger: Path) -> _Holder | None:

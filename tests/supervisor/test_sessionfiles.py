@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bastion.bot.ledger import SQLiteLedger
 from bastion.supervisor import sessionfiles
 from bastion.supervisor.ledgerdir import ledger_place
 from bastion.wire import FORMER, beside_former, checkpoint_path, holder_path, sessions_path
@@ -16,11 +17,11 @@ from bastion.wire import FORMER, beside_former, checkpoint_path, holder_path, se
 CONTROL = Path("/run/bastion/control.sock")
 
 
-def leave(ledger: Path, *generations: int, holder: int, control: Path = CONTROL) -> None:
+def leave(ledger: Path, *generations: int, holder: int, control: Path = CONTROL, claims: Path | None = None) -> None:
     """Leave what a killed supervisor's children leave."""
     for generation in generations:
         Path(sessions_path(str(ledger), generation)).write_text(f"of {generation}")
-    sessionfiles.note_holder(ledger, control=control, generation=holder)
+    sessionfiles.note_holder(ledger, control=control, generation=holder, claims=claims or ledger)
 
 
 def names(directory: Path) -> dict[str, str]:
@@ -46,8 +47,8 @@ def test_a_successor_finds_the_file_of_who_served_and_those_of_the_others_beside
         path.parent.mkdir()
     leave(left, 3, 4, holder=3)
     Path(checkpoint_path(str(left), 0)).write_text("state")
-    assert not sessionfiles.inherit(left, ledger, control=Path("/elsewhere"))
-    assert sessionfiles.inherit(left, ledger, control=control)
+    assert not sessionfiles.inherit(left, ledger, control=Path("/elsewhere"), claims=ledger)
+    assert sessionfiles.inherit(left, ledger, control=control, claims=ledger)
     state = Path(checkpoint_path(str(ledger), 0))
     assert state.read_text() == "state"
     state.unlink()
@@ -67,7 +68,7 @@ def test_of_two_starts_that_were_killed_the_first_bots_file_is_kept_until_anothe
         for file in tmp_path.iterdir():
             file.unlink()
         leave(ledger, FORMER, 1, holder=holder)
-        assert sessionfiles.inherit(ledger, ledger, control=CONTROL)
+        assert sessionfiles.inherit(ledger, ledger, control=CONTROL, claims=ledger)
         left = names(tmp_path)
         del left["ledger-holder"]
         assert left == found
@@ -96,7 +97,7 @@ def test_what_is_no_word_of_a_supervisor_at_this_socket_leaves_nothing(
     holder.unlink()
     if content is not None:
         holder.write_bytes(content)
-    assert not sessionfiles.inherit(ledger, ledger, control=control)
+    assert not sessionfiles.inherit(ledger, ledger, control=control, claims=ledger)
     assert Path(sessions_path(str(ledger), 3)).exists()
 
 
@@ -106,7 +107,7 @@ def test_a_link_in_the_place_of_the_word_is_not_followed(tmp_path: Path) -> None
     holder = Path(holder_path(str(ledger)))
     holder.rename(elsewhere)
     holder.symlink_to(elsewhere)
-    assert not sessionfiles.inherit(ledger, ledger, control=CONTROL)
+    assert not sessionfiles.inherit(ledger, ledger, control=CONTROL, claims=ledger)
 
 
 def test_the_newest_word_counts_also_after_one_that_was_not_finished(tmp_path: Path) -> None:
@@ -114,9 +115,23 @@ def test_the_newest_word_counts_also_after_one_that_was_not_finished(tmp_path: P
     leave(ledger, 3, 4, holder=3)
     Path(f"{holder_path(str(ledger))}.new").write_text("half")
     leave(ledger, holder=4)
-    assert sessionfiles.inherit(ledger, ledger, control=CONTROL)
+    assert sessionfiles.inherit(ledger, ledger, control=CONTROL, claims=ledger)
     assert names(tmp_path)["ledger-sessions-0"] == "of 4"
     assert Path(f"{beside_former(str(ledger))}3").exists()
+
+
+def test_what_the_dead_children_have_claimed_stays_claimed_wherever_the_next_ledger_is(tmp_path: Path) -> None:
+    """Two children of an overlap died. One had handled what the other had yet to be told of."""
+    old, left, new = (tmp_path / name / "ledger" for name in ("memory", "disk", "anew"))
+    for path in (old, left, new):
+        path.parent.mkdir()
+    claims = SQLiteLedger(str(old), 1)
+    assert claims.claim("MESSAGE_CREATE:7", 1.0)
+    assert Path(f"{old}-wal").exists(), "nobody has closed it"
+    leave(left, 1, 2, holder=2, claims=old)
+    assert sessionfiles.inherit(left, left, control=None, claims=new)
+    assert not SQLiteLedger(str(new), FORMER).claim("MESSAGE_CREATE:7", 2.0)
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("configured", [True, False])
@@ -129,7 +144,7 @@ def test_a_supervisor_that_is_killed_leaves_the_sessions_and_one_that_ends_does_
         "configured = Path(sys.argv[3]) if sys.argv[3] else None; control = Path(sys.argv[2])\n"
         "with ledger_place(configured, environ={'RUNTIME_DIRECTORY': sys.argv[1]}, control=control) as place:\n"
         "    Path(sessions_path(str(place.path), 2)).write_text('of 2')\n"
-        "    sessionfiles.note_holder(place.path, control=control, generation=2)\n"
+        "    sessionfiles.note_holder(place.left, control=control, generation=2, claims=place.path)\n"
         "    if sys.argv[4] == 'kill': os.kill(os.getpid(), 9)"
     )
     ledger = tmp_path / "ledger" if configured else None
