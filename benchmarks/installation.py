@@ -211,7 +211,6 @@ async def supervised(
             "bot__app": app,
             "bot__directory": str(BOTS),
             "control__socket": str(directory / "s.sock"),
-            "handoff__settle": 2,
             "handoff__headroom": 1,
             "handoff__probation": 0,
             "handoff__linger": 0,

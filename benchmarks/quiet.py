@@ -138,7 +138,7 @@ async def side(name: str, start: Sequence[str], directory: Path) -> AsyncIterato
             trail.install(inflight)
             made = Side(client, inflight, trail)
             await made.feed(start)
-            if name == "active, window":
+            if name in ("active, window", "joined, window"):
                 gate.open_window()
             if name == "joined, window":
                 await gate.activate()

@@ -30,7 +30,7 @@ from benchmarks.stats import spread
 GUILD_READY: Final = 2.0
 """discord.py's default ``guild_ready_timeout``, in seconds."""
 
-PHASES: Final = ("preparing", "window", "spawning", "connecting", "activating", "draining")
+PHASES: Final = ("preparing", "spawning", "connecting", "activating", "draining")
 
 
 async def importing(sandbox: Sandbox) -> float:

@@ -50,7 +50,7 @@ async def run(options: argparse.Namespace) -> Result:
         settings = sandbox_settings(shards=options.shards, skew=(0.0, 0.1), messages_per_channel=200)
         async with (
             discord(settings) as sandbox,
-            supervised(sandbox, ledger__path=str(ledger / "l"), handoff__settle=1) as supervisor,
+            supervised(sandbox, ledger__path=str(ledger / "l")) as supervisor,
         ):
             child = (await supervisor.serving())["pid"]
             for _ in range(options.reloads):

@@ -63,7 +63,7 @@ def sync(argv: Sequence[str]) -> int:
 
 async def _sync(parsed: argparse.Namespace, token: str) -> int:
     PROCESS.enter("standby")
-    Loops(lifecycle=PROCESS, ledger=SQLiteLedger(":memory:", 0), window_open=lambda: False).install()
+    Loops(lifecycle=PROCESS, ledger=SQLiteLedger(":memory:", 0), beside=lambda: False).install()
     directory = parsed.directory.resolve()
     os.chdir(directory)
     program.go_first_on_path("", directory)

@@ -27,8 +27,8 @@ import msgspec
 from bastion.bot import components, internals
 from bastion.bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
 from bastion.bot.inflight import JOIN, Origin, current
-from bastion.bot.keys import IDLE_SECONDS, KEPT_SECONDS, Identity, Numbering, Occurrence, identify
-from bastion.bot.ledger import Ledger, number_key
+from bastion.bot.keys import Identity, identify
+from bastion.bot.ledger import PAIR_WITHIN, Ledger
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
 Place: TypeAlias = tuple[int, int]
@@ -45,8 +45,9 @@ HELD_COUNT = 20_000
 HELD_SECONDS = 300.0
 """Longest time an event is held back."""
 
-_FORGET_AFTER = 3.0
-"""Seconds after its receipt from which an event that is held back is forgotten, if another child has claimed it."""
+_FORGET_AFTER = (3.0, PAIR_WITHIN + 3.0)
+"""Seconds after its receipt when an event that is held back is forgotten, if another child has claimed it: one that is
+well has by the first of them, one that stands still by the second, or is dead."""
 _SLICE_SECONDS = 0.005
 """Longest time a replay keeps the event loop to itself."""
 
@@ -74,12 +75,13 @@ class Event(msgspec.Struct, weakref=True, eq=False):
     decision: bool | None = None
     """Whether this child handles it; None while undecided. Everything that follows from one event shares it."""
     identity: Identity | None = None
-    occurrence: Occurrence | None = None
+    since: float = 0.0
+    """When the session began that has brought it, if that is known."""
     counted: bool = False
     interaction: discord.Interaction[Any] | None = None
     """What discord.py made of it, if it is one and was handled here."""
     place: Place | None = None
-    """Known of what is held back."""
+    """Known of what is held back, or claimed."""
     recovered: bool = False
     """Whether it comes from a session of a dead child."""
     foreign: bool = False
@@ -99,6 +101,8 @@ class _Held:
     args: tuple[Any, ...] = ()
     fed: bool = False
     """Whether pending `wait_for`s have seen it already."""
+    looks: int = 0
+    """How often it has been looked at whether another child has claimed it."""
 
 
 @dataclass(slots=True)
@@ -128,8 +132,6 @@ class Gate:
 
     Handlers that hear every interaction have begun by then."""
     clock: Callable[[], float] = time.monotonic
-    came: Callable[[float], float] = lambda at: at
-    """The earliest time at which what was received at a time can have come."""
     place: Callable[[], Place | None] = lambda: None
     """Where in its session the event stands that is being received now."""
     taken: Callable[[], None] = lambda: None
@@ -165,7 +167,12 @@ class Gate:
     counters: Counters = field(default_factory=Counters)
     holding: bool = False
     """Whether events are held back. The gate's own to change."""
-    _numbering: Numbering | None = None
+    window_open: bool = False
+    """Whether events are claimed before they are handled, for another child may hear them too. The gate's own."""
+    _closes: asyncio.TimerHandle | None = None
+    """When the window closes."""
+    _began: dict[int, float] = field(default_factory=dict)
+    """When the session of each shard began, if this child began it."""
     _now: Event | None = None
     """The event that is being parsed, in quiet: `current` has it in its handlers, and nowhere else."""
     _held: deque[_Held] = field(default_factory=deque)
@@ -189,7 +196,7 @@ class Gate:
     _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
 
     def install(self) -> None:
-        """Put the gate into the client. A standby's window is open from here on."""
+        """Put the gate into the client."""
         self.ears = internals.ears(self.client)
         self._own = internals.replace_dispatch(self.client, self._dispatch)
         internals.on_awaited_guild(self.client, self._note_awaited)
@@ -202,15 +209,8 @@ class Gate:
                 parsers[name] = self._gated(name, parser)
         if self.role == "standby":
             self.holding = True
-            self._numbering = Numbering(joined=True, clock=self.clock, came=self.came)
-            self.ledger.check()
         else:
             self.ledger.clear()
-
-    @property
-    def window_open(self) -> bool:
-        """Whether events are claimed before they are handled."""
-        return self._numbering is not None
 
     @property
     def held(self) -> int:
@@ -228,24 +228,34 @@ class Gate:
         return first
 
     def open_window(self) -> None:
-        """Claim every event from now on. Counting begins here: others follow this child's numbers."""
-        if self._numbering is None:
-            self._numbering = Numbering(joined=False, clock=self.clock)
-            self.ledger.check()
+        """Claim every event from now on."""
+        self._keep_open()
+        self.window_open = True
+        self.ledger.trim(self.clock())
 
     def close_window(self) -> None:
-        """Forget all claims and stop asking for them: no other child is there."""
-        self._leave_claimed()
-        self._claim_joins()
-        self._numbering = None
-        self.ledger.clear()
+        """Stop asking for claims soon: no other child is there, but sessions may be late with what one has handled."""
+        if self.window_open and self._closes is None:
+            self._closes = asyncio.get_running_loop().call_later(PAIR_WITHIN, self._close)
 
-    def session_began(self, shard: int, shards: int, *, identified_at: float) -> None:
-        """Note a fresh session: events before it were missed."""
-        if self._numbering is not None:
-            self._numbering.session_began(
-                shard, shards, identified_at=identified_at, ready_at=self.clock(), active=self.role == "active"
-            )
+    def _keep_open(self) -> None:
+        if self._closes is not None:
+            self._closes.cancel()
+            self._closes = None
+
+    def _close(self) -> None:
+        self._closes = None
+        if self.role == "active":
+            self._claim_joins()
+        self.window_open = False
+
+    def session_began(self, shard: int, *, at: float) -> None:
+        """Note a shard's fresh session: it brings nothing from before that."""
+        self._began[shard] = at
+
+    def session_start(self, shard: int) -> float:
+        """Return when a shard's session began, 0.0 if another child began it."""
+        return self._began.get(shard, 0.0)
 
     def release(self, shard: int, *, handle: bool) -> None:
         """Hold nothing of a shard back any more: handle it, or forget it, for a dead child's session brings it too."""
@@ -371,7 +381,7 @@ class Gate:
         self.begun()
 
     def forget_claimed(self) -> None:
-        """Drop from what is held all that others have claimed, and what is too old. Call it about once a second.
+        """Drop from what is held what others have claimed, and what is too old. Call it about once a second.
 
         What another one has had in hand for so long is kept: it stands still and will be ended, with its handler not
         begun.
@@ -382,31 +392,29 @@ class Gate:
         while self._held and now - self._held[0].event.at > HELD_SECONDS:
             self._held.popleft()
             self.counters.overflowed += 1
-        keys = {}
+        in_hand, keys = self.in_hand(), {}
         for held in self._held:
-            if now - held.event.at < _FORGET_AFTER:
+            age = now - held.event.at
+            if age < _FORGET_AFTER[0]:
                 break
-            key = self._sure_key(held.event)
-            if key is not None:
-                keys[key] = held.event
-        if claimed := self.ledger.claimed(list(keys)):
-            for key in claimed.difference(self.in_hand()):
-                keys[key].decision = False
+            event, identity = held.event, held.event.identity
+            if held.looks == len(_FORGET_AFTER) or age < _FORGET_AFTER[held.looks]:
+                continue
+            if identity is None or identity.text in in_hand:
+                continue
+            held.looks += 1
+            if identity.unique:
+                keys[identity.text] = event
+            elif event.decision is None and self.ledger.pair(identity.text, event.at, among=_among(event)):
+                event.decision = False
+        for key in self.ledger.claimed(list(keys)):
+            keys[key].decision = False
         self._held = deque(held for held in self._held if held.event.decision is not False)
 
     def trim(self) -> None:
-        """Let go of claims and counts that nobody can need any more. Call it about once a second."""
-        numbering, now = self._numbering, self.clock()
-        if numbering is None:
-            return
-        self.ledger.check()
-        if self.role != "active":
-            numbering.forget(now - KEPT_SECONDS, listening=True)
-            return
-        idle = now - IDLE_SECONDS
-        if self.ledger.forget(numbering.idle(idle)):
-            numbering.forget(idle, listening=False)
-        self.ledger.trim(now - KEPT_SECONDS, idle=idle, counts=numbering.counts)
+        """Let go of claims that nobody can need any more. Call it about once a second."""
+        if self.window_open:
+            self.ledger.trim(self.clock())
 
     def _gated(self, name: str, parser: internals.Parser) -> internals.Parser:
         if name == "INTERACTION_CREATE":
@@ -425,7 +433,7 @@ class Gate:
             if receiver.foreign:
                 self._parse_foreign(Event(name, data, clock(), False, foreign=True), parser)
                 return
-            quiet = self._numbering is None and not self.holding
+            quiet = not (self.window_open or self.holding)
             if quiet and light:
                 event = self._now = Event(name, data, 0.0, True)
                 try:
@@ -460,19 +468,9 @@ class Gate:
 
     def mirror(self) -> None:
         """Be fed by another child, whose events these are; what is this child's own waits, and need not be claimed."""
-        self._numbering = None
+        self._keep_open()
+        self.window_open = False
         self.holding = True
-
-    def claim_alone(self) -> None:
-        """Claim every event from now on. Whoever has claimed before receives nothing of its own any more.
-
-        Its claims stay, for it may still wait with one; and this child's numbers go on from them.
-        """
-        began = self.clock()
-        self._numbering = Numbering(
-            joined=False, clock=self.clock, continues=lambda digest: self.ledger.past(digest, began)
-        )
-        self.ledger.check()
 
     def take_for_older(self, data: Any) -> bool:
         """Handle a component that the active child does not know, if it is this one's; return whether it is."""
@@ -495,16 +493,15 @@ class Gate:
 
     def _consider(self, event: Event) -> None:
         """Note of an event what its claim, and its being held back, will need."""
-        if self.holding:
-            event.place = self.place()
-        if self._numbering is None:
+        place = event.place = self.place()
+        if not self.window_open:
             return
         identity = event.identity = identify(event.name, event.data)
         if identity is None:
             event.decision = True
             return
         self.counters.heard += 1
-        event.occurrence = self._numbering.observe(identity, event.at)
+        event.since = self.session_start(place[0]) if place is not None else 0.0
 
     def _take_guild(self, data: Any) -> None:
         event = current.get()
@@ -526,7 +523,7 @@ class Gate:
         if heard or self.holding:
             self._untold[event] = None
         if heard and not self.holding and event.decision is None:
-            event.decision = self._claim(event)
+            event.decision = self.claim(event)
 
     def _note_awaited(self) -> None:
         """Note that the guild that came just now is told of by a task that began with READY.
@@ -542,7 +539,7 @@ class Gate:
         if not self.ears.hear("guild_join"):
             return
         for event in [event for event in self._untold if event.decision is None]:
-            event.decision = self._claim(event)
+            event.decision = self.claim(event)
             if event.decision:
                 self._await_telling(event)
                 self.begun()
@@ -602,7 +599,7 @@ class Gate:
             return
         undecided = event.decision is None
         if undecided:
-            event.decision = self._claim(event)
+            event.decision = self.claim(event)
         if not event.decision:
             if waiting and event.foreign:
                 self._feed(name, args)
@@ -697,7 +694,7 @@ class Gate:
             return False
         if not self.ears.hear(name):
             return False
-        event.decision = self._claim(event)
+        event.decision = self.claim(event)
         return True
 
     def _pass(self, event: Event, name: str, /, *args: Any, **kwargs: Any) -> None:
@@ -724,7 +721,7 @@ class Gate:
         if event.decision is None:
             if not self.ears.hear(held.dispatch):
                 return
-            event.decision = self._claim(event)
+            event.decision = self.claim(event)
             if not event.decision:
                 return
             self.counters.replayed += 1
@@ -772,7 +769,7 @@ class Gate:
         elif age <= INTERACTION_LIFE:
             self.counters.replayed += self._claim_interaction(event, mine)
         else:
-            self.counters.expired += self._claim(event)
+            self.counters.expired += self.claim(event)
 
     def _leave_to_older(self, event: Event) -> bool:
         """Ask the child that had the sessions before whether a component is its own; False: there is none to ask."""
@@ -809,16 +806,6 @@ class Gate:
         handle = asyncio.get_running_loop().call_later(delay, take)
         self._later[handle] = event, over
 
-    def _leave_claimed(self) -> None:
-        """Wait no longer for what its owner has taken meanwhile: without claims it would be taken again."""
-        texts = {one[0].identity.text: handle for handle, one in self._later.items() if one[0].identity is not None}
-        for text in self.ledger.claimed(list(texts)):
-            handle = texts[text]
-            handle.cancel()
-            event, over = self._later.pop(handle)
-            event.decision = False
-            over()
-
     def _take_now(self) -> None:
         """Take what is still left to an older child: when a younger one takes over, no older one is there any more.
 
@@ -835,7 +822,7 @@ class Gate:
     def _claim_interaction(self, event: Event, mine: Ownership) -> bool:
         # The active child has let it pass by the time at which an older one dies that has it in hand.
         over: Callable[[], None] = (lambda: None) if self.role == "active" else self.waiting(event)
-        event.decision = self._claim(event)
+        event.decision = self.claim(event)
         if event.decision:
             self._run_interaction(event, mine)
             self.begun()
@@ -853,22 +840,17 @@ class Gate:
         finally:
             current.reset(token)
 
-    def _claim(self, event: Event) -> bool:
-        """Ask for the right to handle an event. Without a window, or without a key, it is this child's."""
-        if self._numbering is None or event.identity is None:
+    def claim(self, event: Event) -> bool:
+        """Ask for the right to handle an event. Without a window, or without a name for it, it is this child's."""
+        identity = event.identity
+        if not self.window_open or identity is None:
             return True
-        occurrence = event.occurrence
-        if occurrence is None:
-            self.claiming(event.identity.text)
-            return self.ledger.claim(event.identity.text, event.at)
-        number = self._numbering.number(occurrence, self.ledger)
-        self.claiming(number_key(event.identity.text, number))
-        return self.ledger.claim_number(event.identity.text, number, occurrence.mark, event.at)
+        self.claiming(identity.text)
+        if identity.unique:
+            return self.ledger.claim(identity.text, event.at)
+        return self.ledger.claim_occurrence(identity.text, event.at, among=_among(event))
 
-    def _sure_key(self, event: Event) -> str | None:
-        if self._numbering is None or event.identity is None:
-            return None
-        if event.occurrence is None:
-            return event.identity.text
-        number = self._numbering.sure_number(event.occurrence, self.ledger)
-        return None if number is None else number_key(event.identity.text, number)
+
+def _among(event: Event) -> tuple[float, float]:
+    """Return when another child has received an event, if it has: what came before this session is none of its own."""
+    return max(event.since, event.at - PAIR_WITHIN), event.at + PAIR_WITHIN

@@ -1,42 +1,50 @@
-"""Where claims are kept: WAL SQLite in a private directory on tmpfs, shared by the children of one supervisor.
+"""Who handles an event that two children hear: claims, in a database in a private directory on tmpfs.
 
-Beside the claims of events it holds the last turns of loops, and notes that outlive a window. Knows keys and
-generations; knows nothing of discord.py or of roles. A claim takes about 10 us and never waits: the busy timeout is
-zero and a lock is tried again for as long as `_PATIENCE` lasts, because this runs on the event loop.
+Each child claims an event before it handles it. What happens once belongs to whoever is first to insert its key. Any
+other event may happen again, so equal ones are paired: one that this child's session brings is the same as one that
+another child has claimed, if this child has paired nothing with that claim before, and both came at about the same
+time. An example, of a reaction that is added, removed and added again within a second. Generation 1 is active, 2 holds
+what it hears, and is made active after the removal:
 
-Should the file be removed, replaced or damaged while it is in use, each child that finds out turns to the file that is
-there under its name by then, and carries over what it knows: `ledgerfile` sees to it that all come to the same one.
+    1 hears add, remove     handles both:    claims (add, 1) and (remove, 1)
+    2 hears add, remove     pairs both with those claims: they are handled
+    2 hears add             finds no claim that is not paired: claims (add, 2), and handles it
 
-An error is never read as "not mine". An event that may be answered twice is better than one answered by nobody, so
-whatever cannot be claimed is handled, and counted.
+To look for a claim and to insert one's own is one statement, so of two children never both handle an event. Beside the
+claims lie the last turns of loops, and notes for later children.
+
+A ledger that fails (locked by a process that is stopped, full, gone, damaged) costs nobody an event: what cannot be
+claimed is handled, and counted. Whoever finds that the file is gone makes a new one, at most once a second.
+
+Knows keys and generations; knows nothing of discord.py or of roles. A claim takes about 10 us and runs on the event
+loop, so a lock is waited for only for `PATIENCE`, and after that was in vain not at all for a while.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
 
-from bastion.bot.keys import Claimed, Others
-from bastion.bot.ledgerfile import LedgerFile, is_damage
+from bastion.wire.private import foreign, open_private
 
 _log = logging.getLogger("bastion.ledger")
 
-_PATIENCE = 0.3
-"""Seconds for which claims may hold up the event loop while another process has the lock.
+PAIR_WITHIN = 30.0
+"""Seconds by which two children may hear one event apart: longer than the 20 s (`restart.hang_timeout`) after which one
+that stands still is ended. Sessions that are well differ by some tenths of a second."""
 
-It has it for microseconds, but a busy machine may put that process off for some tenths of a second; to give up then is
-to handle an event twice. One that is stopped keeps it for ever: patience is used up, and comes back slowly."""
+KEPT_SECONDS = 900.0
+"""How long claims are kept: longer than a child holds an event back (5 minutes), and than Discord keeps a session whose
+connection was cut."""
 
-_PATIENCE_BACK = 0.05
-"""Seconds of patience that come back each second: the most of the event loop that a lost lock costs."""
+PATIENCE = 0.1
+"""Seconds for which a claim waits for another process's lock, which that has for microseconds unless it is stopped."""
 
-_ORDINARY = 0.005
-"""Seconds that a lock may take without a loss of patience: another process's claims, between which the lock changes
-hands. Two that race for thousands of claims a second wait a quarter of the time, a tenth of a millisecond each."""
 _BATCH = 500
 """Keys per query; SQLite takes at least 999 variables."""
 
@@ -45,97 +53,46 @@ _QUIET_SECONDS = 10.0
 
 _REOPEN_SECONDS = 1.0
 
-_LOOK_SECONDS = 0.01
-"""How often at most claims look whether the file is still there: its loss doubles no more than what comes in that time.
+_TRIMMED = 2000
+"""Oldest claims that each `trim` looks at: more than a second brings, and a millisecond's work."""
 
-A look is an eighth of a claim; so few of them take 0.02 % of a core, however many claims there are."""
+Span: TypeAlias = tuple[float, float]
+"""The earliest and the latest time, in seconds of the machine's monotonic clock."""
 
-_RECENT = 5000
-"""Newest claims kept in memory too, for when the file that had them cannot be read: some seconds of the heaviest
-traffic, in about 1 MB."""
-
-_SWEEP = 1000
-"""Claims that each trim looks at: a third of a millisecond."""
-
-_SWEEP_PER_CLAIM = 3
-"""And for each claim since the trim before: all are looked at within half of the time for which they are kept."""
-
-_SWEEP_MOST = 10_000
-"""At most: three milliseconds."""
-
-_LAST_KEY = "\U0010ffff"
-"""After every key."""
-
-_CARRY_SECONDS = 0.1
-"""Longest wait for a lock while claims are carried over."""
-
-_TABLES = ("claims", "passed", "notes", "turns")
-
-# There is no index by age: to keep it is a quarter of a claim's time, and only what is 15 minutes old is looked for.
+# Rows lie in the order in which they came, so the oldest need no index.
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS claims (
-    key TEXT PRIMARY KEY,
-    generation INTEGER NOT NULL,
-    digest TEXT,
-    number INTEGER,
-    mark TEXT,
-    at REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS passed (
-    digest TEXT NOT NULL,
-    generation INTEGER NOT NULL,
-    number INTEGER NOT NULL,
-    PRIMARY KEY (digest, generation)
-) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS claims (key TEXT UNIQUE NOT NULL, generation INTEGER NOT NULL, at REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS occurrences (digest TEXT NOT NULL, generation INTEGER NOT NULL, at REAL NOT NULL, twin INT);
+CREATE INDEX IF NOT EXISTS by_digest ON occurrences (digest, at);
+CREATE INDEX IF NOT EXISTS by_twin ON occurrences (twin, generation) WHERE twin IS NOT NULL;
 CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS turns (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
+"""The ``twin`` of an occurrence is the row of another child that has handled it; NULL: this child has."""
 
-
-_CLAIM = "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?, ?)"
-
-_PASS = """
-INSERT INTO passed VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = max(number, excluded.number)
+_TWIN = """
+SELECT other.rowid FROM occurrences AS other
+WHERE other.digest = :digest AND other.generation != :generation AND other.twin IS NULL
+AND other.at BETWEEN :since AND :until AND NOT EXISTS (
+    SELECT 1 FROM occurrences AS own WHERE own.twin = other.rowid AND own.generation = :generation
+) ORDER BY other.at LIMIT 1
 """
-
-# The occurrences of a digest lie side by side, as their keys begin with it and "#": "$" is the next character.
-
-_RECEIVED = "SELECT key, at FROM claims WHERE key IN ({}) AND generation != ?"
-_OTHERS = (
-    "SELECT number, mark, at FROM claims WHERE key > ? || '#' AND key < ? || '$' AND generation != ? ORDER BY number"
+_CLAIM = "INSERT OR IGNORE INTO claims VALUES (?, ?, ?)"
+_CLAIM_OCCURRENCE = f"INSERT INTO occurrences VALUES (:digest, :generation, :at, ({_TWIN}))"
+_PAIR = f"INSERT INTO occurrences SELECT :digest, :generation, :at, rowid FROM ({_TWIN})"
+_GIVE_BACK = (
+    "DELETE FROM claims WHERE key = :key AND generation = :generation",
+    "DELETE FROM occurrences WHERE rowid = (SELECT max(rowid) FROM occurrences "
+    "WHERE digest = :key AND generation = :generation AND twin IS NULL)",
 )
-
-_PAST = """
-SELECT max(number) FROM (
-    SELECT number FROM claims WHERE key > ? || '#' AND key < ? || '$' AND (generation = ? OR at < ?)
-    UNION ALL SELECT number FROM passed WHERE digest = ? AND generation = ?
-)
-"""
-
-_SWEPT_TO = "SELECT key FROM claims WHERE key > ? ORDER BY key LIMIT 1 OFFSET ?"
-
 _TRIM = """
-DELETE FROM claims WHERE key > :above AND key <= :to AND at < :before AND (digest IS NULL OR EXISTS (
-    SELECT 1 FROM claims AS newer
-    WHERE newer.key > claims.digest || '#' AND newer.key < claims.digest || '$' AND newer.number > claims.number
-))
+DELETE FROM {0} WHERE rowid IN (SELECT rowid FROM {0} ORDER BY rowid LIMIT {1}) AND at NOT BETWEEN :before AND :now
 """
-
-_IDLE = """
-SELECT DISTINCT digest FROM claims WHERE key > :above AND key <= :to AND at < :idle AND digest IS NOT NULL
-"""
-
-_FORGET = """
-WITH gone (digest) AS (VALUES {marks})
-DELETE FROM claims WHERE key IN (
-    SELECT claims.key FROM gone CROSS JOIN claims
-    ON claims.key > gone.digest || '#' AND claims.key < gone.digest || '$'
-)
-"""
+"""What is from before the machine's start has a time that is still to come."""
 
 
-class Ledger(Others, Protocol):
+class Ledger(Protocol):
     """The right to handle one event, given to exactly one child."""
 
     won: int
@@ -143,46 +100,28 @@ class Ledger(Others, Protocol):
     errors: int
 
     def claim(self, key: str, at: float) -> bool:
-        """Claim a unique event. True: this child handles it (also when the ledger failed)."""
+        """Claim an event that happens once. True: this child handles it (also when the ledger failed)."""
 
-    def claim_number(self, digest: str, number: int, mark: str | None, at: float) -> bool:
-        """Claim one occurrence of a counted event."""
+    def claim_occurrence(self, digest: str, at: float, *, among: Span) -> bool:
+        """Claim an event that may happen again, unless another child has claimed it in the time ``among``."""
+
+    def pair(self, digest: str, at: float, *, among: Span) -> bool:
+        """Return whether another child has handled such an event, without claiming it (or if the ledger failed: no)."""
 
     def give_back(self, key: str, generation: int) -> bool:
-        """Undo the claim of a child that is dead; False: it has none (or the ledger failed)."""
-
-    def past(self, digest: str, before: float) -> int:
-        """Return how many occurrences of a digest this child is past, 0 if none.
-
-        It has claimed them, or has asked and found them claimed, or they were claimed ``before`` a time.
-        """
+        """Undo the newest claim that a dead child has on a key or digest; False: it has none (or the ledger failed)."""
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed."""
 
-    def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
-        """Forget claims from before a time, but for the newest of each digest. Call it about once a second.
-
-        From before ``idle``, the earlier time, that one too is forgotten, unless the caller ``counts`` its digest. Each
-        call looks at some of the claims: one may be kept for half as long again.
-        """
-
-    def forget(self, digests: Sequence[str]) -> bool:
-        """Forget all claims of these digests. False: they could not be forgotten now."""
+    def trim(self, now: float) -> None:
+        """Forget old claims, and see that the file is there. Call it about once a second."""
 
     def clear(self) -> None:
-        """Forget all claims."""
-
-    def check(self) -> None:
-        """See whether the ledger is still the one that the other children find. Call it about once a second."""
+        """Forget all claims and turns."""
 
     def close(self) -> None:
         """Let go of the file."""
-
-
-def number_key(digest: str, number: int) -> str:
-    """Return the key of one occurrence of a counted event."""
-    return f"{digest}#{number}"
 
 
 class SQLiteLedger:
@@ -192,88 +131,67 @@ class SQLiteLedger:
         self.won = 0
         self.lost = 0
         self.errors = 0
-        self._file = LedgerFile(path, _SCHEMA)
+        self._path = path
         self._generation = generation
         self._db: sqlite3.Connection | None = None
-        self._lost: sqlite3.Connection | None = None
-        """What was removed while it was open, until its content is carried over."""
-        self._recent: deque[tuple[Any, ...]] = deque(maxlen=_RECENT)
-        """What this child has claimed, or handled while it could not claim."""
-        self._looked_at = float("-inf")
-        self._opened_at = float("-inf")
-        self._renewed_at = float("-inf")
-        self._failed_at = float("-inf")
-        self._swept = ""
-        """The key up to which old claims have been looked for; "" at the beginning."""
-        self._swept_asked = 0
-        """How many claims had been asked for by then."""
-        self._patience = _PATIENCE
-        self._waited_at = time.monotonic()
+        self._file: tuple[int, int] | None = None
+        """Which file that is, by device and inode."""
+        self._opened_at = self._failed_at = float("-inf")
 
     def claim(self, key: str, at: float) -> bool:
-        """Claim a unique event."""
-        return self._insert((key, self._generation, None, None, None, at))
+        """Claim an event that happens once."""
+        cursor = self._run(_CLAIM, (key, self._generation, at))
+        return self._count(mine=cursor is None or cursor.rowcount == 1)
 
-    def claim_number(self, digest: str, number: int, mark: str | None, at: float) -> bool:
-        """Claim one occurrence of a counted event, telling the others where it stood."""
-        if self._insert((number_key(digest, number), self._generation, digest, number, mark, at)):
-            return True
-        self._run(_PASS, (digest, self._generation, number))
-        return False
+    def claim_occurrence(self, digest: str, at: float, *, among: Span) -> bool:
+        """Claim an event that may happen again."""
+        cursor = self._run(_CLAIM_OCCURRENCE, self._occurrence(digest, at, among))
+        rows = [] if cursor is None else self._rows("SELECT twin FROM occurrences WHERE rowid = ?", (cursor.lastrowid,))
+        return self._count(mine=not rows or rows[0][0] is None)
 
-    def give_back(self, key: str, generation: int) -> bool:
-        """Undo the claim of a child that is dead."""
-        cursor = self._run("DELETE FROM claims WHERE key = ? AND generation = ?", (key, generation))
+    def pair(self, digest: str, at: float, *, among: Span) -> bool:
+        """Return whether another child has handled such an event, without claiming it."""
+        cursor = self._run(_PAIR, self._occurrence(digest, at, among))
         return cursor is not None and cursor.rowcount == 1
 
-    def past(self, digest: str, before: float) -> int:
-        """Return how many occurrences of a digest this child is past; 0 if the ledger fails."""
-        rows = self._rows(_PAST, (digest, digest, self._generation, before, digest, self._generation))
-        return (rows[0][0] or 0) if rows else 0
+    def _occurrence(self, digest: str, at: float, among: Span) -> dict[str, Any]:
+        since, until = among
+        return {"digest": digest, "generation": self._generation, "at": at, "since": since, "until": until}
+
+    def _count(self, *, mine: bool) -> bool:
+        self.won += mine
+        self.lost += not mine
+        return mine
+
+    def give_back(self, key: str, generation: int) -> bool:
+        """Undo the newest claim that a dead child has on a key or digest."""
+        cursors = [self._run(sql, {"key": key, "generation": generation}) for sql in _GIVE_BACK]
+        return any(cursor is not None and cursor.rowcount == 1 for cursor in cursors)
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed; none if the ledger fails."""
         return {key for (key,) in self._of_keys("SELECT key FROM claims WHERE key IN ({})", keys)}
 
-    def claimed_by_others(self, digest: str) -> Sequence[Claimed]:
-        """Return the other children's claims of this digest, by number; none if the ledger fails."""
-        return [Claimed(*row) for row in self._rows(_OTHERS, (digest, digest, self._generation))]
-
-    def received_by_others(self, keys: Collection[str]) -> Mapping[str, float]:
-        """Return when the others received those of these events that they have claimed."""
-        return dict(self._of_keys(_RECEIVED, keys, self._generation))
-
-    def anchor_claimed_by_others(self, anchors: Collection[str]) -> tuple[str, float] | None:
-        """Return one of these anchors that another child has claimed, and when that child received it."""
-        return next(self._of_keys(f"{_RECEIVED} LIMIT 1", anchors, self._generation), None)
-
-    def trim(self, before: float, *, idle: float, counts: Callable[[str], bool]) -> None:
-        """Forget old claims among the next ones by key; what fails is done by the next call."""
-        asked = self.won + self.lost
-        count = min(_SWEEP + _SWEEP_PER_CLAIM * (asked - self._swept_asked), _SWEEP_MOST)
-        last = self._try(_SWEPT_TO, (self._swept, count))
-        if last is None:
-            return
-        to: str = last[0][0] if last else _LAST_KEY
-        span = {"above": self._swept, "to": to, "before": before, "idle": idle}
-        idle_digests = self._try(_IDLE, span)
-        if idle_digests is None or self._try(_TRIM, span) is None:
-            return
-        if self.forget([digest for (digest,) in idle_digests if not counts(digest)]):
-            self._swept, self._swept_asked = (to if last else ""), asked
-
-    def forget(self, digests: Sequence[str]) -> bool:
-        """Forget all claims of these digests."""
-        if digests:
-            forgotten = set(digests)
-            self._recent = deque((row for row in self._recent if row[2] not in forgotten), maxlen=_RECENT)
-        for start in range(0, len(digests), _BATCH):
-            batch = digests[start : start + _BATCH]
-            claims = _FORGET.format(marks=",".join(["(?)"] * len(batch)))
-            passed = f"DELETE FROM passed WHERE digest IN ({','.join('?' * len(batch))})"
-            if self._try(claims, batch) is None or self._try(passed, batch) is None:
-                return False
-        return True
+    def trim(self, now: float) -> None:
+        """Forget old claims, and see that the file is there."""
+        if self._db is not None and not self._is_there():
+            self.errors += 1
+            self._close()
+            self._tell(
+                "the ledger %s was removed or replaced while it was in use, so an event of that moment may have been "
+                "handled twice; claims go on in a new one; find out what removes files there, or set ledger.path",
+                self._path,
+            )
+        try:
+            db = self._open()
+            db.execute("PRAGMA busy_timeout = 0")
+            for table in ("claims", "occurrences"):
+                db.execute(_TRIM.format(table, _TRIMMED), {"before": now - KEPT_SECONDS, "now": now + _REOPEN_SECONDS})
+        except sqlite3.Error as error:
+            if not _is_lock(error):
+                self._fail(error)
+        if self._db is not None:
+            self._db.execute(f"PRAGMA busy_timeout = {round(PATIENCE * 1000)}")
 
     def take_turn(self, name: str, last: float | None, at: float) -> bool:
         """Put ``at`` in the place of a loop's last turn. True if that was ``last`` (or if the ledger failed)."""
@@ -309,198 +227,111 @@ class SQLiteLedger:
         """Forget what children of an earlier supervisor wrote down."""
         self._run("DELETE FROM notes", ())
 
+    def forget_turns(self) -> None:
+        """Forget the last turns of loops: no other child begins any."""
+        self._run("DELETE FROM turns", ())
+
     def clear(self) -> None:
         """Forget all claims and turns."""
-        self._recent.clear()
-        for table in ("claims", "passed", "turns"):
+        for table in ("claims", "occurrences", "turns"):
             self._run(f"DELETE FROM {table}", ())
-            if self._lost is not None:
-                self._lost.execute(f"DELETE FROM {table}")
-
-    def check(self) -> None:
-        """See whether the file is the one that other children find under its name; else turn to that one.
-
-        A claim looks at the file itself only, not at what lies beside it.
-        """
-        try:
-            self._open()
-            if not self._file.is_whole():
-                self._file.spoil()
-                self._lose()
-                self._open()
-        except sqlite3.Error as error:
-            if not _is_lock(error):
-                self._fail(error, time.monotonic())
 
     def close(self) -> None:
         """Let go of the file."""
-        for db in (self._db, self._lost):
-            if db is not None:
-                db.close()
-        self._db = self._lost = None
+        self._close()
 
-    def _insert(self, row: tuple[object, ...]) -> bool:
-        cursor = None
-        if self._db is not None and time.monotonic() - self._looked_at < _LOOK_SECONDS:
-            try:
-                cursor = self._db.execute(_CLAIM, row)  # as nearly always: what `_run` does, without its frames
-            except sqlite3.Error:
-                cursor = None
-        if cursor is None:
-            cursor = self._run(_CLAIM, row)
-        if cursor is None or cursor.rowcount == 1:
-            self._recent.append(row)
-            self.won += 1
-            return True
-        self.lost += 1
-        return False
-
-    def _of_keys(self, sql: str, keys: Collection[str], *values: object) -> Iterator[tuple[Any, ...]]:
+    def _of_keys(self, sql: str, keys: Collection[str]) -> Iterator[tuple[Any, ...]]:
         """Yield what a query says of these keys, asked in as many parts as need be. It has ``{}`` in their place."""
         wanted = list(keys)
         for start in range(0, len(wanted), _BATCH):
             batch = wanted[start : start + _BATCH]
-            yield from self._rows(sql.format(",".join("?" * len(batch))), (*batch, *values))
+            yield from self._rows(sql.format(",".join("?" * len(batch))), batch)
 
     def _rows(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
         cursor = self._run(sql, values)
         return [] if cursor is None else cursor.fetchall()
 
-    def _run(self, sql: str, values: Sequence[object]) -> sqlite3.Cursor | None:
-        waiting: float | None = None
-        while True:
-            try:
-                cursor = self._open().execute(sql, values)
-            except sqlite3.Error as error:
-                now = time.monotonic()
-                if waiting is None:
-                    waiting = now
-                    self._patience = min(_PATIENCE, self._patience + _PATIENCE_BACK * (now - self._waited_at))
-                if _is_lock(error) and now - waiting < self._patience:
-                    time.sleep(0.0002)
-                    continue
-                self._fail(error, now)
-                cursor = None
-            if waiting is not None:
-                self._waited_at = time.monotonic()
-                lost = self._waited_at - waiting - _ORDINARY
-                self._patience = max(0.0, self._patience - max(0.0, lost))
-            return cursor
-
-    def _try(self, sql: str, values: Sequence[object] | Mapping[str, object]) -> list[tuple[Any, ...]] | None:
-        """Do what can as well be done later: nothing is waited for, and failing is no error."""
+    def _run(self, sql: str, values: Sequence[object] | Mapping[str, object]) -> sqlite3.Cursor | None:
         try:
-            return self._open().execute(sql, values).fetchall()
-        except sqlite3.Error:
+            return self._open().execute(sql, values)
+        except sqlite3.Error as error:
+            self._fail(error)
             return None
 
     def _open(self) -> sqlite3.Connection:
-        now = time.monotonic()
-        if self._db is not None:
-            if now - self._looked_at < _LOOK_SECONDS:
-                return self._db
-            self._looked_at = now
-            if self._file.is_there():
-                return self._db
-            self._lose()
-        if now - self._opened_at < _REOPEN_SECONDS:
-            raise sqlite3.DatabaseError("not open since the last error")
-        self._opened_at = now
-        try:
-            db = self._file.open()
+        if self._db is None:
+            now = time.monotonic()
+            if now - self._opened_at < _REOPEN_SECONDS:
+                raise sqlite3.OperationalError("not open since the last error")
+            self._opened_at = now
+            self._db = self._connect()
+        return self._db
+
+    def _connect(self) -> sqlite3.Connection:
+        path = Path(self._path)
+        if self._path != ":memory:":
             try:
-                self._carry_over(db)
-            except sqlite3.Error:
-                db.close()
-                raise
-        except sqlite3.Error as error:
-            if _is_lock(error):
-                self._opened_at = float("-inf")
+                self._make(path)
+                found = path.stat()
+            except OSError as error:
+                raise sqlite3.OperationalError(error.strerror) from error
+            self._file = found.st_dev, found.st_ino
+        db = sqlite3.connect(self._path, timeout=PATIENCE, isolation_level=None)
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = OFF")
+            db.executescript(_SCHEMA)
+        except sqlite3.Error:
+            db.close()
             raise
-        if self._lost is not None:
-            self._lost.close()
-            self._lost = None
-            self._tell(
-                now,
-                "the ledger %s was removed or replaced while it was in use: claims go on in the file that is there "
-                "now, with what was in the other one; an event of that moment may have been handled twice; find out "
-                "what removes files there, or set ledger.path",
-                self._file.path,
-            )
-        self._db = db
-        self._looked_at = now
         return db
 
-    def _lose(self) -> None:
-        """Let go of a file that other children do not find, but for what is in it."""
-        self.errors += 1
-        self._lost, self._db = self._db, None
-        self._renew()
-
-    def _renew(self) -> None:
-        """Have the file opened anew at once; but if that was so a moment ago, not before the usual time."""
-        now = time.monotonic()
-        if now - self._renewed_at >= _REOPEN_SECONDS:
-            self._opened_at = float("-inf")
-        self._renewed_at = now
-
-    def _carry_over(self, db: sqlite3.Connection) -> None:
-        """Write into a file that was opened just now what this child knows to be claimed."""
-        if self._lost is not None:
-            try:
-                self._copy(self._lost)
-            except sqlite3.Error as error:
-                if _is_lock(error):
-                    raise
-        if self._recent:
-            db.execute("BEGIN IMMEDIATE")
-            db.executemany(_CLAIM, self._recent)
-            db.execute("COMMIT")
-
-    def _copy(self, lost: sqlite3.Connection) -> None:
-        # 90,000 rows, which is as many as 15 minutes of heavy traffic leave, take a tenth of a second.
-        lost.execute(f"PRAGMA busy_timeout = {round(_CARRY_SECONDS * 1000)}")
-        lost.execute("ATTACH ? AS found", (str(self._file.path),))
+    def _make(self, path: Path) -> None:
+        """Make the file unless it is there. It must be ours alone, and so must be what SQLite puts beside it."""
         try:
-            lost.execute("PRAGMA found.synchronous = OFF")
-            lost.execute("BEGIN")
-            for table in _TABLES:
-                lost.execute(f"INSERT OR IGNORE INTO found.{table} SELECT * FROM main.{table}")
-            lost.execute("COMMIT")
-        finally:
-            if lost.in_transaction:
-                lost.execute("ROLLBACK")
-            lost.execute("DETACH found")
-
-    def _fail(self, error: sqlite3.Error, now: float) -> None:
-        self.errors += 1
-        if is_damage(error):
-            if self._db is not None:
-                self._file.spoil()
-            self._renew()
-        if self._file.spoilt:
-            self._tell(
-                now,
-                "the ledger %s is damaged (%s): it is put aside as %s, and a new one made; an event of that moment may "
-                "be handled twice; find out what else writes to that file, or set ledger.path",
-                self._file.path,
-                error,
-                self._file.aside,
-            )
+            os.close(open_private(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            if problem := foreign(path.lstat()):
+                raise sqlite3.OperationalError(f"it {problem}") from None
         else:
-            self._tell(
-                now,
-                "the ledger %s fails (%s): events are handled without a claim, so during a handoff one may be "
-                "handled twice; check that its directory exists, is writable and has room, and that the file, if "
-                "there is one, is a ledger",
-                self._file.path,
-                error,
-            )
-        if self._db is not None and not _is_lock(error):
+            for suffix in ("-wal", "-shm"):  # of one that was removed: they would be taken for the new one's
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+
+    def _is_there(self) -> bool:
+        """Whether the path still leads to the file that this child has open, as it does for the others."""
+        if self._path == ":memory:":
+            return True
+        try:
+            found = os.lstat(self._path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._file
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        self.errors += 1
+        self._tell(
+            "the ledger %s fails (%s): events are handled without a claim, so during a handoff one may be handled "
+            "twice; check that its directory exists, is writable and has room, and that the file, if there is one, is "
+            "a ledger",
+            self._path,
+            error,
+        )
+        if self._db is None:
+            return
+        if _is_lock(error):
+            self._db.execute("PRAGMA busy_timeout = 0")  # until the next `trim`: the loop would stand still as well
+            return
+        self._close()
+        if _is_damage(error):
+            Path(self._path).unlink(missing_ok=True)  # it was a ledger when it was opened here
+
+    def _close(self) -> None:
+        if self._db is not None:
             self._db.close()
             self._db = None
 
-    def _tell(self, now: float, text: str, *args: object) -> None:
+    def _tell(self, text: str, *args: object) -> None:
+        now = time.monotonic()
         if now - self._failed_at > _QUIET_SECONDS:
             _log.error(text, *args)
         self._failed_at = now
@@ -513,3 +344,9 @@ def _is_lock(error: sqlite3.Error) -> bool:
         sqlite3.SQLITE_BUSY_SNAPSHOT,
         sqlite3.SQLITE_BUSY_RECOVERY,
     )
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error tells that the file's bytes are not what SQLite wrote."""
+    code = getattr(error, "sqlite_errorcode", 0) or 0
+    return code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

@@ -1,8 +1,8 @@
 """Loops of `discord.ext.tasks`: none runs in two children, no turn is doubled or left out at a switch.
 
 In a child that is not active a loop is held before its first turn. One that is drained, or put into standby, ends its
-loops after their present turn, and starts them anew if it is made active again. While a window is open, both children
-may be active for some milliseconds, so each turn is taken from the ledger:
+loops after their present turn, and starts them anew if it is made active again. At a switch both children may be active
+for some milliseconds, so while another child is beside this one each turn is taken from the ledger:
 
 - a turn at a time of day is claimed by that time;
 - a turn at an interval follows a turn: the ledger holds each loop's last one, and who replaces it has the next. A new
@@ -57,7 +57,7 @@ class Turns(Protocol):
         """Return a loop's last turn, None if none is written down."""
 
     def note(self, key: str, value: str) -> None:
-        """Write something down that is kept without a window, and after a death."""
+        """Write something down that is kept also when no other child is there, and after a death."""
 
     def noted(self, key: str) -> str | None:
         """Return what was written down last."""
@@ -86,19 +86,19 @@ class _Watched:
 
 
 class Loops:
-    """All loops of this process."""
+    """All loops of this process. ``beside`` says whether another child may begin turns of the same loops."""
 
     def __init__(
         self,
         *,
         lifecycle: Lifecycle,
         ledger: Turns,
-        window_open: Callable[[], bool],
+        beside: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._lifecycle = lifecycle
         self._ledger = ledger
-        self._window_open = window_open
+        self._beside = beside
         self._clock = clock
         self._watched: WeakKeyDictionary[tasks.Loop[Any], _Watched] = WeakKeyDictionary()
         self._named: WeakValueDictionary[str, tasks.Loop[Any]] = WeakValueDictionary()
@@ -114,7 +114,7 @@ class Loops:
         """Watch the loops of this process. Call it before the app is imported."""
         internals.wrap_loops(started=self._started, before_loop=self._before_loop)
 
-    def window_opened(self) -> None:
+    def write_down(self) -> None:
         """Write down where each loop stands, for the child that is coming."""
         for watched in self._watched.values():
             if watched.last is not None:
@@ -240,9 +240,9 @@ class Loops:
         A marked loop waits for as long as that takes, another one only if it is soon.
         """
         marked = _is_marked(loop)
-        while (interval := _interval(loop)) is not None and (watched.follows if marked else self._window_open()):
+        while (interval := _interval(loop)) is not None and (watched.follows if marked else self._beside()):
             if marked and (noted := self._ledger.noted(_note_of(watched))) is not None:
-                self._ledger.note_turn(watched.name, float(noted))  # What outlives a child does not outlive a window.
+                self._ledger.note_turn(watched.name, float(noted))  # It has outlived a child whose turns are forgotten.
             watched.last = self._ledger.last_turn(watched.name)
             now = self._clock()
             wait = 0.0 if watched.last is None else watched.last + interval - now
@@ -263,7 +263,7 @@ class Loops:
         if internals.tries_again(loop):
             return True
         marked = _is_marked(loop)
-        if self._window_open() and not self._ledger.take_turn(watched.name, watched.last, now):
+        if self._beside() and not self._ledger.take_turn(watched.name, watched.last, now):
             if marked or watched.began or interval <= PACE:
                 watched.last = self._ledger.last_turn(watched.name)
                 return False
@@ -275,7 +275,7 @@ class Loops:
 
     def _takes_at(self, due: str, watched: _Watched, now: float) -> bool:
         if due != watched.due:  # else discord.py tries a turn again that failed
-            if self._window_open() and not self._ledger.claim(f"loop:{watched.name}:{due}", now):
+            if self._beside() and not self._ledger.claim(f"loop:{watched.name}:{due}", now):
                 return False
             watched.due = due
         return True

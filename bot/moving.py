@@ -212,12 +212,12 @@ class Moving:
         """Let another child connect: as a mirror, or for the app's state."""
         problem = ""
         try:
-            self.handover.serve(
-                order.generation, order.path, shows=bytes.fromhex(order.shows), expects=bytes.fromhex(order.expects)
-            )
+            if order.path:
+                shows, expects = bytes.fromhex(order.shows), bytes.fromhex(order.expects)
+                self.handover.serve(order.generation, order.path, shows=shows, expects=expects)
         except OSError as error:
             problem = f"{order.path}: {error.strerror or error}"
-        self._say(wire.Serving(generation=order.generation, problem=problem))
+        self._say(wire.Serving(generation=order.generation, problem=problem, claims=order.claims))
 
     def _loaded(self) -> None:
         self._complete.set()

@@ -12,8 +12,8 @@ its own session ends, RESUMED is what comes next. An example, of a shard whose d
 Three rules follow:
 
 - What was begun is not begun again: the dead child's file says how far it was, and while this child is not active it
-  notes there how far it is, for its own successor. Each event is claimed in the dead one's name, for that one may have
-  been in an overlap when it died, and others may have handled what its session had yet to bring.
+  notes there how far it is, for its own successor. What others have claimed is not handled either: the dead child may
+  have been in an overlap when it died, and others may have handled what its session had yet to bring.
 - The cache is newer than what the dead session brings, up to the change-over. All of it is done once more
   nevertheless, in its order: each event says what something has become, so what the last one leaves is the present
   again. Only what is not of that kind is told and not done (`discordpy.again`): what was made and is there stays as it
@@ -50,8 +50,8 @@ from bastion.bot.dated import DiscordClock
 from bastion.bot.discordpy import again
 from bastion.bot.discordpy.held import Held, Payload, SessionGoneError, decoded
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
-from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Identity, Numbering, identify
-from bastion.bot.ledger import Ledger, number_key
+from bastion.bot.keys import Identity, identify
+from bastion.bot.ledger import Ledger
 from bastion.bot.session.handover import Handover
 from bastion.bot.session.resumes import Resumes
 from bastion.bot.sessions import DeadSession, SessionFile, whose
@@ -65,6 +65,8 @@ ACCEPT_SECONDS = 3.0
 _RETRY_SECONDS = 0.1
 _DEFAULT_AFTER = 2
 """After so many connections that did not open at the session's own address the gateway's is tried in turn."""
+SURE_AFTER = 1.0
+"""Seconds after a session began by which all that happened before has reached the other sessions, and their caches."""
 MEMBERS_SECONDS = 2.0
 """How long a shard that has all its guilds waits for their members: those of many guilds take minutes to come."""
 _CLOSE_SECONDS = 0.5
@@ -160,10 +162,6 @@ class Recovery:
         self._changing, self._ready, self._clock = connections, ready, clock
         self._discord_clock = discord_clock
         self._changed, self._taken, self._ended = changed, taken, ended
-        self._numbering = Numbering(joined=False, clock=clock, continues=self._past)
-        # What was claimed before this either reached it before it was active, or is from before its session began; what
-        # reached it later, it has asked for.
-        self._past_before = 0.0 if file is None else file.active_since - PAIR_WITHIN
         found = [] if file is None else [dead for dead in file.sessions() if not covered(dead)]
         self._sides = {dead.shard: _Side(dead) for dead in found}
         self._apart: list[_Side] = []
@@ -447,7 +445,7 @@ class Recovery:
     def _tells(self, event: Event, identity: Identity) -> bool:
         """Say whether an event is told that the shards' own sessions may bring too."""
         assert self._file is not None
-        if not identity.counted:
+        if identity.unique:
             self._file.take_in_hand(identity.text)
             return self._ledger.claim(identity.text, event.at)
         guild, count = int(event.data.get("guild_id") or 0), self._client.shard_count or 1
@@ -506,15 +504,16 @@ class Recovery:
         old = sequence <= side.last
         known = old or self._clock() < side.changed_at + SURE_AFTER
         with self._noting(event, shard, sequence):
-            self._hand_over(event, old=old, known=known)
+            self._hand_over(event, old=old, known=known, began=side.dead.began)
         return True
 
-    def _hand_over(self, event: Event, *, old: bool, known: bool) -> None:
-        """Have an event parsed and handled. ``old``: it had come before the change-over; ``known``: it may have."""
+    def _hand_over(self, event: Event, *, old: bool, known: bool, began: float) -> None:
+        """Have an event parsed and handled. ``old``: it had come before the change-over; ``known``: it may have.
+
+        ``began`` is when the session began that brings it.
+        """
         event.identity = identify(event.name, event.data)
-        if event.identity is not None:
-            event.occurrence = self._numbering.observe(event.identity, event.at)
-        event.decision = event.identity is None or self._claim(event)
+        event.decision = event.identity is None or self._claim(event, event.identity, began=began if old else None)
         self._hand_over_decided(event, old=old, known=known)
 
     def _hand_over_decided(self, event: Event, *, old: bool, known: bool) -> None:
@@ -561,19 +560,18 @@ class Recovery:
 
     # Claims.
 
-    def _past(self, digest: str) -> int:
-        """Return how many occurrences of a digest the dead child had seen when it was killed."""
-        return self._ledger.past(digest, self._past_before)
+    def _claim(self, event: Event, identity: Identity, *, began: float | None) -> bool:
+        """Claim an event. ``began``: when the dead child's session began, of what another one may have handled there.
 
-    def _claim(self, event: Event) -> bool:
-        """Claim an event: in the dead one's name until this child is active, for a successor would go on from there."""
-        assert event.identity is not None
+        Before this child is active that is in the dead one's name, for a successor would go on from there. What may
+        happen again is not claimed: nobody else is told of it. But a dead one may have died in an overlap with another,
+        which had handled what this session brings now.
+        """
         assert self._file is not None
-        occurrence, ledger = event.occurrence, self._gate.ledger if self._activated else self._ledger
-        take_in_hand = self._gate.claiming if self._activated else self._file.take_in_hand
-        if occurrence is None:
-            take_in_hand(event.identity.text)
-            return ledger.claim(event.identity.text, event.at)
-        number = self._numbering.number(occurrence, ledger)
-        take_in_hand(number_key(event.identity.text, number))
-        return ledger.claim_number(event.identity.text, number, occurrence.mark, event.at)
+        ledger = self._gate.ledger if self._activated else self._ledger
+        if identity.unique:
+            (self._gate.claiming if self._activated else self._file.take_in_hand)(identity.text)
+            return ledger.claim(identity.text, event.at)
+        if began is not None:
+            return not self._ledger.pair(identity.text, event.at, among=(began, float("inf")))
+        return self._gate.claim(event) if self._activated else True

@@ -36,7 +36,6 @@ from bastion.bot.ending import Ending
 from bastion.bot.expired import ExpiredControls
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
 from bastion.bot.inflight import InFlight
-from bastion.bot.keys import SURE_AFTER
 from bastion.bot.late import TooLate
 from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.link import Link, die_with_parent
@@ -45,7 +44,7 @@ from bastion.bot.moving import MirrorLostError, Moving, account_of
 from bastion.bot.noted import told_by_machine, told_by_wall
 from bastion.bot.presence import Presence
 from bastion.bot.reasons import ForkError, NoTokenError, SetupError, TwoClientsError, explain, worth_showing
-from bastion.bot.recovery import Recovery
+from bastion.bot.recovery import SURE_AFTER, Recovery
 from bastion.bot.registration import Registration
 from bastion.bot.session import statefile
 from bastion.bot.session.statefile import Saved, StateFileError, Writing
@@ -61,7 +60,6 @@ from bastion.bot.sessions import (
     whose,
 )
 from bastion.bot.shards import PARSED, Shards, turns
-from bastion.bot.stalls import Stalls
 from bastion.bot.starting import Starting
 from bastion.bot.trail import Trail
 from bastion.counted import counted
@@ -84,6 +82,11 @@ RESUME_PATIENCE = 30.0
 SILENT_PATIENCE = 2.0
 """Seconds after its youngest session for which a standby that hears nothing listens before it calls itself ready. By
 then the active child has told again what it has heard, and the supervisor can tell deaf from quiet."""
+
+CATCH_UP_SECONDS = 10.0
+"""How long a shard of a child that has a successor may take to come back before the child stands by, or drains. What
+Discord has kept for that shard the successor never hears, if its own session is younger. Three RESUMEs that nobody
+answers take 9 s."""
 
 ROBBED_SECONDS = 3.0
 """How long the handlers of a bot may go on whose sessions another one has taken: it is asked to end after 3 s."""
@@ -157,7 +160,6 @@ class Runtime:
     over: threading.Event = field(default_factory=threading.Event)
     """Set while no client of the program's is connected that was."""
     inflight: InFlight = field(default_factory=InFlight)
-    stalls: Stalls = field(init=False)
     ledger: SQLiteLedger = field(init=False)
     loops: Loops = field(init=False)
     carry: Carry = field(init=False)
@@ -204,6 +206,8 @@ class Runtime:
     _closing: bool = False
     _left: list[str] | None = None
     """Once the client is being closed and nobody asked: what this child will not take after all."""
+    _beside: bool = False
+    """Whether another child may begin the turns of loops."""
     _orders: int = 0
     """How many roles this child was told to take: an older order ends where a newer one begins."""
     _was_active: bool = False
@@ -280,7 +284,8 @@ class Runtime:
         options = self.options
         self.ledger = SQLiteLedger(options.ledger, options.claimer(options.generation))
         self.discord_clock = DiscordClock(self.ledger)
-        self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, window_open=self._window_open)
+        self._beside = options.standby
+        self.loops = Loops(lifecycle=lifecycle.PROCESS, ledger=self.ledger, beside=lambda: self._beside)
         self.loops.install()
         self.carry = Carry(Path(wire.checkpoint_path(options.left_at, options.supervisor)), limits=options.state)
         internals.set_addresses(api_url=options.api_url)
@@ -407,7 +412,6 @@ class Runtime:
         self.presence, self.registration, self.controls = login.presence, login.registration, login.controls
         self._logins.clear()
         self.carry.attach(client)
-        self.stalls = Stalls(unread=lambda: self.shards is not None and self.shards.unread)
         receiver = internals.Receiver()
         self.moving = Moving(
             client,
@@ -428,7 +432,6 @@ class Runtime:
             ledger=self.ledger,
             observer=self._observe,
             role=lifecycle.role(),
-            came=self.stalls.came,
             dated=self.discord_clock.came,
             stranger_taken=ExpiredControls(self.options.expired_text, self.inflight).take,
             receiver=receiver,
@@ -446,8 +449,6 @@ class Runtime:
         self.members.install()
         internals.on_session(client, self._session_began)
         self._leave_trail(receiver)
-        if self.gate.role == "standby":
-            self._spawn(self.stalls.watch(self._window_open))
         self.starting.connected(partial(_in_loop, loop, self._obey))
 
     def _came_late(self, event: Event) -> bool:
@@ -465,7 +466,8 @@ class Runtime:
         path = self._sessions_path(self.options.generation)
         self.gate.in_hand = partial(keys_in_hand, path)
         try:
-            file = SessionFile.create(path, token=self._token, supervisor=_supervisor())
+            claimer = self.options.claimer(self.options.generation)
+            file = SessionFile.create(path, token=self._token, supervisor=_supervisor(), claimer=claimer)
         except (OSError, ValueError) as error:
             what = error.strerror if isinstance(error, OSError) and error.strerror else error
             self.remark(f"{path}: {what}; should this process be killed, nothing that it misses can be recovered")
@@ -481,9 +483,6 @@ class Runtime:
     def _leaves_joins(self) -> bool:
         """Whether another child's app is told of the guilds that are joined now."""
         return self.gate is not None and self.gate.role != "active"
-
-    def _window_open(self) -> bool:
-        return self.gate is not None and self.gate.window_open
 
     async def _before_connect(self) -> None:
         assert self.client is not None
@@ -531,6 +530,7 @@ class Runtime:
             except MirrorLostError as error:
                 self._mirror_lost(str(error))
         else:
+            self.gate.open_window()
             self.moving.follow_for_state(order)
 
     async def _read_saved(self) -> None:
@@ -650,7 +650,7 @@ class Runtime:
         assert self.shards is not None
         self._youngest_session = asyncio.get_running_loop().time()
         self._own_sessions[shard] = count, self._youngest_session
-        self.gate.session_began(shard, count, identified_at=self.shards.identified_at.get(shard, 0.0))
+        self.gate.session_began(shard, at=self.shards.identified_at.get(shard, self._youngest_session))
         if self.recovery is not None:
             self.recovery.session_began(shard)
 
@@ -712,15 +712,13 @@ class Runtime:
         elif self.gate is None:
             self._end(0.0)
         elif isinstance(message, wire.Window):
-            if message.open and self.gate.window_open:
-                self._spawn(self._catch_up(self.gate, message.patience))
-                return
             if message.open:
+                self._another_comes()
                 self.gate.open_window()
-                self.loops.window_opened()
             else:
+                self._beside = False
+                self.ledger.forget_turns()
                 self.gate.close_window()
-            self.link.send(wire.WindowAck(open=self.gate.window_open))
         elif isinstance(message, wire.Recover):
             if self.moving is not None and self.moving.is_mirror:
                 self._go_on_for(message.generation, self.moving)
@@ -729,6 +727,9 @@ class Runtime:
             else:
                 self._recover(message.generation, self.gate)
         elif isinstance(message, wire.Serve):
+            self._another_comes()
+            if message.claims:
+                self.gate.open_window()
             if self.moving is not None:
                 self.moving.serve(message)
         elif isinstance(message, wire.Mirror | wire.Overlap):
@@ -738,14 +739,8 @@ class Runtime:
             self._orders += 1
             self._activating = self._spawn(self._activate(self.gate, order=self._orders, still=message.still))
         elif isinstance(message, wire.Standby):
-            self._reads()
             self._orders += 1
-            self.gate.standby()
-            self._rest("standby")
-            self._announce(self.gate, active=False)
-            self.link.send(wire.Role(role="standby"))
-            if self.moving is not None:
-                self.moving.state_may_be_due()
+            self._spawn(self._stand_by(self.gate, order=self._orders))
         elif isinstance(message, wire.Drain):
             if message.save and self._ending is None and self.moving is not None:
                 self._spawn(self._save_and_end(message, self.moving))
@@ -753,17 +748,33 @@ class Runtime:
             if message.gives and self._ending is None and self.moving is not None:
                 self._spawn(self._give_and_end(message, self.moving))
                 return
-            self._reads()
             self._end(message.limit, message.linger)
 
+    def _another_comes(self) -> None:
+        """Learn that another child may begin the turns of loops from now on."""
+        self._beside = True
+        self.loops.write_down()
+
+    async def _stand_by(self, gate: Gate, *, order: int) -> None:
+        """Hold events from now on, behind those that had come by now."""
+        await self._catch_up(gate, CATCH_UP_SECONDS)
+        if order != self._orders:
+            return
+        gate.standby()
+        self._rest("standby")
+        self._announce(gate, active=False)
+        self.link.send(wire.Role(role="standby"))
+        if self.moving is not None:
+            self.moving.state_may_be_due()
+
     async def _catch_up(self, gate: Gate, patience: float) -> None:
-        """Say that the window is open once all has been read that had come before that was asked."""
-        if self._activating is not None:
-            await asyncio.wait([self._activating])
-        if self.shards is not None:
+        """Read, in at most ``patience`` seconds, what has come to this child's own sessions by now, and handle it.
+
+        Another child is active by now, and what came before its sessions began it has never heard. Both claim.
+        """
+        if gate.window_open and gate.role == "active" and self.shards is not None:
             await self.shards.caught_up(patience)
         self._reads()
-        self.link.send(wire.WindowAck(open=gate.window_open))
 
     def _reads(self, *, until: float | None = None) -> None:
         """Note that all has been read, and taken, that had come until now or then; if it has."""
@@ -807,7 +818,7 @@ class Runtime:
 
     async def _take_over(self, gate: Gate, *, announced: bool) -> None:
         if self.trail is not None:
-            self.trail.begin_replay(alone=self.recovery is not None and self.recovery.alone)
+            self.trail.begin_replay()
         if announced:
             self.link.send(wire.Role(role="active"))
         await gate.activate()
@@ -837,8 +848,6 @@ class Runtime:
             self._say_fatal(f"the sessions could not be taken: {error}", retryable=True, apart=apart)
             self._end(0.0)
             return False
-        gate.claim_alone()  # as the supervisor believes: the next child may need claims
-        self.loops.window_opened()
         return True
 
     def _go_on_for(self, generation: int, moving: Moving) -> None:
@@ -889,10 +898,11 @@ class Runtime:
         if file is not None and self._ready_said and all(map(covered, file.sessions())):
             file.close()
             return
+        claimer = self.options.claimer(generation) if file is None else file.claimer
         self.recovery = Recovery(
             client=self.client,
             gate=gate,
-            ledger=SQLiteLedger(self.options.ledger, self.options.claimer(generation)),
+            ledger=SQLiteLedger(self.options.ledger, claimer),
             file=file,
             generation=generation,
             covered=covered,
@@ -930,10 +940,8 @@ class Runtime:
         return file
 
     def _recovery_ended(self, gate: Gate) -> None:
-        """Go on as any active child: its numbers go on from what it has claimed in the dead one's name."""
+        """Go on as any active child."""
         gate.recovers = lambda event: False
-        if gate.window_open:
-            gate.claim_alone()
         if self.trail is not None:
             self.trail.recover(None)
 
@@ -959,7 +967,7 @@ class Runtime:
     def _hand_on(self, file: SessionFile, generation: int) -> None:
         """Let somebody else claim what a dead child had claimed, and of which it had not begun a handler."""
         key = file.in_hand
-        if key is not None and self.ledger.give_back(key, self.options.claimer(generation)):
+        if key is not None and self.ledger.give_back(key, file.claimer):
             _log.info("%s died before it began to handle %s: that is left to others", whose(generation), key)
         file.let_go()
 
@@ -1080,14 +1088,12 @@ class Runtime:
             self._saving = await moving.save(Path(message.save))
         except StateFileError as error:
             self.remark(f"the bot's cache is not kept for the next start, which costs IDENTIFYs: {error}")
-        self._reads()
         self._end(max(0.0, message.limit - (asyncio.get_running_loop().time() - began)), message.linger)
 
     async def _give_and_end(self, message: wire.Drain, moving: Moving) -> None:
         """Serve on until another supervisor's bot that mirrors the sessions has taken them, then end."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(moving.handover.gives(), GIVE_SECONDS)
-        self._reads()
         self._end(message.limit, message.linger)
 
     async def _finish_saving(self, saving: Writing | None) -> None:
@@ -1106,6 +1112,8 @@ class Runtime:
         if self.recovery is not None:
             await self.recovery.abandon()
         if self.gate is not None and self._drain is not None:
+            left = self._ends_at - asyncio.get_running_loop().time()
+            await self._catch_up(self.gate, min(CATCH_UP_SECONDS, left / 2))
             self.gate.drain()
             if self.moving is not None:
                 self.moving.handover.copy_no_more()

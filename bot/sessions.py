@@ -47,13 +47,14 @@ SHORT = 256
 ID = " {}"
 """Where in the name of a kind the event's id belongs."""
 
-_MAGIC = b"BASTION5"
+_MAGIC = b"BASTION6"
 _HEADER = struct.Struct("<8s16sQ")
 _TIME = struct.Struct("<d")
 _READING_AT = 32
 _NOBODYS_AT = 40
 """Where in the header a shard that there is no room for has its sequence."""
-_ACTIVE_SINCE_AT = 48
+_CLAIMER_AT = 48
+"""Where in the header stands under which number the writer claims: a file may get another one's name."""
 _UNNAMED = 56
 """Where in the header the number of running handlers without a name stands."""
 _READING_AT_WALL = 64
@@ -97,6 +98,8 @@ class DeadSession:
     gateway: str
     sequence: int
     intents: int
+    began: float
+    """When it began, or became the writer's, in seconds of the machine's monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,9 +149,10 @@ class SessionFile:
         )
 
     @classmethod
-    def create(cls, path: Path, *, token: str, supervisor: int) -> SessionFile:
+    def create(cls, path: Path, *, token: str, supervisor: int, claimer: int = 0) -> SessionFile:
         """Make the file, in the place of any that is there. ``supervisor`` is the parent's process id. Raises OSError.
 
+        ``claimer`` is the number under which the writer claims.
         All of its half megabyte is taken at once: to store where there is no room for it any more would be a SIGBUS.
         """
         path.unlink(missing_ok=True)
@@ -160,6 +164,7 @@ class SessionFile:
             os.close(descriptor)
         made._hold()  # behind that: a process that closes a descriptor of a file lets go of its lock
         _HEADER.pack_into(made._map, 0, _MAGIC, _digest(token), supervisor)
+        made.words[_CLAIMER_AT // 8] = claimer
         made.reading_at = time.monotonic()  # nothing has come that could be unread
         return made
 
@@ -205,10 +210,11 @@ class SessionFile:
             self._slots[body["shard"]] = slot
         self._free = [slot for slot in range(MAX_RUNNING) if not self._map[_HEADER_SIZE + slot * _NAME]]
 
-    def session(self, *, shard: int, shards: int, session: str, gateway: str, intents: int) -> None:
+    def session(self, *, shard: int, shards: int, session: str, gateway: str, intents: int, began: float = 0.0) -> None:
         """Note a shard's new session. Nothing of it has been handed over yet."""
         slot = self._slots.setdefault(shard, len(self._slots))
-        said = {"shard": shard, "shards": shards, "session": session, "gateway": gateway, "intents": intents}
+        said = {"shard": shard, "shards": shards, "session": session, "gateway": gateway}
+        said |= {"intents": intents, "began": began}
         encoded = json.dumps(said, separators=(",", ":")).encode()
         if slot >= MAX_SHARDS or len(encoded) > _BODY_MAX:
             return
@@ -220,13 +226,9 @@ class SessionFile:
         _BODY.pack_into(self._map, at + _BODY_AT, zlib.crc32(encoded), len(encoded))
 
     @property
-    def active_since(self) -> float:
-        """When the child became active, in seconds of the machine's monotonic clock; 0.0 if it began as that."""
-        return float(_TIME.unpack_from(self._map, _ACTIVE_SINCE_AT)[0])
-
-    @active_since.setter
-    def active_since(self, at: float) -> None:
-        _TIME.pack_into(self._map, _ACTIVE_SINCE_AT, at)
+    def claimer(self) -> int:
+        """Under which number the writer claims."""
+        return self.words[_CLAIMER_AT // 8]
 
     @property
     def reading_at(self) -> float:

@@ -18,7 +18,6 @@ from bastion.bot.gate import Gate, Place
 from bastion.bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
 from bastion.bot.internals import Receiver
 from bastion.bot.internals import intents as intents_of
-from bastion.bot.keys import PAIR_WITHIN
 from bastion.bot.sessions import ID, MAX_KINDS, SHORT, SessionFile
 
 _METHOD = "discord.py: "
@@ -97,7 +96,10 @@ class Trail:
             shards, gateway = websocket.shard_count or 1, str(websocket.gateway)
             intents = intents_of(self.gate.client).value
             session = websocket.session_id
-            self.file.session(shard=shard, shards=shards, session=session, gateway=gateway, intents=intents)
+            began = self.gate.session_start(shard) or self.gate.clock()
+            self.file.session(
+                shard=shard, shards=shards, session=session, gateway=gateway, intents=intents, began=began
+            )
             self._sessions[shard] = websocket.session_id
         word = self._words[websocket] = self.file.word(shard)
         return word
@@ -123,12 +125,8 @@ class Trail:
         self.name_handlers()
         self.file.handed(*place)
 
-    def begin_replay(self, *, alone: bool = False) -> None:
-        """Note that all but what is held back has been handled, here or by another child.
-
-        ``alone``: all that has been claimed was handled here, or by a child that is dead.
-        """
-        self.file.active_since = self.gate.clock() + (PAIR_WITHIN if alone else 0.0)
+    def begin_replay(self) -> None:
+        """Note that all but what is held back has been handled, here or by another child."""
         first = self.gate.first_held()
         for websocket, word in self._words.items():
             if websocket.sequence is not None:

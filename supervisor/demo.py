@@ -48,7 +48,6 @@ python = {python}
 [handoff]
 drain_timeout = 10
 probation = 1.5
-settle = 3
 
 [control]
 socket = {socket}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from bastion.supervisor import limits
-from bastion.supervisor.neighbours import CLAIM_PATIENCE
+from bastion.supervisor.neighbours import END_PATIENCE
 from bastion.supervisor.settings import Settings
 from bastion.supervisor.systemd import MARGIN
 
@@ -67,8 +67,8 @@ def ready_seconds(settings: Settings, shards: Shards) -> float:
 
 
 def healthy_seconds(settings: Settings, shards: Shards) -> float:
-    """Return how long a container may take to be healthy. Beside others it waits first until those claim."""
-    return ready_seconds(settings, shards) + (CLAIM_PATIENCE if settings.ledger.shared else 0.0)
+    """Return how long a container may take to be healthy. Beside others it waits first until the dead have ended."""
+    return ready_seconds(settings, shards) + (END_PATIENCE if settings.ledger.shared else 0.0)
 
 
 def start_seconds(settings: Settings) -> float:

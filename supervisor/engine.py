@@ -203,7 +203,7 @@ class Engine:
             return
         if ledger.path is not None and place.path.parent != ledger.path.parent.resolve():
             self.log(f"other users may enter {ledger.path.parent}, so the ledger is {place.path}")
-        if self._beside is not None and not await self._beside.wait_for_claims(stopped=lambda: self._stop_wanted):
+        if self._beside is not None and not await self._beside.wait_for_ends(stopped=lambda: self._stop_wanted):
             return
         await self._serve(release)
 
@@ -818,7 +818,6 @@ def timing_of(settings: Settings) -> Timing:
     return Timing(
         ready_timeout=settings.handoff.ready_timeout,
         drain_timeout=settings.handoff.drain_timeout,
-        settle=settings.handoff.settle,
         backoff_first=settings.restart.backoff_first,
         backoff_max=settings.restart.backoff_max,
         stable_after=settings.restart.stable_after,

@@ -128,14 +128,6 @@ class RoleTaken:
 
 
 @dataclass(frozen=True, slots=True)
-class WindowAnswered:
-    """The child says whether it claims every event."""
-
-    generation: int
-    open: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Beaten:
     """A sign of life from the child's event loop."""
 
@@ -227,7 +219,6 @@ ChildEvent: TypeAlias = (
     | Progressed
     | BecameReady
     | RoleTaken
-    | WindowAnswered
     | Beaten
     | Lingers
     | Kicked

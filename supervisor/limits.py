@@ -7,15 +7,15 @@ They are read as attributes of this module, so that a test has one place to shor
 from __future__ import annotations
 
 ACK_TIMEOUT = 5.0
-"""Seconds within which a child answers `Window` or `Activate`: its loop has one small thing to do."""
+"""Seconds within which a child answers `Serve` or `Activate`: its loop has one small thing to do."""
 MOVE_TIMEOUT = 15.0
 """Seconds within which a mirror that is told to activate has the sessions, beyond those in which an active child that
 hangs is found out: three tries of 3 s, a second apart, and Discord's answers."""
 SIGN_TIMEOUT = 2.0
 """Seconds between two beats (one a second) of a child that takes sessions: while it hangs nobody has them."""
 CATCH_UP = 10.0
-"""Seconds that a shard of the active child has to come back before another child takes over: what Discord has kept for
-it the other one never hears, if its own session is younger. Three RESUMEs that nobody answers take 9 s."""
+"""Seconds for which a child that has had a successor may go on handling before it stands by: until what had come to it
+is read, and a shard is back that was between two connections (`bot.runtime`)."""
 HELLO_TIMEOUT = 30.0
 """Seconds from spawn to `Hello`: an interpreter and its imports; the app is loaded later."""
 RECOVER_TIMEOUT = 30.0

@@ -4,8 +4,8 @@ Pure: `step` takes a state and an event and gives a state and effects. No I/O, n
 timers and come back as events. Everything that can happen in every phase has its cell in the table at the end of
 this file; the cell's handler decides, `moves` and `turn` say what that comes to. `slot` carries the effects out.
 
-A start is a handoff from nobody, a restart one from a dead child: they go through the same phases, without a window
-to open and without a child to drain. Messages of a pipe arrive in order; that is all the table relies on.
+A start is a handoff from nobody, a restart one from a dead child: they go through the same phases, without a child to
+drain. Messages of a pipe arrive in order; that is all the table relies on.
 """
 
 from __future__ import annotations
@@ -42,7 +42,6 @@ from bastion.supervisor.events import (
     SlotEvent,
     Stop,
     Weighed,
-    WindowAnswered,
 )
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
@@ -158,7 +157,7 @@ def _prepared(turn: Turn, event: Prepared) -> None:
         return
     if event.crowded:
         moves.hurry_lingerer(turn)
-    moves.open_window(turn)
+    moves.spawn_beside(turn)
 
 
 def _refused(turn: Turn, event: Refused) -> None:
@@ -213,26 +212,6 @@ def _stop_again(turn: Turn, event: Stop) -> None:
 # --- the way to the active role ---------------------------------------------------------------------------------
 
 
-def _window_answered(turn: Turn, event: WindowAnswered) -> None:
-    """Count the answer: only the one to the newest `Window` says how things are."""
-    unanswered = max(0, turn.need(event.generation).unanswered - 1)
-    turn.change(event.generation, unanswered=unanswered)
-    if not unanswered:
-        turn.cancel(Alarm.ANSWER, generation=event.generation)
-
-
-def _window_opened(turn: Turn, event: WindowAnswered) -> None:
-    """OPENING: the active child claims; the new one may come."""
-    _window_answered(turn, event)
-    if turn.need(event.generation).unanswered:
-        return
-    turn.cancel(Alarm.ACK, generation=event.generation)
-    if event.open:
-        moves.spawn_beside(turn)
-    else:
-        moves.attempt_failed(turn, f"generation {event.generation} cannot claim events (its log says why)")
-
-
 def _greeted(turn: Turn, event: Greeted) -> None:
     turn.cancel(Alarm.HELLO, generation=event.generation)
     turn.change(event.generation, greeted=True)
@@ -250,35 +229,22 @@ def _progressed(turn: Turn, event: Progressed) -> None:
 
 
 def _ready(turn: Turn, event: BecameReady) -> None:
-    """CONNECTING: the active child has to read first what came before the new one's sessions began.
+    """CONNECTING: a child with sessions of its own waits for one more beat of the active one.
 
-    Nobody else will. One that hangs is found out by this; it, and one that is being ended, is dead before another is
-    activated, and its sessions are resumed.
+    One that hangs is dead before another is activated, and its sessions are resumed: what came to it before the new
+    child's sessions began nobody else has heard.
     """
     _note_ready(turn, event)
-    active = turn.state.child(turn.state.active)
-    if active is not None and active.standing is Standing.ACTIVE:
-        patience = min(limits.CATCH_UP, turn.state.timing.hang_timeout / 2)
-        turn.window(active.generation, open=True, patience=patience)
-        turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
-    moves.activate_in_turn(turn)
-
-
-def _caught_up(turn: Turn, event: WindowAnswered) -> None:
-    """CONNECTING: if the new child is ready, the active one has answered that it has read everything."""
-    _window_answered(turn, event)
-    if not turn.need(event.generation).unanswered and turn.need(turn.state.incoming).ready:
-        turn.cancel(Alarm.ACK, generation=event.generation)
+    if event.mirror or turn.state.active is None:
         moves.activate_in_turn(turn)
 
 
-def _not_caught_up(turn: Turn, event: Rang) -> None:
-    old, new, limit = event.generation, turn.state.incoming, turn.state.timing.hang_timeout
-    turn.note(
-        f"generation {new} is ready, but generation {old}, which is active, has not answered for "
-        f"{limits.ACK_TIMEOUT:g} s; if it hangs it is ended after {limit:g} s (restart.hang_timeout)",
-        serious=True,
-    )
+def _beaten_connecting(turn: Turn, event: Beaten) -> None:
+    """CONNECTING: the active child lives, so a new one that is ready need not wait."""
+    _beaten(turn, event)
+    incoming = turn.need(turn.state.incoming)
+    if incoming.ready and not incoming.mirror and not turn.need(event.generation).hung:
+        moves.activate_in_turn(turn)
 
 
 def _kicked(turn: Turn, event: Kicked) -> None:
@@ -369,13 +335,6 @@ def _outgoing_left(turn: Turn, event: Exited) -> None:
         moves.succeeded(turn)
 
 
-def _settled(turn: Turn, event: Rang) -> None:
-    """SERVING: no event that another child has handled can still arrive."""
-    turn.set(unsettled=False)
-    if turn.need(event.generation).window and not turn.state.claims_on:
-        turn.window(event.generation, open=False)
-
-
 # --- other supervisors ------------------------------------------------------------------------------------------
 
 
@@ -429,7 +388,7 @@ def _by_hand(turn: Turn, event: ByHand) -> None:
         if state.active is not None:
             turn.start(Alarm.BY_HAND, state.timing.window_timeout)
     elif state.by_hand:
-        moves.claims_end(turn, at_once=True)
+        moves.claims_end(turn)
     if not event.on and state.company:
         turn.note("claims stay on: another supervisor shares the ledger", serious=True)
 
@@ -505,16 +464,15 @@ def _lingerer_left(turn: Turn, event: Exited) -> None:
     if not turn.need(event.generation).drained:
         turn.note(f"generation {event.generation} left while it lingered: {event.reason}", serious=True)
     turn.remove(event.generation)
-    turn.set(unsettled=True)
     state = turn.state
     match state.phase:
         case Phase.SERVING:
             moves.serve(turn)
-        case Phase.OPENING:
+        case Phase.CLEARING:
             moves.spawn_beside(turn)
         case Phase.WAITING if state.due:
             moves.spawn_alone(turn)
-        case Phase.CONNECTING if turn.need(state.incoming).ready:
+        case Phase.CONNECTING if turn.need(state.incoming).ready and turn.need(state.incoming).mirror:
             moves.activate_in_turn(turn)
 
 
@@ -542,29 +500,13 @@ def _weighed_serving(turn: Turn, event: Weighed) -> None:
         turn.start(Alarm.SPARE, state.timing.backoff_max)
     elif active.standing is not Standing.ACTIVE:
         return  # its exit, which is near, comes first
-    elif active.window and not active.unanswered:
+    else:
         turn.set(spare=state.last_generation + 1, spare_refused=False)
         moves.bear(turn, state.good, standby=True)
-    else:
-        moves.bring_spare(turn)
 
 
 def _spare_due(turn: Turn, event: Rang) -> None:
     moves.bring_spare(turn)
-
-
-def _window_answered_serving(turn: Turn, event: WindowAnswered) -> None:
-    """SERVING: a spare may wait for this."""
-    _window_answered(turn, event)
-    active = turn.need(event.generation)
-    if not active.window or active.unanswered or not turn.state.timing.spare:
-        return
-    if event.open:
-        moves.bring_spare(turn)
-    elif turn.state.spare is None:
-        turn.note(f"no spare: generation {event.generation} cannot claim events (its log says why)", serious=True)
-        turn.change(event.generation, window=False)
-        turn.start(Alarm.SPARE, turn.state.timing.backoff_max)
 
 
 def _spare_greeted(turn: Turn, event: Greeted) -> None:
@@ -619,8 +561,6 @@ def _incoming_broke(turn: Turn, event: Broke) -> None:
 
 
 def _incoming_exited(turn: Turn, event: Exited) -> None:
-    touched = turn.need(event.generation).standing is not Standing.STARTING
-    turn.set(unsettled=turn.state.unsettled or touched)
     turn.remove(event.generation)
     moves.attempt_failed(turn, f"generation {event.generation}: {event.reason}", retryable=event.retryable)
 
@@ -668,8 +608,8 @@ def _active_died_asked(turn: Turn, event: Exited) -> None:
         moves.fail_over(turn, reason, heir)
 
 
-def _active_died_opening(turn: Turn, event: Exited) -> None:
-    """OPENING: as before; a successor has nothing left to wait for."""
+def _active_died_clearing(turn: Turn, event: Exited) -> None:
+    """CLEARING: as before; a successor has nothing left to wait for."""
     reason = _active_died(turn, event)
     heir = turn.state.heir
     if heir is None:
@@ -702,7 +642,6 @@ def _active_died(turn: Turn, event: Exited) -> str:
     reason = f"generation {event.generation} died: {_cause(turn, event)}"
     turn.note(reason, serious=True)
     turn.remove(event.generation)
-    turn.set(unsettled=True)
     return reason
 
 
@@ -748,7 +687,7 @@ def _leaver_left(turn: Turn, event: Exited) -> None:
     turn.remove(event.generation)
     if turn.state.leavers:
         return
-    if turn.state.phase is Phase.OPENING:
+    if turn.state.phase is Phase.CLEARING:
         moves.spawn_beside(turn)
     if turn.state.phase is Phase.REVERTING:
         moves.serve(turn)
@@ -832,12 +771,6 @@ def _incoming_late(turn: Turn, event: Rang) -> None:
     moves.incoming_failed(turn, event.generation, _lateness(turn, event))
 
 
-def _not_opened(turn: Turn, event: Rang) -> None:
-    moves.attempt_failed(
-        turn, f"generation {event.generation} did not open its window within {limits.ACK_TIMEOUT:g} s; it serves on"
-    )
-
-
 def _not_drained(turn: Turn, event: Rang) -> None:
     if turn.need(event.generation).standing is Standing.DRAINING:
         turn.note(f"generation {event.generation} has not left in time and is ended", serious=True)
@@ -881,7 +814,7 @@ def _row(
     *,
     waiting: Handler[_E] | None = None,
     preparing: Handler[_E] | None = None,
-    opening: Handler[_E] | None = None,
+    clearing: Handler[_E] | None = None,
     spawning: Handler[_E] | None = None,
     connecting: Handler[_E] | None = None,
     activating: Handler[_E] | None = None,
@@ -895,7 +828,7 @@ def _row(
     return {
         Phase.WAITING: waiting or default,
         Phase.PREPARING: preparing or default,
-        Phase.OPENING: opening or default,
+        Phase.CLEARING: clearing or default,
         Phase.SPAWNING: spawning or default,
         Phase.CONNECTING: connecting or default,
         Phase.ACTIVATING: activating or default,
@@ -953,17 +886,11 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Alarm.AWAY, Part.ACTIVE): _row(_away_too_long, serving=_away_too_long_serving, stopping=_ignore),
     (RoleTaken, Part.INCOMING): _row(_ignore, activating=_role_taken),
     (RoleTaken, Part.OUTGOING): _row(_ignore, probation=_stands_by),
-    (WindowAnswered, Part.ACTIVE): _row(
-        _window_answered, opening=_window_opened, connecting=_caught_up, serving=_window_answered_serving
-    ),
-    (WindowAnswered, Part.INCOMING): _row(_window_answered),
-    (WindowAnswered, Part.OUTGOING): _row(_window_answered),
     (HasDrained, Part.ACTIVE): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.INCOMING): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.OUTGOING): _row(_has_drained),
     # What people are in the middle of goes on in the old child; what goes wrong with it concerns nobody else.
     (Lingers, Part.OUTGOING): _row(_ignore, draining=_lingers),
-    (WindowAnswered, Part.LINGERER): _row(_window_answered),
     (HasDrained, Part.LINGERER): _row(_has_drained),
     (GaveUp, Part.LINGERER): _row(_lingerer_failed),
     (Broke, Part.LINGERER): _row(_lingerer_failed),
@@ -980,7 +907,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Alarm.STABLE, Part.SPARE): _row(_spare_stable),
     (Alarm.SPARE, None): _row(_ignore, serving=_spare_due),
     # Signs of life, and their end.
-    (Beaten, Part.ACTIVE): _row(_beaten),
+    (Beaten, Part.ACTIVE): _row(_beaten, connecting=_beaten_connecting),
     (Beaten, Part.INCOMING): _row(_beaten),
     (Beaten, Part.OUTGOING): _row(_beaten),
     (Beaten, Part.LINGERER): _row(_beaten),
@@ -1005,7 +932,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Exited, Part.ACTIVE): _row(
         _active_died_serving,
         preparing=_active_died_asked,
-        opening=_active_died_opening,
+        clearing=_active_died_clearing,
         spawning=_active_died_succeeded,
         connecting=_active_died_succeeded,
         activating=_active_died_succeeded,
@@ -1019,7 +946,6 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     # Timers.
     (Alarm.HELLO, Part.INCOMING): _row(_ignore, spawning=_incoming_late),
     (Alarm.READY, Part.INCOMING): _row(_ignore, spawning=_incoming_late, connecting=_incoming_late),
-    (Alarm.ACK, Part.ACTIVE): _row(_ignore, opening=_not_opened, connecting=_not_caught_up),
     (Alarm.ACK, Part.INCOMING): _row(_ignore, activating=_incoming_late),
     (Alarm.ACK, Part.OUTGOING): _row(_ignore, probation=_does_not_stand_by),
     (Alarm.PROBATION, Part.OUTGOING): _row(_ignore, probation=_probation_over),
@@ -1034,7 +960,6 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Alarm.END, Part.LINGERER): _row(_not_ended),
     (Alarm.END, Part.LEAVER): _row(_not_ended),
     (Alarm.BACKOFF, None): _row(_ignore, waiting=_backoff_over),
-    (Alarm.SETTLE, Part.ACTIVE): _row(_ignore, serving=_settled),
     (Alarm.STABLE, Part.ACTIVE): _row(_stable),
 }
 """What is done about each thing that can happen, by phase. A pair (what, part) without a row is never acted upon:

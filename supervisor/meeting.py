@@ -6,6 +6,9 @@ generation 3 to 4:
 
     4 -> Wants             3 <- Serve(4)             3 -> Serving(4)             4 <- Mirror, or Overlap
 
+Where both will have sessions, the holder claims every event before it says that it serves. So a child with sessions of
+its own never begins them before that; one that hangs is dead by then.
+
 Knows what children said, and passes secrets and a path on. Decides nothing about processes or roles: the machine does.
 """
 
@@ -54,28 +57,35 @@ class Meeting:
             return
         theirs = self.wants.get(holder) if holder is not None else None
         why = obstacle or difference(theirs, wants)
-        if holder is None or theirs is None or theirs.stream != wants.stream:
+        if holder is None:
             self._answer(generation, Overlap(why=why or ""))
             return
         first, second = secrets.token_hex(_SECRET_BYTES), secrets.token_hex(_SECRET_BYTES)
         answer: Mirror | Overlap
-        if why is None:
+        if theirs is None or theirs.stream != wants.stream:
+            path = ""
+        if theirs is not None and why is None:
             answer = Mirror(path=path, shows=second, expects=first, shards=theirs.shards, ids=theirs.ids)
         else:
-            answer = Overlap(path=path, shows=second, expects=first, why=why)
+            answer = Overlap(path=path, shows=second, expects=first, why=why or "")
         self._pairs[generation] = _Pair(holder, answer)
-        self._send(holder, Serve(generation=generation, path=path, shows=first, expects=second))
+        claims = isinstance(answer, Overlap)
+        self._send(holder, Serve(generation=generation, path=path, shows=first, expects=second, claims=claims))
 
     def serving(self, generation: int, message: Serving) -> None:
         """Take the answer of a holder: its mirror may connect."""
-        pair = self._pairs.pop(message.generation, None)
-        if pair is None or pair.holder != generation:
+        pair = self._pairs.get(message.generation)
+        if pair is None or pair.holder != generation or message.claims is not isinstance(pair.answer, Overlap):
             return
-        if message.problem:
+        if message.problem and isinstance(pair.answer, Mirror):
             self._overlap(message.generation, pair, f"generation {generation} does not listen: {message.problem}")
+            return
+        del self._pairs[message.generation]
+        if isinstance(pair.answer, Mirror):
+            self.wants[message.generation] = self.wants[generation]
+        if isinstance(pair.answer, Overlap) and message.problem:
+            self._answer(message.generation, Overlap(why=pair.answer.why))
         else:
-            if isinstance(pair.answer, Mirror):
-                self.wants[message.generation] = self.wants[generation]
             self._answer(message.generation, pair.answer)
 
     def told(self, generation: int, answer: Mirror | Overlap) -> None:
@@ -85,13 +95,19 @@ class Meeting:
         self._answer(generation, answer)
 
     def overdue(self, generation: int) -> None:
-        """Let a new child wait no longer for its holder, which reads its pipe no more, or hangs."""
-        if (pair := self._pairs.pop(generation, None)) is not None:
+        """Let a new child be no mirror of its holder, which reads its pipe no more, or hangs."""
+        pair = self._pairs.get(generation)
+        if pair is not None and isinstance(pair.answer, Mirror):
             self._overlap(generation, pair, f"generation {pair.holder} does not answer")
 
-    def waits(self, generation: int) -> bool:
-        """Whether a new child waits for its holder."""
-        return generation in self._pairs
+    def is_asked(self, holder: int) -> bool:
+        """Whether a holder has still to answer."""
+        return any(pair.holder == holder for pair in self._pairs.values())
+
+    def waits_for(self, generation: int) -> int | None:
+        """Return which holder a new child waits for."""
+        pair = self._pairs.get(generation)
+        return None if pair is None else pair.holder
 
     def left(self, generation: int) -> None:
         """Forget a child. Who waits for it to serve waits no longer."""
@@ -101,11 +117,13 @@ class Meeting:
         self.mirrors.discard(generation)
         for waiting, pair in [(number, pair) for number, pair in self._pairs.items() if pair.holder == generation]:
             del self._pairs[waiting]
-            self._overlap(waiting, pair, f"generation {generation} died")
+            why = pair.answer.why if isinstance(pair.answer, Overlap) else f"generation {generation} died"
+            self._answer(waiting, Overlap(why=why))
 
-    def _overlap(self, generation: int, pair: _Pair, obstacle: str) -> None:
-        """Answer a child that cannot connect to its holder."""
-        self._answer(generation, Overlap(why=pair.answer.why if isinstance(pair.answer, Overlap) else obstacle))
+    def _overlap(self, generation: int, pair: _Pair, why: str) -> None:
+        """Have the holder claim for a child that cannot connect to it."""
+        self._pairs[generation] = _Pair(pair.holder, Overlap(why=why))
+        self._send(pair.holder, Serve(generation=generation, path="", shows="", expects="", claims=True))
 
     def _answer(self, generation: int, answer: Mirror | Overlap) -> None:
         if isinstance(answer, Mirror):

@@ -18,9 +18,11 @@ from bastion.wire import EXIT_CONFIG, Activate, Drain, Recover, Standby
 
 
 def bear(turn: Turn, release: Release, *, standby: bool) -> None:
-    """Start the process of the next generation. A standby's window is open from birth."""
-    generation = turn.state.last_generation + 1
-    child = Child(generation=generation, release=release, standby=standby, window=standby)
+    """Start the process of the next generation."""
+    generation, active = turn.state.last_generation + 1, turn.state.active
+    if active is not None:
+        turn.change(active, beside=True)
+    child = Child(generation=generation, release=release, standby=standby, beside=standby)
     turn.set(children=(*turn.state.children, child), last_generation=generation)
     ready = turn.state.timing.ready_timeout
     turn.do(Spawn(generation, release, standby))
@@ -57,25 +59,14 @@ def spawn_alone(turn: Turn) -> None:
 
 
 def spawn_beside(turn: Turn) -> None:
-    """OPENING: spawn once the active child claims and nobody else is there."""
-    active = turn.need(turn.state.active)
-    claims = active.standing is Standing.ACTIVE and active.window and not active.unanswered
-    if claims and turn.state.has_room:
-        spawn(turn, turn.state.wanted or turn.state.good, standby=True)
+    """Spawn beside the active child, once nobody is there who is to have left before.
 
-
-def open_window(turn: Turn) -> None:
-    """Spawn beside the active child, once it claims every event."""
-    active = turn.need(turn.state.active)
-    if active.window and not active.unanswered and turn.state.has_room:
+    If the active one is being ended itself, its exit, which is near, makes the new child its successor.
+    """
+    if turn.need(turn.state.active).standing is Standing.ACTIVE and turn.state.has_room:
         spawn(turn, turn.state.wanted or turn.state.good, standby=True)
-        return
-    turn.enter(Phase.OPENING)
-    if active.standing is Standing.LEAVING:
-        return  # its exit, which is near, makes the new child its successor
-    if not active.window or active.unanswered:
-        turn.window(active.generation, open=True)
-        turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=active.generation)
+    elif turn.state.phase is not Phase.CLEARING:
+        turn.enter(Phase.CLEARING)
 
 
 def recover(turn: Turn) -> None:
@@ -113,13 +104,13 @@ def take_over_from_dead(turn: Turn, generation: int) -> None:
 
 
 def activate_in_turn(turn: Turn) -> None:
-    """CONNECTING, and the new child is ready: activate it, once the active one has answered or is dead.
+    """CONNECTING, and the new child is ready: activate it, unless the active one is about to be dead.
 
     Of two old children the older one leaves first.
     """
     state = turn.state
     active = state.child(state.active)
-    if active is not None and (active.unanswered or active.standing is Standing.LEAVING):
+    if active is not None and active.standing is Standing.LEAVING:
         return
     if state.waits:
         turn.note(f"generation {state.incoming} is ready to take over from another supervisor's bot")
@@ -133,7 +124,7 @@ def begin_probation(turn: Turn, old: int) -> None:
     """The old child keeps its sessions and holds events; what it has begun goes on."""
     turn.change(old, standing=Standing.STANDBY)
     turn.do(Send(old, Standby()))
-    turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=old)
+    turn.start(Alarm.ACK, limits.CATCH_UP + limits.ACK_TIMEOUT, generation=old)
     turn.start(Alarm.PROBATION, turn.state.timing.probation, generation=old)
     turn.enter(Phase.PROBATION)
 
@@ -186,8 +177,6 @@ def ask(turn: Turn, commands: tuple[int, ...], *, kind: HandoffKind, release: Re
     """Begin an attempt for these commands: of ``release``, or of what the settings name now."""
     turn.set(asked=commands, forced=force, due=False, apart=None)
     turn.cancel(Alarm.BACKOFF, Alarm.SPARE)
-    if turn.state.active is not None:
-        turn.cancel(Alarm.SETTLE, generation=turn.state.active)
     turn.open(kind, origin=turn.state.active)
     turn.enter(Phase.PREPARING)
     turn.do(Prepare(release, force))
@@ -210,7 +199,7 @@ def succeeded(turn: Turn) -> None:
         turn.set(previous=state.good)
     result = handoff.result if handoff else "succeeded"
     timing = state.timing if result == "succeeded" else state.good_timing
-    turn.set(good=release, good_timing=timing, unsettled=True)
+    turn.set(good=release, good_timing=timing)
     reason = handoff.reason if handoff else None
     turn.close(result, reason)
     turn.answer(result, None if result == "succeeded" else reason)
@@ -222,7 +211,6 @@ def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
     turn.note(reason, serious=True)
     turn.set(fault="" if turn.state.active is not None else reason)
     if turn.state.active is not None:
-        turn.cancel(Alarm.ACK, generation=turn.state.active)
         if turn.state.replaces:
             try_again(turn)
         turn.close("failed", reason)
@@ -250,8 +238,7 @@ def attempt_failed(turn: Turn, reason: str, *, retryable: bool = True) -> None:
 def incoming_failed(turn: Turn, generation: int, reason: str, *, retryable: bool = True, patience: float = 0.0) -> None:
     """The new child is no good: it is ended; the attempt has failed from now on, not from its exit on."""
     child = turn.need(generation)
-    touched = child.standing is not Standing.STARTING
-    turn.set(incoming=None, unsettled=turn.state.unsettled or touched)
+    turn.set(incoming=None)
     # The active child can go on with its sessions only when this one is gone; with sessions of its own nobody waits.
     turn.end(generation, patience=None if child.takes_sessions else patience)
     attempt_failed(turn, f"generation {generation}: {reason}", retryable=retryable)
@@ -260,9 +247,9 @@ def incoming_failed(turn: Turn, generation: int, reason: str, *, retryable: bool
 def begin_apart(turn: Turn, generation: int, reason: str) -> None:
     """Begin anew with a child that has sessions of its own: the active one's cannot be moved."""
     turn.note(f"generation {generation}: {reason}; the next one begins sessions of its own", serious=True)
-    turn.set(incoming=None, unsettled=True, apart=reason)
+    turn.set(incoming=None, apart=reason)
     turn.end(generation, patience=None)
-    turn.enter(Phase.OPENING)
+    turn.enter(Phase.CLEARING)
 
 
 def begin_again(turn: Turn, generation: int, reason: str) -> None:
@@ -303,7 +290,7 @@ def old_fails(turn: Turn, generation: int, reason: str) -> None:
 
 
 def serve(turn: Turn) -> None:
-    """Rest with an active child; leavers are waited for, then the window closes and a waiting reload begins."""
+    """Rest with an active child; leavers are waited for, then a waiting reload begins, or the child is alone."""
     if turn.state.leavers:
         turn.set(phase=Phase.REVERTING)
         return
@@ -316,19 +303,11 @@ def serve(turn: Turn) -> None:
     elif active.overdue and not turn.state.yielding:
         weigh_successor(turn)
     elif turn.state.lingering is not None:
-        pass  # it claims its own, so windows stay open; and it can take over, so no spare is needed yet
+        pass  # it can take over, so no spare is needed yet
     elif turn.state.timing.spare and not turn.state.yielding:
         keep_spare(turn)
-    elif turn.state.claims_on:
-        claim_all(turn)
-        if turn.state.unsettled:
-            turn.start(Alarm.SETTLE, turn.state.timing.settle, generation=active.generation)
-    elif active.window and turn.state.unsettled:
-        turn.start(Alarm.SETTLE, turn.state.timing.settle, generation=active.generation)
-    else:
-        turn.set(unsettled=False)
-        if active.window:
-            turn.window(active.generation, open=False)
+    elif active.beside and not turn.state.claims_on:
+        turn.window(active.generation, open=False)
 
 
 def stand_back(turn: Turn, generation: int) -> None:
@@ -338,8 +317,8 @@ def stand_back(turn: Turn, generation: int) -> None:
     """
     turn.note(f"another supervisor's bot is active since this one stood still: generation {generation} waits behind it")
     drop_spare(turn)
-    turn.cancel(Alarm.STABLE, Alarm.SETTLE, Alarm.ANSWER, generation=generation)
-    turn.change(generation, standing=Standing.STANDBY, ready=True, mirror=True, unanswered=0)
+    turn.cancel(Alarm.STABLE, generation=generation)
+    turn.change(generation, standing=Standing.STANDBY, ready=True, mirror=True)
     turn.set(active=None, incoming=generation, waits=True)
     turn.do(Send(generation, Standby()))
     turn.enter(Phase.CONNECTING)
@@ -361,16 +340,13 @@ def wait(turn: Turn) -> None:
 def claim_all(turn: Turn) -> None:
     """Have every child claim that may be handling events."""
     for child in turn.state.children:
-        if not child.window and child.standing is not Standing.LEAVING:
+        if child.standing is not Standing.LEAVING:
             turn.window(child.generation, open=True)
 
 
-def claims_end(turn: Turn, *, at_once: bool = False) -> None:
+def claims_end(turn: Turn) -> None:
     """The last reason outside of this supervisor is gone; what it needs itself is seen to when it rests."""
-    if turn.state.claims_on:
-        return
-    turn.set(unsettled=turn.state.unsettled or not at_once)
-    if turn.state.phase is Phase.SERVING:
+    if not turn.state.claims_on and turn.state.phase is Phase.SERVING:
         serve(turn)
 
 
@@ -400,11 +376,10 @@ def try_successor(turn: Turn, shortage: str | None) -> None:
         return
     turn.note(f"{active.away}: a successor is tried; generation {active.generation} serves on until it is ready")
     turn.cancel(Alarm.SPARE)
-    turn.cancel(Alarm.SETTLE, generation=active.generation)
     turn.set(apart=None)
     turn.open("recovery", origin=active.generation, reason=active.away, probation=False)
     drop_spare(turn)
-    open_window(turn)
+    spawn_beside(turn)
 
 
 def try_again(turn: Turn) -> None:
@@ -430,7 +405,7 @@ def keep_spare(turn: Turn) -> None:
 
 
 def bring_spare(turn: Turn) -> None:
-    """SERVING: once the active child claims every event, see whether there is room for the spare."""
+    """SERVING: see whether there is room for the spare."""
     state = turn.state
     active = turn.need(state.active)
     if not state.timing.spare or state.spare is not None or state.lingering is not None:
@@ -438,9 +413,7 @@ def bring_spare(turn: Turn) -> None:
     if active.standing is not Standing.ACTIVE:
         return
     turn.cancel(Alarm.SPARE)
-    if not active.window:
-        turn.window(active.generation, open=True)
-    elif not active.unanswered and not state.weighing:
+    if not state.weighing:
         turn.set(weighing=True)
         turn.do(Weigh(state.good))
 

@@ -3,8 +3,8 @@
 Four times a second it looks at the register (`neighbours`), passes on to the slot what has changed, answers what the
 others ask for their bots, and takes their answers for its own (`exchange`). An example, supervisor 2 comes beside 1:
 
-    2 waits until 1 claims for it, and has its bot spawned
-    2 writes what sessions its bot wants; 1 has its own bot listen, and answers: mirror it, with these secrets
+    2 has its bot spawned, and writes what sessions that wants
+    1 has its own bot listen, and answers: mirror it, with these secrets
     1 is told to stop, and says so in the register; 2 has its bot take the sessions, and says that it is active
     1 ends
 
@@ -67,19 +67,18 @@ class Neighbourhood:
 
     # Before there is a bot.
 
-    async def wait_for_claims(self, *, stopped: Callable[[], bool]) -> bool:
-        """Wait until a bot of ours may connect: all others claim their events. False if we were told to stop."""
-        deadline = time.monotonic() + neighbours.CLAIM_PATIENCE
+    async def wait_for_ends(self, *, stopped: Callable[[], bool]) -> bool:
+        """Wait until the bots of supervisors that died a moment ago are dead, too. False if we were told to stop."""
+        deadline = time.monotonic() + neighbours.END_PATIENCE
         while not stopped():
             self._others = self._seen()
-            self._register.tell(Stage.ARRIVING, claims_for=self._newest())
-            ends = any(not (other.alive or other.bot_gone) for other in self._others)  # killed a moment ago
-            if neighbours.claimed_by_all(self._register.number, self._others) and not ends:
+            ending = [other.number for other in self._others if not (other.alive or other.bot_gone)]
+            if not ending:
                 return True
             if time.monotonic() > deadline:
                 self._say(
-                    f"another supervisor does not claim its events after {neighbours.CLAIM_PATIENCE:g} s: while both "
-                    "run, some may be handled twice; its own log says why",
+                    f"the bot of supervisor {ending[0]}, which is dead, has not ended after "
+                    f"{neighbours.END_PATIENCE:g} s: while both run, some events may be handled twice",
                     level=logging.WARNING,
                 )
                 return True
@@ -150,22 +149,14 @@ class Neighbourhood:
     def tell(self, slot: Slot) -> None:
         """Tell the others how things are with us."""
         state = slot.state
-        claiming = state.company and neighbours.claims(state)
         with contextlib.suppress(OSError):
-            self._register.tell(
-                neighbours.stage_of(state),
-                claims_for=self._newest() if claiming else 0,
-                holder=neighbours.holder_of(state),
-            )
+            self._register.tell(neighbours.stage_of(state), holder=neighbours.holder_of(state))
             self._register.words.leave(state.fault)
 
     def tell_failure(self, why: str) -> None:
         """Tell the others why there is no bot."""
         with contextlib.suppress(OSError):
             self._register.words.leave(why)
-
-    def _newest(self) -> int:
-        return max((other.number for other in self._others), default=0)
 
     # What bots of two supervisors are told of each other's sessions.
 

@@ -6,9 +6,8 @@ nothing that is left behind means anything: a file whose lock is free is a dead 
 one machine that have mounted the directory, on whatever file system keeps locks in this kernel (tmpfs, ext4, xfs ...;
 not a network's). Pids are not compared, for each container counts its own.
 
-In its file each says its stage, up to which number it claims its events for the others, and which of its bots has the
-gateway sessions. Numbers are given once and
-never again, so a higher one came later, and claims can be told apart by them.
+In its file each says its stage, and which of its bots has the gateway sessions. Numbers are given once and never again,
+so a higher one came later, and claims can be told apart by them.
 
 One that lives and does nothing (stopped, stuck, its container paused) keeps its lock. So each counts its own looks in
 its file, and who is looked at `STILL_LOOKS` times without having looked itself counts as *still*: it holds no role that
@@ -45,13 +44,15 @@ LOOK_SECONDS = 0.25
 """How often the others are looked at; a look at one other takes some 25 us."""
 STILL_LOOKS = 60
 """Looks of ours within which another one looks at least once, if it is well: 15 s."""
-CLAIM_PATIENCE = 30.0
-"""Seconds for which a newcomer waits until all others claim what they handle. One that hangs is replaced sooner."""
+END_PATIENCE = 30.0
+"""Seconds for which a newcomer waits until bots of dead supervisors are dead, too: they end within 2 s if they can."""
 _COUNTER = "counter"
 _DIGITS = 12
 """Most digits of a supervisor's number: more were never given."""
 _UNFINISHED = ".new"
 _RECORD = struct.Struct("<4scQ")
+_EVERYBODY = 2**63
+"""For up to which number a supervisor's children claim: an earlier version waits until that is its own."""
 _MAGIC = b"BSN1"
 _CHECKSUM = struct.Struct("<I")
 _SIZE = _RECORD.size + _CHECKSUM.size
@@ -79,7 +80,7 @@ class Stage(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Neighbour:
-    """Another supervisor. ``claims_for``: it claims all that it handles since it saw this number.
+    """Another supervisor.
 
     ``looks``: how often it has looked at the others, None if it does not say; ``still``: it lives, and does nothing.
     ``holder``: the generation of its bot that has gateway sessions, or had them last, 0 if none has.
@@ -88,7 +89,6 @@ class Neighbour:
 
     number: int
     stage: Stage
-    claims_for: int = 0
     alive: bool = True
     looks: int | None = field(default=None, compare=False)
     still: bool = False
@@ -137,11 +137,6 @@ def holder_of(state: State) -> int:
     return next(own, 0)
 
 
-def claims(state: State) -> bool:
-    """Say whether every child that may be handling events has said that it claims them."""
-    return all(child.window and not child.unanswered for child in state.children)
-
-
 def verdict(own: int, others: Sequence[Neighbour]) -> Neighbours:
     """Return what the others mean for the supervisor with this number."""
     well = [other for other in others if other.well]
@@ -187,11 +182,6 @@ def may_answer(others: Sequence[Neighbour]) -> bool:
     return any(other.well and other.stage in (Stage.ACTIVE, Stage.YIELDING, Stage.STARTING) for other in others)
 
 
-def claimed_by_all(own: int, others: Sequence[Neighbour]) -> bool:
-    """Say whether a bot of the supervisor with this number may connect: every other claims what it handles."""
-    return all(other.claims_for >= own for other in others if other.alive)
-
-
 def must_wait(own: int, others: Sequence[Neighbour]) -> bool:
     """Say whether the first bot waits until it is called: a supervisor that came earlier is there."""
     return any(other.alive and other.number < own for other in others)
@@ -225,7 +215,7 @@ def join(ledger: Path) -> Membership:
         try:
             # Locked and written before it has the name under which it is looked for.
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.pwrite(lock, _encoded(Stage.ARRIVING, 0, 0, 0), 0)
+            os.pwrite(lock, _encoded(Stage.ARRIVING, 0, 0), 0)
             unfinished.rename(directory / str(number))
         except OSError:
             os.close(lock)
@@ -246,7 +236,7 @@ class Register:
 
     def __init__(self, membership: Membership) -> None:
         self.membership = membership
-        self._told: tuple[Stage, int, int] = Stage.ARRIVING, 0, 0
+        self._told: tuple[Stage, int] = Stage.ARRIVING, 0
         self.words = lastwords.Words(membership.directory, membership.number)
         self._looks = 0
         self._dead_before = present(membership) - living(membership)
@@ -259,10 +249,10 @@ class Register:
         """Return our own number."""
         return self.membership.number
 
-    def tell(self, stage: Stage, *, claims_for: int, holder: int = 0) -> None:
-        """Say how far we are, up to which number we claim our events, and which child has sessions. Raises OSError."""
-        if self._told != (stage, claims_for, holder):
-            self._write(stage, claims_for, holder)
+    def tell(self, stage: Stage, *, holder: int = 0) -> None:
+        """Say how far we are, and which child has sessions. Raises OSError."""
+        if self._told != (stage, holder):
+            self._write(stage, holder)
 
     def is_lost(self) -> bool:
         """Say whether our file is not in the directory any more."""
@@ -285,9 +275,9 @@ class Register:
                         (self.membership.directory / str(other.number)).unlink()
         return others
 
-    def _write(self, stage: Stage, claims_for: int, holder: int) -> None:
-        os.pwrite(self.membership.lock, _encoded(stage, claims_for, self._looks, holder), 0)
-        self._told = stage, claims_for, holder
+    def _write(self, stage: Stage, holder: int) -> None:
+        os.pwrite(self.membership.lock, _encoded(stage, self._looks, holder), 0)
+        self._told = stage, holder
 
     def _judged(self, other: Neighbour) -> Neighbour:
         """Say of one that lives whether it stands still."""
@@ -339,7 +329,7 @@ def _counted(path: Path) -> Iterator[int]:
 
 
 def _look(directory: Path, *, own: int) -> list[Neighbour]:
-    """Read every other file. One that cannot be read is an active supervisor's, which claims for nobody.
+    """Read every other file. One that cannot be read is an active supervisor's.
 
     One that cannot even be opened does not tell whether anybody holds it, and is never seen to look.
     """
@@ -382,8 +372,8 @@ def _is_free(fd: int) -> bool:
     return True
 
 
-def _encoded(stage: Stage, claims_for: int, looks: int, holder: int) -> bytes:
-    parts = _RECORD.pack(_MAGIC, stage.value, claims_for), _LOOKS.pack(looks), _HOLDER.pack(holder)
+def _encoded(stage: Stage, looks: int, holder: int) -> bytes:
+    parts = _RECORD.pack(_MAGIC, stage.value, _EVERYBODY), _LOOKS.pack(looks), _HOLDER.pack(holder)
     return b"".join(map(_checked, parts))
 
 
@@ -395,11 +385,10 @@ def _decoded(number: int, data: bytes) -> Neighbour:
     """Read what `_encoded` wrote; half of it, or another version's, is told by the checksums."""
     record, looks = _part(data, 0, _RECORD), _part(data, _SIZE, _LOOKS)
     holder = _part(data, _SIZE + _LOOKS.size + _CHECKSUM.size, _HOLDER)
-    stage, claims_for = (Stage(record[1]), record[2]) if record else (Stage.ACTIVE, 0)
+    stage = Stage(record[1]) if record else Stage.ACTIVE
     return Neighbour(
         number=number,
         stage=stage,
-        claims_for=claims_for,
         looks=looks[0] if looks else None,
         holder=holder[0] if holder else 0,
     )

@@ -14,10 +14,10 @@ class Progress(msgspec.Struct, frozen=True, kw_only=True):
     """What a waiting `reload` is told.
 
     ``phase``: "waiting" (another handoff is under way, the bot is starting, or nobody serves and the next try waits),
-    "preparing" (settings and release are read), "window" (the old child is asked to claim), "spawning" (until the new
-    child's hello), "connecting" (until all its shards are ready), "activating" (until it says that it is active),
-    "probation" (the new one is active, the old one stands by in case it fails), "draining" (until the old one has
-    left). ``message`` says the same to people. ``generation`` is the new child's; ``shards_total`` is None until it
+    "preparing" (settings and release are read), "clearing" (a child is still there that is to have left), "spawning"
+    (until the new child's hello), "connecting" (until all its shards are ready), "activating" (until it says that it is
+    active), "probation" (the new one is active, the old one stands by in case it fails), "draining" (until the old one
+    has left). ``message`` says the same to people. ``generation`` is the new child's; ``shards_total`` is None until it
     has said how many shards it connects.
     """
 

@@ -182,7 +182,7 @@ class _ControlFile(msgspec.Struct, frozen=True, kw_only=True):
     socket: Text = ""
 
 
-WITHOUT_EFFECT = (("handoff", "stale_after"),)
+WITHOUT_EFFECT = (("handoff", "stale_after"), ("handoff", "settle"))
 """Keys that have lost their subject. They are accepted for one version more."""
 
 _SECTIONS: dict[str, type[msgspec.Struct]] = {

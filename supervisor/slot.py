@@ -50,7 +50,6 @@ from bastion.supervisor.events import (
     Progressed,
     Rang,
     RoleTaken,
-    WindowAnswered,
 )
 from bastion.supervisor.hearing import Comparison, Kicks
 from bastion.supervisor.identify import IdentifyQueue, Wish
@@ -94,7 +93,6 @@ from bastion.wire import (
     Starting,
     ToChild,
     Wants,
-    WindowAck,
     supervisor_of,
 )
 from bastion.wire.alike import OTHER_APPLICATION
@@ -632,10 +630,11 @@ class Slot:
                 path=self._host.stream_path(generation),
                 obstacle=self._obstacle(),
             )
-            if self._meeting.waits(generation):
-                self._loop.call_later(limits.ACK_TIMEOUT, self._met_too_late, generation)
+            self._wait_for_holder(generation)
         elif isinstance(message, Serving):
             self._meeting.serving(generation, message)
+            if not self._meeting.is_asked(generation):
+                self._timers.cancel(Alarm.ANSWER, generation)
         else:
             return
         self._note_way()
@@ -664,7 +663,7 @@ class Slot:
             text = f"supervisor {supervisor_of(bot)}, which shares the ledger, runs another application's bot"
             self._host.log(f"{text}: give each application a ledger.path of its own", level=logging.WARNING)
         self._meeting.wanted(bot, wants, holder=self.state.active, path=path, obstacle=why)
-        self._loop.call_later(limits.ACK_TIMEOUT, self._meeting.overdue, bot)
+        self._wait_for_holder(bot)
 
     def neighbour_left(self, bot: int) -> None:
         """Forget another supervisor's child that has ended. If it was taking sessions, ours goes on with them."""
@@ -684,9 +683,15 @@ class Slot:
         self._meeting.told(generation, answer)
         self._note_way()
 
-    def _met_too_late(self, generation: int) -> None:
-        self._meeting.overdue(generation)
-        self._note_way()
+    def _wait_for_holder(self, generation: int) -> None:
+        """Give the holder time to answer a new child: after some the new one is no mirror, then the holder is ended.
+
+        One that hangs is found out by its beats before. One that beats, and cannot be told anything, would fail every
+        reload.
+        """
+        if (holder := self._meeting.waits_for(generation)) is not None:
+            self._loop.call_later(limits.ACK_TIMEOUT, self._meeting.overdue, generation)
+            self._timers.start(Alarm.ANSWER, holder, self.state.timing.hang_timeout)
 
     def _note_earlier(self, handoff: HandoffRecord) -> None:
         """Note how a bot got its sessions that has waited for another supervisor's to end, perhaps for days."""
@@ -787,7 +792,10 @@ class Slot:
         """Return what a message means to the machine. A deaf standby that calls itself ready has failed."""
         generation = member.seen.generation
         if isinstance(message, Ready):
-            return self._ready(member, mirror=generation in self._meeting.mirrors)
+            mirror = generation in self._meeting.mirrors
+            if not mirror:
+                self._ask_for_numbers()  # the machine waits for that beat
+            return self._ready(member, mirror=mirror)
         if isinstance(message, Fatal):
             if member.seen.fault is None:
                 member.seen.fault = self._with_holder(message.reason)
@@ -868,10 +876,10 @@ class Slot:
         match state.phase:
             case Phase.PREPARING:
                 return "reading the settings, looking at the release"
-            case Phase.OPENING if state.lingering is not None:
+            case Phase.CLEARING if state.lingering is not None:
                 return f"waiting for generation {state.lingering} to leave, for its memory is needed"
-            case Phase.OPENING:
-                return f"waiting for generation {state.active} to claim its events"
+            case Phase.CLEARING:
+                return "waiting for a failed child to leave"
             case Phase.SPAWNING:
                 return f"waiting for {name} to start"
             case Phase.CONNECTING:
@@ -905,11 +913,10 @@ class Slot:
         child = state.child(seen.generation)
         if child is not None and child.ready and state.waits:
             return f"{text}; waiting until another supervisor's bot hands over"
-        active = state.child(state.active)
-        if child is not None and child.ready and active is not None and active.unanswered:
-            return f"{text}; waiting for generation {state.active} to read what has come to it"
         if child is not None and child.ready and state.lingering is not None:
             return f"{text}; waiting for generation {state.lingering}, older still, to leave"
+        if child is not None and child.ready and state.active is not None:
+            return f"{text}; waiting for a sign of life of generation {state.active}"
         if (seconds := self._host.permits.out_of_budget) is not None:
             return f"{text}; today's IDENTIFYs are used up, more in {seconds:.0f} s"
         if waiting := self._host.permits.waiting(seen.generation):
@@ -930,8 +937,6 @@ def _event(generation: int, message: FromChild) -> Event | None:
             return Progressed(generation)
         case Role(role=role):
             return RoleTaken(generation, role)
-        case WindowAck(open=open):
-            return WindowAnswered(generation, open)
         case Lingering(views=views, conversations=conversations):
             return Lingers(generation, views, conversations)
         case Drained():

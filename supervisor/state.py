@@ -30,8 +30,8 @@ class Phase(Enum):
     """Nobody serves and nobody is on its way: until the backoff ends, or until the last leaver is dead."""
     PREPARING = "preparing"
     """A handoff was asked for; settings and release are being looked at."""
-    OPENING = "window"
-    """The active child was asked to claim every event."""
+    CLEARING = "clearing"
+    """A child is being ended that is to have left before the new one comes."""
     SPAWNING = "spawning"
     """Until the new child's hello."""
     CONNECTING = "connecting"
@@ -87,14 +87,13 @@ class Alarm(Enum):
     DRAIN = "drain"
     END = "end"
     BACKOFF = "backoff"
-    SETTLE = "settle"
     STABLE = "stable"
     HANG = "hang"
     """The child has not beaten for too long."""
     DUMP = "dump"
     """The stacks of a child that hangs have had time to reach the log."""
     ANSWER = "answer"
-    """The child has left a `Window` unanswered for too long, though it may beat."""
+    """The child has left a `Serve` unanswered for too long, though it may beat."""
     PROBATION = "probation"
     SPARE = "spare"
     AWAY = "away"
@@ -119,7 +118,6 @@ class Timing:
 
     ready_timeout: float = 300.0
     drain_timeout: float = 30.0
-    settle: float = 10.0
     backoff_first: float = 1.0
     backoff_max: float = 60.0
     stable_after: float = 60.0
@@ -147,14 +145,14 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Child:
-    """One living child. ``unanswered`` counts `Window` messages whose answer is still to come."""
+    """One living child."""
 
     generation: int
     release: Release
     standby: bool
     standing: Standing = Standing.STARTING
-    window: bool = False
-    unanswered: int = 0
+    beside: bool = False
+    """Another child was beside it, and it has not been told that none is any more."""
     greeted: bool = False
     ready: bool = False
     """All its shards have been ready; asked for only until it is told to activate."""
@@ -238,8 +236,6 @@ class State:
     """Commands of the one reload that starts when this attempt has ended."""
     waiting_forced: bool = False
     stops: tuple[int, ...] = ()
-    unsettled: bool = False
-    """Another child has handled events not long ago: claims are needed for ``settle`` seconds more."""
     due: bool = False
     """In WAITING: spawn as soon as the last leaver is dead."""
     served: bool = False
@@ -328,7 +324,7 @@ class State:
 
     @property
     def claims_on(self) -> bool:
-        """Say whether windows stay open for a reason outside of this supervisor."""
+        """Say whether events are claimed for a reason outside of this supervisor."""
         return self.company or self.by_hand
 
     @property

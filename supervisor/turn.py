@@ -1,7 +1,7 @@
 """One turn of the machine: a state that is being changed, and the effects so far.
 
-Knows which changes and effects go together: a child that is forgotten has no timers, a `Window` that is sent has its
-answer to come. Knows no events, and not why any of this is done: `moves` and `machine` do. No I/O, no clock.
+Knows which changes and effects go together: a child that is forgotten has no timers. Knows no events, and not why any
+of this is done: `moves` and `machine` do. No I/O, no clock.
 """
 
 from __future__ import annotations
@@ -110,14 +110,10 @@ class Turn:
         """Begin to wait for a child's next beat."""
         self.start(Alarm.HANG, self.beat_limit(generation), generation=generation)
 
-    def window(self, generation: int, *, open: bool, patience: float | None = None) -> None:
-        """Ask a child to open or close its window; ``patience`` as in `Window`."""
-        child = self.need(generation)
-        if not child.unanswered:
-            self.start(Alarm.ANSWER, self.state.timing.hang_timeout, generation=generation)
-        self.change(generation, window=open, unanswered=child.unanswered + 1)
-        message = Window(open=open) if patience is None else Window(open=open, patience=patience)
-        self.do(Send(generation, message))
+    def window(self, generation: int, *, open: bool) -> None:
+        """Have a child claim every event, or tell it that no other child is beside it any more."""
+        self.change(generation, beside=open)
+        self.do(Send(generation, Window(open=open)))
 
     def end(self, generation: int, *, patience: float | None = 0.0, fault: str | None = None) -> None:
         """End a child: SIGTERM after ``patience`` seconds, then SIGKILL; None: SIGKILL at once."""

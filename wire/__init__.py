@@ -54,7 +54,6 @@ from bastion.wire.messages import (
     ToChild,
     Wants,
     Window,
-    WindowAck,
 )
 from bastion.wire.places import (
     FORMER,
@@ -114,7 +113,6 @@ __all__ = [
     "ToChild",
     "Wants",
     "Window",
-    "WindowAck",
     "WireError",
     "beside_former",
     "checkpoint_path",

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-PROTOCOL = 6
+PROTOCOL = 7
 """Version of these messages, sent in `Hello`. A child with another one is refused before it connects."""
 
 EXIT_CONFIG = 78
@@ -118,10 +118,14 @@ class Wants(_Message, frozen=True, tag="wants"):
 
 
 class Serving(_Message, frozen=True, tag="serving"):
-    """Answer to `Serve`: the child of this generation can connect now; or it cannot, for ``problem``."""
+    """Answer to `Serve`: the child of this generation can connect now; or it cannot, for ``problem``.
+
+    ``claims``: as it was asked for.
+    """
 
     generation: int
     problem: str = ""
+    claims: bool = False
 
 
 class Moved(_Message, frozen=True, tag="moved"):
@@ -145,12 +149,6 @@ class Role(_Message, frozen=True, tag="role"):
     """The role now held: the acknowledgement of `Activate`, `Standby` and `Drain`."""
 
     role: RoleName
-
-
-class WindowAck(_Message, frozen=True, tag="window"):
-    """Whether this child now claims every event before it handles it."""
-
-    open: bool
 
 
 class Claims(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -275,14 +273,9 @@ class Permit(_Message, frozen=True, tag="permit"):
 
 
 class Window(_Message, frozen=True, tag="window"):
-    """Claim every event from now on (open), or forget the claims and stop asking (closed). Answered by `WindowAck`.
-
-    A child whose window is open already answers when it has read what had come to its sessions until then. A shard that
-    is between two connections is waited for, at most for ``patience`` seconds: Discord has more for it.
-    """
+    """Claim every event from now on (open), or learn that no other child is there any more (closed)."""
 
     open: bool
-    patience: float = 1.5
 
 
 class Activate(_Message, frozen=True, tag="activate"):
@@ -294,11 +287,12 @@ class Activate(_Message, frozen=True, tag="activate"):
 
 
 class Standby(_Message, frozen=True, tag="standby"):
-    """Stop handling, hold events again (an activation that is taken back). Answered by `Role`."""
+    """Handle what has come by now, then hold events again (an activation that is taken back). Answered by `Role`."""
 
 
 class Drain(_Message, frozen=True, tag="drain"):
-    """Take nothing new, finish what began within ``limit`` seconds, close the sessions, exit.
+    """Handle what has come by now, then take nothing new, finish what began within ``limit`` seconds, close the
+    sessions, exit.
 
     What people are in the middle of (live views, open modals, conversations) may go on for ``linger`` seconds.
     Answered by `Role`, then, if something lingers, `Lingering`, then `Drained`.
@@ -343,8 +337,11 @@ class Serve(_Message, frozen=True, tag="serve"):
 
     generation: int
     path: str
+    """Empty: it does not connect, for the two speak different versions of the stream."""
     shows: str
     expects: str
+    claims: bool = False
+    """It begins sessions of its own: claim every event before you answer."""
 
 
 class Mirror(_Message, frozen=True, tag="mirror"):
@@ -386,7 +383,6 @@ FromChild: TypeAlias = (
     | Shard
     | Ready
     | Role
-    | WindowAck
     | Beat
     | Lingering
     | Importing

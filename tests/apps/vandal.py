@@ -34,7 +34,7 @@ HOLD_SECONDS = 15.0
 
 MOMENTS = {"ready": "ready", "activate": "activating", "deactivate": "deactivating"}
 """Names of dispatched events, and of the moments at which they are dispatched; no handler has run then."""
-CLAIMS = {"claim": "claimed", "claim_number": "counted"}
+CLAIMS = {"claim": "claimed", "claim_occurrence": "counted"}
 """How an event is claimed, and the moments right after it: nothing has been begun for the event."""
 
 
@@ -123,8 +123,8 @@ def obey(moment: str) -> None:
 def after(claim: Callable[..., bool], moment: str) -> Callable[..., bool]:
     """Return a way to claim that lets a moment follow."""
 
-    def claim_and_obey(*args: Any) -> bool:
-        won = claim(*args)
+    def claim_and_obey(*args: Any, **among: Any) -> bool:
+        won = claim(*args, **among)
         if won:
             obey(moment)
         return won

@@ -14,6 +14,7 @@ import discord
 import pytest
 from discord.ext import commands
 
+from bastion.bot import gate as gate_module
 from bastion.bot import internals
 from bastion.bot.gate import Gate, Role
 from bastion.bot.ledger import SQLiteLedger
@@ -64,6 +65,8 @@ class World:
         ledger = SQLiteLedger(str(self.ledger), len(self.gates) + 1)
         gate = Gate(client=client, ledger=ledger, observer=lambda *_: None, role=role, clock=self.tick)
         gate.install()
+        if role == "standby":
+            gate.open_window()
         self.gates.append(gate)
         return client, gate
 
@@ -430,17 +433,32 @@ async def test_a_window_that_stays_open_for_hours_does_not_grow(world: World) ->
         for gate in (old_gate, new_gate):
             gate.forget_claimed()
             gate.trim()
-        numberings = [gate._numbering for gate in (old_gate, new_gate)]
         with closing(sqlite3.connect(world.ledger)) as db:
-            (claims,) = db.execute("SELECT count(*) FROM claims").fetchone()
-        kept.append((claims, *(len(numbering._recent) for numbering in numberings if numbering)))
+            tables = ("claims", "occurrences")
+            kept.append([db.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables])
     assert [max(column) for column in zip(*kept[100:], strict=True)] == [max(c) for c in zip(*kept[:100], strict=True)]
     assert (old_gate.ledger.errors, new_gate.ledger.errors, new_gate.counters.overflowed) == (0, 0, 0)
     feed(new, "MESSAGE_REACTION_ADD", reaction(0))
     await new_gate.activate()
     feed(old, "MESSAGE_REACTION_ADD", reaction(0))
     await settle()
-    assert old.heard.count("add 0") + new.heard.count("add 0") == 601, "numbers run on"
+    assert old.heard.count("add 0") + new.heard.count("add 0") == 601
+
+
+async def test_a_standby_looks_again_at_what_a_child_that_stood_still_had_not_claimed_at_first(world: World) -> None:
+    old, old_gate = await world.child("active")
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    feed(new, "MESSAGE_REACTION_ADD", reaction(1))
+    feed(new, "MESSAGE_CREATE", message(1))
+    world.now += 4
+    new_gate.forget_claimed()
+    assert new_gate.held == 2
+    feed(old, "MESSAGE_REACTION_ADD", reaction(1))
+    feed(old, "MESSAGE_CREATE", message(1))
+    world.now += 30
+    new_gate.forget_claimed()
+    assert new_gate.held == 0
 
 
 def guild() -> dict[str, Any]:
@@ -665,13 +683,34 @@ async def test_a_ledger_that_fails_never_costs_an_event(world: World, tmp_path: 
     assert gate.ledger.errors > 0
 
 
-async def test_closing_the_window_forgets_all_claims(world: World) -> None:
-    client, gate = await world.child("active")
-    gate.open_window()
-    feed(client, "MESSAGE_CREATE", message(1))
+async def test_claims_go_on_for_a_while_after_the_other_child_has_left_for_a_session_may_be_late(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "PAIR_WITHIN", 0.05)
+    old, old_gate = await world.child("active")
+    old_gate.open_window()
+    new, new_gate = await world.child("standby")
+    await new_gate.activate()
+    feed(old, "MESSAGE_CREATE", message(1))
+    new_gate.close_window()
+    feed(new, "MESSAGE_CREATE", message(1))
     await settle()
+    assert (old.heard[0], new.heard) == ("message 1 hello", [])
+    await asyncio.sleep(0.1)  # the timer of 0.05 s was started before
+    feed(new, "MESSAGE_CREATE", message(2))
+    assert new_gate.ledger.claimed(["MESSAGE_CREATE:2"]) == set()
+
+
+async def test_a_window_that_is_about_to_close_stays_open_for_the_next_child(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "PAIR_WITHIN", 0.0)
+    _, gate = await world.child("active")
+    gate.open_window()
     gate.close_window()
-    assert gate.ledger.claimed(["MESSAGE_CREATE:1"]) == set()
+    gate.open_window()
+    await asyncio.sleep(0.01)
+    assert gate.window_open
 
 
 class Quiet(discord.Client):

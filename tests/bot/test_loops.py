@@ -30,7 +30,7 @@ class Child:
         self.ledger = SQLiteLedger(str(ledger), 2)
         self.other = SQLiteLedger(str(ledger), 1)
         self.window = False
-        self.loops = Loops(lifecycle=self.lifecycle, ledger=self.ledger, window_open=lambda: self.window)
+        self.loops = Loops(lifecycle=self.lifecycle, ledger=self.ledger, beside=lambda: self.window)
         self.loops.install()
 
     def enter(self, role: Any) -> None:
@@ -248,7 +248,7 @@ async def test_the_opening_of_a_window_writes_down_where_each_loop_stands(child:
     loop.start()
     await ticks.reach(1)
     assert child.ledger.last_turn(NAME) is None
-    child.loops.window_opened()
+    child.loops.write_down()
     assert before <= (child.other.last_turn(NAME) or 0) <= time.monotonic()
     loop.cancel()
 
@@ -292,7 +292,7 @@ async def test_a_turn_that_another_child_took_is_not_run_and_the_next_one_is(chi
     loop.start()
     await ticks.reach(1)
     child.window = True
-    child.loops.window_opened()
+    child.loops.write_down()
     last = child.other.last_turn(NAME)
     taken = time.monotonic()
     assert child.other.take_turn(NAME, last, taken)
@@ -442,7 +442,7 @@ async def test_a_marked_loop_of_a_child_that_is_active_again_keeps_the_step(chil
     await ticks.reach(1)
     last = time.monotonic()
     child.window = True
-    child.loops.window_opened()
+    child.loops.write_down()
     child.enter("standby")
     await turns_of_the_event_loop()
     assert not loop.is_running()

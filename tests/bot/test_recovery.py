@@ -27,7 +27,7 @@ from bastion.bot.discordpy.messages import Recent
 from bastion.bot.gate import Gate
 from bastion.bot.inflight import InFlight
 from bastion.bot.keys import Identity, identify
-from bastion.bot.ledger import SQLiteLedger, number_key
+from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.recovery import Recovery
 from bastion.bot.session.handover import Handover
 from bastion.bot.sessions import SessionFile
@@ -98,6 +98,7 @@ class Scene:
 
     async def die(self, *, shard: int = 0, shards: int = 1, intents: int = discord.Intents.all().value) -> None:
         """Leave a session behind of which everything so far was handed to the app."""
+        began = time.monotonic()
         async with aiohttp.ClientSession() as http:
             socket = await http.ws_connect(self.sandbox.gateway_url, params={"v": "10", "encoding": "json"})
             identify = {"token": self.sandbox.token, "intents": intents, "shard": [shard, shards]}
@@ -113,7 +114,8 @@ class Scene:
             await socket.close(code=4000)
         await self.sandbox.gateway.wait_for(lambda: not self.sandbox.gateway.sessions[-1].connected)
         gateway = session["resume_gateway_url"]
-        self.file.session(shard=shard, shards=shards, session=session["session_id"], gateway=gateway, intents=intents)
+        ident = session["session_id"]
+        self.file.session(shard=shard, shards=shards, session=ident, gateway=gateway, intents=intents, began=began)
         self.file.handed(shard, sequence)
 
     @property
@@ -161,6 +163,7 @@ class Successor:
         )
         self.handover = Handover(app, Recent(app), receiver, answers=Answering())
         self.gate.install()
+        self.gate.open_window()
         internals.ready_with_the_last_guild(app)
         self.shards = Shards(client=app, requested="auto", send=self.grant, handover=self.handover)
         self.shards.install()
@@ -198,7 +201,7 @@ class Successor:
         self.recovery.look()
 
     def session_began(self, shard: int, count: int) -> None:
-        self.gate.session_began(shard, count, identified_at=time.monotonic())
+        self.gate.session_began(shard, at=time.monotonic())
         self.recovery.session_began(shard)
 
     async def resume(self) -> None:
@@ -218,7 +221,7 @@ class Successor:
         await self.recovery.caught_up(5)
         self.gate.role = "active"
         self.recovery.finish()
-        self.trail.begin_replay(alone=True)
+        self.trail.begin_replay()
         await self.gate.activate()
         await settle()
 
@@ -327,17 +330,16 @@ def reaction_identity(entry: Entry) -> Identity:
     return identity
 
 
-async def test_numbers_go_on_where_the_claims_of_the_dead_end(scene: Scene) -> None:
-    """It died in a window: it had claimed the first of two equal reactions, and was dead when the second came."""
+async def test_what_the_dead_had_claimed_itself_is_no_reason_to_leave_out_an_equal_event(scene: Scene) -> None:
+    """It died in a window: it had handled the first of two equal reactions, and was dead when the second came."""
     message = scene.sandbox.emit_message()
     await scene.die()
     identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
-    dead = SQLiteLedger(str(scene.directory / "ledger"), 1)
-    assert dead.claim_number(identity.text, 1, "", time.monotonic())
-    async with scene.successor() as successor:
-        assert await successor.live() == [f"reaction {message.key}"]
-        assert number_key(identity.text, 2) in dead.claimed([number_key(identity.text, 2)])
-    dead.close()
+    now = time.monotonic()
+    with closing(SQLiteLedger(str(scene.directory / "ledger"), 1)) as dead:
+        assert dead.claim_occurrence(identity.text, now, among=(now, now))
+        async with scene.successor() as successor:
+            assert await successor.live() == [f"reaction {message.key}"]
 
 
 @pytest.mark.parametrize(("seen", "heard"), [(False, 0), (True, 1)])
@@ -348,23 +350,22 @@ async def test_what_its_predecessor_had_claimed_is_told_if_the_dead_had_seen_it_
     message = scene.sandbox.emit_message()
     await scene.die()
     identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
-    path = str(scene.directory / "ledger")
+    path, now = str(scene.directory / "ledger"), time.monotonic()
     with closing(SQLiteLedger(path, 7)) as predecessor, closing(SQLiteLedger(path, 1)) as dead:
-        scene.file.active_since = time.monotonic() - 0.2
-        assert predecessor.claim_number(identity.text, 1, "", time.monotonic())
+        assert predecessor.claim_occurrence(identity.text, now, among=(now, now))
         if seen:
-            assert not dead.claim_number(identity.text, 1, "", time.monotonic())
+            assert not dead.claim_occurrence(identity.text, now, among=(now, now))
         async with scene.successor() as successor:
             assert await successor.live() == [f"reaction {message.key}"] * heard
 
 
-async def test_what_was_claimed_before_the_dead_was_active_is_behind_it(scene: Scene) -> None:
+async def test_what_was_claimed_before_the_dead_ones_session_began_is_another_event(scene: Scene) -> None:
     message = scene.sandbox.emit_message()
     await scene.die()
     identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
+    before = min(session.began for session in scene.file.sessions()) - 1.0
     with closing(SQLiteLedger(str(scene.directory / "ledger"), 7)) as predecessor:
-        scene.file.active_since = time.monotonic() - 0.2
-        assert predecessor.claim_number(identity.text, 1, "", time.monotonic() - 1.0)
+        assert predecessor.claim_occurrence(identity.text, before, among=(before, before))
         async with scene.successor() as successor:
             assert await successor.live() == [f"reaction {message.key}"]
 

@@ -317,16 +317,16 @@ def test_a_ping_is_answered_by_a_beat_with_its_number_and_what_is_under_way(serv
     assert (beat.in_flight, beat.handled, beat.received) == (1, 1, 1)
 
 
-def test_opening_and_closing_the_window_is_acknowledged(serving: Child) -> None:
-    for is_open in (True, True, False):
-        serving.order(wire.Window(open=is_open))
-        assert serving.told(wire.WindowAck).open is is_open
-
-
-def test_a_window_that_is_open_already_is_acknowledged_again(serving: Child) -> None:
-    for _ in range(2):
-        serving.order(wire.Window(open=True))
-        assert serving.told(wire.WindowAck).open
+def test_it_claims_before_it_says_that_it_serves_a_child_with_sessions_of_its_own(
+    serving: Child, tmp_path: Path
+) -> None:
+    for number, claims in ((2, False), (3, True)):
+        serving.order(wire.Serve(generation=number, path="", shows="", expects="", claims=claims))
+        assert serving.told(wire.Serving) == wire.Serving(generation=number, claims=claims)
+        serving.discord(f"message {number}")
+        assert serving.said() == f"began {number}"
+    claimed = SQLiteLedger(str(tmp_path / "ledger.db"), 2).claimed(["MESSAGE_CREATE:2", "MESSAGE_CREATE:3"])
+    assert claimed == {"MESSAGE_CREATE:3"}
 
 
 def test_a_standby_that_was_ready_is_so_once_more_when_the_active_child_has_died(start: Start) -> None:
@@ -367,8 +367,10 @@ def test_what_another_child_had_claimed_and_not_begun_when_it_died_is_handled_af
     path = str(tmp_path / "ledger.db")
     child = start(role="standby")
     assert child.said() == "started"
-    dead = SessionFile.create(Path(wire.sessions_path(path, wire.claimer(0, 7))), token=TOKEN, supervisor=os.getpid())
-    ledger = SQLiteLedger(path, wire.claimer(0, 7))
+    file, claimer = Path(wire.sessions_path(path, wire.claimer(0, 7))), wire.claimer(0, 7)
+    dead = SessionFile.create(file, token=TOKEN, supervisor=os.getpid(), claimer=claimer)
+    ledger = SQLiteLedger(path, claimer)
+    child.order(wire.Window(open=True))
     for number in (1, 2):
         dead.take_in_hand(f"MESSAGE_CREATE:{number}")
         assert ledger.claim(f"MESSAGE_CREATE:{number}", time.monotonic())
@@ -631,7 +633,6 @@ def test_an_app_that_is_slow_to_close_its_own_client_leaves_to_others_what_comes
     child = start(source=SLOW_TO_CLOSE)
     assert child.said() == "started"
     child.order(wire.Window(open=True))
-    child.told(wire.WindowAck)
     child.discord("message 1")
     assert child.said() == "began 1"
     child.discord("close")

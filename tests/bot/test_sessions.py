@@ -38,7 +38,7 @@ def successor(path: Path) -> SessionFile:
 
 
 def begin(file: SessionFile, shard: int = 0, session: str = "abc") -> None:
-    file.session(shard=shard, shards=2, session=session, gateway="wss://resume.invalid", intents=1)
+    file.session(shard=shard, shards=2, session=session, gateway="wss://resume.invalid", intents=1, began=7.5)
 
 
 def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living: SessionFile, path: Path) -> None:
@@ -47,22 +47,22 @@ def test_a_successor_reads_each_session_and_the_last_sequence_handed_over(living
     living.handed(0, 5)
     living.handed(1, 2**40)
     assert successor(path).sessions() == [
-        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5, intents=1),
-        DeadSession(shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40, intents=1),
+        DeadSession(shard=0, shards=2, session="abc", gateway="wss://resume.invalid", sequence=5, intents=1, began=7.5),
+        DeadSession(
+            shard=1, shards=2, session="def", gateway="wss://resume.invalid", sequence=2**40, intents=1, began=7.5
+        ),
     ]
 
 
-def test_a_successor_reads_since_when_the_child_was_active(living: SessionFile, path: Path) -> None:
-    assert successor(path).active_since == 0.0, "it began as that"
-    living.active_since = 1234.5
-    begin(living)
-    assert successor(path).active_since == 1234.5
+def test_a_successor_reads_under_which_number_the_child_claimed(path: Path) -> None:
+    SessionFile.create(path, token=TOKEN, supervisor=PARENT, claimer=2**40 + 3).close()
+    assert successor(path).claimer == 2**40 + 3
 
 
 def test_a_successor_reads_when_the_child_was_last_seen_to_read(living: SessionFile, path: Path) -> None:
     assert 0 <= time.monotonic() - successor(path).reading_at < 60, "nothing could be unread"
     living.reading_at = 1234.5
-    assert (successor(path).reading_at, successor(path).active_since) == (1234.5, 0.0)
+    assert successor(path).reading_at == 1234.5
 
 
 def test_a_session_of_which_nothing_was_handed_over_is_not_recovered(living: SessionFile, path: Path) -> None:

@@ -72,6 +72,7 @@ class Living:
             role=role,
         )
         self.gate.install()
+        self.gate.session_began(3, at=7.5)
         self.inflight = InFlight()
         self.inflight.install(asyncio.get_running_loop())
         self.file = SessionFile.create(self.path, token="t", supervisor=1)
@@ -127,7 +128,9 @@ async def standby(tmp_path: Path) -> AsyncIterator[Living]:
 async def test_an_active_child_notes_each_event_as_it_is_given_to_the_app(active: Living) -> None:
     active.receive(2)
     assert active.found.sessions() == [
-        DeadSession(shard=3, shards=4, session="abc", gateway="wss://resume.invalid", sequence=2, intents=ALL)
+        DeadSession(
+            shard=3, shards=4, session="abc", gateway="wss://resume.invalid", sequence=2, intents=ALL, began=7.5
+        )
     ]
     active.app.go.set()
 
@@ -149,12 +152,6 @@ async def test_on_activation_what_is_held_is_noted_one_by_one(standby: Living) -
     standby.receive()
     assert standby.handed == 4
     standby.app.go.set()
-
-
-async def test_a_child_notes_since_when_it_is_active(standby: Living) -> None:
-    before = standby.gate.clock()
-    standby.trail.begin_replay()
-    assert before <= standby.file.active_since <= standby.gate.clock()
 
 
 async def test_what_is_held_last_keeps_the_rest_from_counting(standby: Living) -> None:

@@ -98,7 +98,6 @@ class Place:
             "bot__app": "app:client",
             "bot__directory": "/srv/bastion/current",
             "discord__identify_window": WINDOW,
-            "handoff__settle": 1,
             "handoff__probation": 1,
             "handoff__linger": 3,
             "restart__backoff_first": 0.2,

@@ -301,7 +301,6 @@ async def rig(
                 "control__socket": str(directory / "s.sock"),
                 "handoff__linger": 0,
                 "handoff__probation": 0,
-                "handoff__settle": 2,
                 "health__listen": "",
             }
             | options

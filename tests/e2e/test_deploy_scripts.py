@@ -134,7 +134,7 @@ async def server(directory: Path, first: str = GOOD.format("first"), **options: 
     settings = SandboxSettings(
         max_concurrency=16, identify_window=WINDOW, member_request_window=0.0, identifies_per_day=100_000
     )
-    options = {"discord__identify_window": WINDOW, "handoff__settle": 0.2, "handoff__drain_timeout": 3} | options
+    options = {"discord__identify_window": WINDOW, "handoff__drain_timeout": 3} | options
     async with rig(directory, app="app:client", settings=settings, **options) as it:
         made = Server(it, first)
         it.environ["PYTHONPATH"] = made.environ["PYTHONPATH"] = str(Path(__file__).resolve().parent.parent / "apps")

@@ -51,7 +51,7 @@ async def serving(installation: Rig, generation: int) -> int:
 async def test_reload_crash_and_stop_leave_no_process_of_the_bots(tmp_path: Path) -> None:
     directory = tmp_path / "processes"
     directory.mkdir()
-    async with rig(tmp_path, app="with_processes:client", handoff__settle=0.2) as installation:
+    async with rig(tmp_path, app="with_processes:client") as installation:
         installation.environ["PROCESSES"] = str(directory)
         await installation.start()
         await serving(installation, 1)
@@ -81,9 +81,7 @@ async def test_reload_crash_and_stop_leave_no_process_of_the_bots(tmp_path: Path
 @pytest.mark.wide
 async def test_a_bot_that_starts_a_copy_of_itself_is_restarted_once_by_the_supervisor(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
-    async with rig(
-        tmp_path, app="copies_itself:client", restart__backoff_first=0.1, handoff__settle=0.2
-    ) as installation:
+    async with rig(tmp_path, app="copies_itself:client", restart__backoff_first=0.1) as installation:
         installation.environ["COPY"] = str(copy)
         await installation.start(serving=False)
         await installation.logged("generation 1 has left")

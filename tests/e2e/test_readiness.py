@@ -32,7 +32,6 @@ async def installed(directory: Path) -> AsyncIterator[Rig]:
     options = {
         "discord__identify_window": WINDOW,
         "health__listen": f"unix:{directory}/health.sock",
-        "handoff__settle": 0.5,
     }
     async with rig(directory, app="app:client", settings=settings, handler_ms="0-50", **options) as it:
         it.configure(bot__directory=str(it.release("app", QUICK)))

@@ -190,7 +190,6 @@ async def test_reloads_with_random_faults_lose_nothing_double_nothing_and_leave_
     print(f"BASTION_SEED={seed}")
     options = {
         "health__listen": f"unix:{tmp_path}/health.sock",
-        "handoff__settle": 2,
         "handoff__drain_timeout": 3,
         "handoff__ready_timeout": 30,
         "restart__backoff_max": 0.5,

@@ -166,7 +166,7 @@ async def test_it_tells_how_the_last_handoff_went(tmp_path: Path) -> None:
         assert (handoff["kind"], handoff["from"], handoff["to"]) == ("reload", 1, 2)
         assert (handoff["result"], handoff["reason"], handoff["cut"]) == ("succeeded", None, [])
         assert 0 < handoff["duration"] <= took
-        assert list(handoff["phases"]) == ["preparing", "window", "spawning", "connecting", "activating", "draining"]
+        assert list(handoff["phases"]) == ["preparing", "spawning", "connecting", "activating", "draining"]
         assert sum(handoff["phases"].values()) == pytest.approx(handoff["duration"], abs=0.05)
         assert instant(status["supervisor"]["started_at"]) < instant(handoff["started_at"]) < datetime.now(UTC)
         assert handoff["expired"] == 0

@@ -213,7 +213,6 @@ def installed(directory: Path, *args: str, start: bool = True, **options: Any) -
             "bot__args": list(args),
             "discord__api_url": "http://127.0.0.1:1/api",
             "discord__identify_window": 0.02,
-            "handoff__settle": 0.2,
             "handoff__drain_timeout": 5,
             "handoff__probation": 0,
             "restart__backoff_first": 0.05,

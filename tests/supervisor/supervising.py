@@ -42,7 +42,7 @@ def make_settings(tmp_path: Path, *args: str) -> Settings:
     return Settings(
         bot=BotSettings(directory=tmp_path, args=args),
         discord=DiscordSettings(api_url="http://127.0.0.1:1/api", identify_window=0.02),
-        handoff=HandoffSettings(ready_timeout=20.0, drain_timeout=5.0, settle=0.2, probation=0, linger=0),
+        handoff=HandoffSettings(ready_timeout=20.0, drain_timeout=5.0, probation=0, linger=0),
         restart=RestartSettings(backoff_first=0.05, backoff_max=0.2, stable_after=60.0),
         state=StateSettings(),
         ledger=LedgerSettings(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +12,13 @@ import anyio
 import pytest
 from supervising import fake_command, make_settings, supervised, until
 
+from bastion.bot.sessions import SessionFile
 from bastion.supervisor import neighbourhood, neighbours
 from bastion.supervisor.engine import Engine
 from bastion.supervisor.logs import LogLine
 from bastion.supervisor.neighbours import Neighbour, Register, Stage, join, leave
 from bastion.supervisor.settings import LedgerSettings, Settings
+from bastion.wire import claimer, sessions_path
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +33,8 @@ def older(tmp_path: Path) -> Iterator[Register]:
     """Another supervisor, which was there first."""
     register = Register(join(tmp_path / "claims"))
     yield register
-    leave(register.membership)
+    with contextlib.suppress(OSError):  # a test has let it die
+        leave(register.membership)
 
 
 def seen(register: Register) -> Neighbour | None:
@@ -37,54 +42,45 @@ def seen(register: Register) -> Neighbour | None:
     return next(iter(register.look()), None)
 
 
-async def test_no_bot_is_spawned_before_the_others_claim_for_us(settings: Settings, older: Register) -> None:
-    older.tell(Stage.ACTIVE, claims_for=1)
-    async with supervised(settings, serving=False) as it:
-        await until(lambda: seen(older))
-        await anyio.sleep(2 * neighbours.LOOK_SECONDS)
-        assert "spawned" not in it.text, "the claims are from before it came"
-        older.tell(Stage.ACTIVE, claims_for=2)
-        await until(lambda: "generation 1 spawned as standby" in it.text)
-
-
-async def test_one_that_never_claims_does_not_keep_us_from_starting(
-    settings: Settings, older: Register, monkeypatch: pytest.MonkeyPatch
+async def test_no_bot_is_spawned_before_the_bot_of_a_dead_supervisor_has_ended(
+    settings: Settings, older: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(neighbours, "CLAIM_PATIENCE", 0.1)
-    older.tell(Stage.ACTIVE, claims_for=0)
+    """Its supervisor was killed a moment ago, and the bot lives on for up to two seconds."""
+    older.tell(Stage.ACTIVE, holder=3)
+    file = Path(sessions_path(str(tmp_path / "claims"), claimer(older.number, 3)))
+    lives = SessionFile.create(file, token="t", supervisor=1)
+    ended: list[bool] = []
+    monkeypatch.setattr(neighbourhood, "is_held", lambda path: path == file and not ended)
+    os.close(older.membership.lock)
+    async with supervised(settings, serving=False) as it:
+        await anyio.sleep(2 * neighbours.LOOK_SECONDS)
+        assert "spawned" not in it.text
+        ended.append(True)
+        await until(lambda: "generation 1 spawned" in it.text)
+    lives.close()
+
+
+async def test_a_bot_that_does_not_end_with_its_supervisor_does_not_keep_us_from_starting(
+    settings: Settings, older: Register, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(neighbours, "END_PATIENCE", 0.1)
+    monkeypatch.setattr(neighbourhood, "is_held", lambda path: True)
+    older.tell(Stage.ACTIVE, holder=3)
+    SessionFile.create(
+        Path(sessions_path(str(tmp_path / "claims"), claimer(older.number, 3))), token="t", supervisor=1
+    ).close()
+    os.close(older.membership.lock)
     async with supervised(settings, serving=False) as it:
         await until(lambda: "generation 1 spawned" in it.text)
-        assert "another supervisor does not claim its events after 0.1 s" in it.text
+        assert "the bot of supervisor 1, which is dead, has not ended after 0.1 s" in it.text
 
 
-async def test_a_stop_while_the_others_are_waited_for_starts_nothing(settings: Settings, older: Register) -> None:
-    older.tell(Stage.ACTIVE, claims_for=0)
-    lines: list[LogLine] = []
-    engine = Engine(settings, log=lines.append, command=fake_command)
-    codes = []
-
-    async def run() -> None:
-        codes.append(await engine.run())
-
-    with anyio.fail_after(10):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(run)
-            await until(lambda: seen(older))
-            await engine.stop()
-    assert codes == [0]
-    assert not [line for line in lines if "spawned" in line.text]
-    assert seen(older) is None
-
-
-async def test_it_claims_for_one_that_comes_and_says_so_when_its_bot_does(settings: Settings, tmp_path: Path) -> None:
+async def test_it_says_in_the_register_that_its_bot_is_active(settings: Settings, tmp_path: Path) -> None:
     async with supervised(settings) as it:
         newcomer = Register(join(tmp_path / "claims"))
-        assert seen(newcomer) == Neighbour(number=1, stage=Stage.ACTIVE, claims_for=0)
-        await until(lambda: seen(newcomer) == Neighbour(number=1, stage=Stage.ACTIVE, claims_for=2))
-        following = Register(join(tmp_path / "claims"))
-        await until(lambda: following.look()[0].claims_for == 3)
-        for register in (newcomer, following):
-            leave(register.membership)
+        assert seen(newcomer) == Neighbour(number=1, stage=Stage.ACTIVE)
+        await until(lambda: "beside us: supervisor 2 (arriving)" in it.text)
+        leave(newcomer.membership)
         await until(lambda: "beside us: nobody" in it.text)
     assert sorted(file.name for file in neighbours.register_of(tmp_path / "claims").iterdir()) == ["counter"]
 
@@ -93,7 +89,7 @@ async def test_readiness_is_that_of_the_bot_that_waits(
     settings: Settings, older: Register, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(neighbourhood, "ANSWER_PATIENCE", 0.1)
-    older.tell(Stage.ACTIVE, claims_for=2)
+    older.tell(Stage.ACTIVE)
     lines: list[LogLine] = []
     engine = Engine(settings, log=lines.append, command=fake_command)
     async with anyio.create_task_group() as tasks:
@@ -102,8 +98,8 @@ async def test_readiness_is_that_of_the_bot_that_waits(
         readiness = engine.readiness()
         assert readiness is not None
         assert readiness.standby
-        assert seen(older) == Neighbour(number=2, stage=Stage.READY, claims_for=1)
-        older.tell(Stage.YIELDING, claims_for=2)
+        assert seen(older) == Neighbour(number=2, stage=Stage.READY)
+        older.tell(Stage.YIELDING)
         await until(lambda: (said := seen(older)) is not None and said.stage is Stage.ACTIVE)
         readiness = engine.readiness()
         assert readiness is not None

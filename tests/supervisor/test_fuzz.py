@@ -111,7 +111,6 @@ MESSAGES: st.SearchStrategy[wire.FromChild] = st.one_of(
     st.builds(wire.Shard, id=INTS, state=SHARD_STATES, latency_ms=st.none() | FLOATS),
     st.builds(wire.Ready, shards=INTS, guilds=INTS),
     st.builds(wire.Role, role=st.sampled_from(["starting", "standby", "active", "draining"])),
-    st.builds(wire.WindowAck, open=st.booleans()),
     st.builds(
         wire.Beat, n=INTS, loop_lag_ms=FLOATS, in_flight=INTS, handled=INTS, heard=INTS, replayed=INTS,
         latencies=st.dictionaries(INTS, FLOATS, max_size=3),

@@ -52,7 +52,6 @@ from bastion.supervisor.events import (
     SlotEvent,
     Stop,
     Weighed,
-    WindowAnswered,
 )
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
@@ -65,7 +64,7 @@ def release(name: str) -> Release:
 
 
 FIRST = release("1")
-TIMING = Timing(ready_timeout=100, drain_timeout=30, settle=10, backoff_first=1, backoff_max=8, stable_after=60)
+TIMING = Timing(ready_timeout=100, drain_timeout=30, backoff_first=1, backoff_max=8, stable_after=60)
 ON_PROBATION = replace(TIMING, probation=15)
 LINGERING = replace(TIMING, linger=180)
 WITH_SPARE = replace(TIMING, spare=True)
@@ -206,8 +205,8 @@ class World:
             assert state.active is None, "who waits to be called handles nothing"
             assert not any(child.standing in (Standing.ACTIVE, Standing.ACTIVATING) for child in state.children)
         if state.company and not stops and not state.timing.spare:
-            claims = [child.window for child in state.children if child.standing is not Standing.LEAVING]
-            assert all(claims), "beside other supervisors everybody claims"
+            told = [child.beside for child in state.children if child.standing is not Standing.LEAVING]
+            assert all(told), "beside other supervisors nobody is told that it is alone"
 
     def hanging(self) -> list[int]:
         """Return those that are being ended because they hang, and live."""
@@ -235,15 +234,15 @@ class World:
                 return (Alarm.BACKOFF, 0) in self.timers or (state.due and waited_for)
             case Phase.PREPARING:
                 return bool(self.preparing)
-            case Phase.OPENING:
+            case Phase.CLEARING:
                 lingers = state.lingering is not None and not self.stays(state.lingering)
-                answers = (Alarm.ACK, state.active) in self.timers
-                return answers or self.ends(state.active) or bool(state.leavers) or lingers
+                return self.ends(state.active) or bool(state.leavers) or lingers
             case Phase.SPAWNING | Phase.CONNECTING:
                 lingers = state.lingering is not None and not self.stays(state.lingering)
                 beats = {(Alarm.HANG, state.incoming), (Alarm.DUMP, state.incoming)}
                 called = state.waits and bool(beats & set(self.timers))
-                moves = {(Alarm.READY, state.incoming), (Alarm.ANSWER, state.active)} & set(self.timers)
+                active = {(alarm, state.active) for alarm in (Alarm.HANG, Alarm.DUMP)}
+                moves = {(Alarm.READY, state.incoming), *active} & set(self.timers)
                 return bool(moves) or self.ends(state.active) or lingers or called
             case Phase.ACTIVATING:
                 return (Alarm.ACK, state.incoming) in self.timers
@@ -288,14 +287,10 @@ class World:
         wanted = self.preparing[0].release
         self.step(Prepared(wanted or release(str(self.releases)), self.timing))
 
-    def answer_window(self) -> None:
-        generation = self.state.active
-        assert generation is not None
-        asked = [send.message for send in self.sent if send.generation == generation]
-        last = next(message for message in reversed(asked) if isinstance(message, Window))
-        child = self.state.child(generation)
-        for _ in range(child.unanswered if child else 0):
-            self.step(WindowAnswered(generation, last.open))
+    def beats(self) -> None:
+        """Let the active child give a sign of life."""
+        assert self.state.active is not None
+        self.step(Beaten(self.state.active))
 
     def greeted(self) -> None:
         self.step(Greeted(self.new))
@@ -314,8 +309,6 @@ class World:
         """Let the spare come on, as far as it goes."""
         if (Alarm.SPARE, 0) in self.timers:
             self.step(Rang(Alarm.SPARE))
-        if self.state.spare is None:
-            self.answer_window()
         spare = self.state.spare
         assert spare is not None
         self.step(Greeted(spare))
@@ -385,8 +378,6 @@ class World:
                 self.step(Rang(Alarm.BACKOFF))
             case Phase.PREPARING:
                 self.prepared()
-            case Phase.OPENING:
-                self.answer_window()
             case Phase.SPAWNING:
                 self.greeted()
             case Phase.CONNECTING:
@@ -396,7 +387,7 @@ class World:
                 elif self.state.waits:
                     self.step(ALONE)
                 else:
-                    self.answer_window()
+                    self.beats()
             case Phase.ACTIVATING:
                 self.activated()
             case Phase.PROBATION:
@@ -457,7 +448,7 @@ def restarting_until(phase: Phase) -> World:
     return world
 
 
-HANDOFF = [Phase.PREPARING, Phase.OPENING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING, Phase.DRAINING]
+HANDOFF = [Phase.PREPARING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING, Phase.DRAINING]
 
 
 # --- a good day -------------------------------------------------------------------------------------------------
@@ -476,19 +467,14 @@ def test_the_first_child_is_spawned_active_and_told_so_when_it_is_ready() -> Non
     assert world.closed == []
 
 
-def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activation() -> None:
-    world = reloading_until(Phase.OPENING)
-    assert world.messages(1)[-1] == Window(open=True)
-    assert list(world.alive) == [1]
-    world.answer_window()
+def test_a_reload_drains_the_old_child_after_the_activation_of_the_new_one() -> None:
+    world = reloading_until(Phase.SPAWNING)
     assert world.alive[2].standby
     assert world.shown() == "handing-off"
     world.greeted()
     world.ready()
     assert world.messages(2) == []
-    again = Window(open=True, patience=limits.CATCH_UP)
-    assert world.messages(1)[-2:] == [Window(open=True), again], "once more: has it read everything?"
-    world.answer_window()
+    world.beats()
     assert world.messages(2) == [Activate()]
     assert Drain(limit=30) not in world.messages(1)
     world.activated()
@@ -499,34 +485,18 @@ def test_a_reload_opens_the_window_before_it_spawns_and_drains_after_the_activat
     assert world.closed == [CloseHandoff("reload", 1, 2, "succeeded", None)]
 
 
-def test_the_window_closes_when_it_has_settled() -> None:
+def test_a_mirror_is_activated_as_soon_as_it_is_ready() -> None:
+    world = reloading_until(Phase.CONNECTING, mirrors=True)
+    world.ready()
+    assert world.messages(2) == [Activate()]
+
+
+def test_a_child_is_told_that_it_is_alone_when_the_old_one_has_left() -> None:
     world = reloading_until(Phase.DRAINING)
-    world.drained()
-    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
     assert Window(open=False) not in world.messages(2)
-    world.step(Rang(Alarm.SETTLE, 2))
+    world.drained()
     assert world.messages(2)[-1] == Window(open=False)
-
-
-def test_a_reload_before_it_has_settled_uses_the_open_window() -> None:
-    world = reloading_until(Phase.DRAINING)
-    world.drained()
-    world.reload()
-    world.prepared()
-    assert world.phase() is Phase.SPAWNING
-    assert (Alarm.SETTLE, 2) not in world.timers
-
-
-def test_a_late_answer_about_a_closed_window_does_not_count_as_the_open_one() -> None:
-    world = reloading_until(Phase.DRAINING)
-    world.drained()
-    world.step(Rang(Alarm.SETTLE, 2))
-    world.reload()
-    world.prepared()
-    world.step(WindowAnswered(2, False))
-    assert world.phase() is Phase.OPENING
-    world.step(WindowAnswered(2, True))
-    assert world.phase() is Phase.SPAWNING
+    assert not serving().messages(1)[1:], "a first one has nobody beside it"
 
 
 def test_reloads_during_a_handoff_wait_together_for_the_next_one() -> None:
@@ -649,7 +619,7 @@ FAULTS: dict[str, Callable[[int], Event]] = {
 @pytest.mark.parametrize(
     ("phase", "fault"),
     [
-        *((phase, fault) for phase in HANDOFF[2:5] for fault in ("gives up", "breaks", "exits")),
+        *((phase, fault) for phase in HANDOFF[1:4] for fault in ("gives up", "breaks", "exits")),
         (Phase.SPAWNING, "says no hello"),
         (Phase.SPAWNING, "is not ready in time"),
         (Phase.CONNECTING, "is not ready in time"),
@@ -666,10 +636,8 @@ def test_a_new_child_that_fails_leaves_the_old_one_serving_and_the_next_reload_w
     assert Drain(limit=30) not in world.messages(1)
     if 2 in world.alive:
         assert world.phase() is Phase.REVERTING
-        assert Window(open=False) not in world.messages(1), "the window closes after the new one is gone"
+        assert Window(open=False) not in world.messages(1), "it is not alone before the new one is gone"
         world.step(Exited(2, "killed by SIGTERM"))
-    if phase is Phase.ACTIVATING:  # it may have handled events, so claims are needed for a while
-        world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1)[-1] == Window(open=False)
     command = world.reload()
     world.cooperate()
@@ -681,24 +649,6 @@ def test_a_child_that_gave_up_has_a_moment_to_exit_then_sigterm_then_sigkill() -
     assert Signal(2, "SIGTERM") not in world.step(GaveUp(2, "no", False))
     assert Signal(2, "SIGTERM") in world.step(Rang(Alarm.END, 2))
     assert Signal(2, "SIGKILL") in world.step(Rang(Alarm.END, 2))
-
-
-def test_an_old_child_that_cannot_claim_fails_the_reload_and_serves_on() -> None:
-    world = reloading_until(Phase.OPENING)
-    world.step(WindowAnswered(1, False))
-    assert world.answers[1].result == "failed"
-    assert world.phase() is Phase.SERVING
-    assert list(world.alive) == [1]
-
-
-def test_an_old_child_that_does_not_answer_about_its_window_fails_the_reload() -> None:
-    world = reloading_until(Phase.OPENING)
-    world.step(Rang(Alarm.ACK, 1))
-    assert world.answers[1].result == "failed"
-    assert world.messages(1)[-1] == Window(open=False)
-    command = world.reload()
-    world.cooperate()
-    assert world.answers[command].result == "succeeded"
 
 
 def test_a_new_child_that_dies_while_the_old_one_drains_gives_the_role_back() -> None:
@@ -724,7 +674,7 @@ def test_a_new_child_that_fails_while_the_old_one_drains_is_ended_too(fault: str
     world.activated()
     assert world.answers[1].result == "rolled-back"
     assert world.phase() is Phase.SERVING
-    assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
+    assert world.messages(1)[-1] == Window(open=False)
 
 
 def test_a_new_child_that_dies_when_the_old_one_has_drained_is_followed_by_the_old_release() -> None:
@@ -776,13 +726,11 @@ def test_a_dead_child_is_restarted_from_its_own_release_with_a_backoff_that_doub
     assert world.state.restarts == 7
 
 
-def test_a_successor_is_relieved_of_its_window_like_any_new_child() -> None:
+def test_a_successor_is_told_that_it_is_alone_like_any_new_child() -> None:
     world = serving()
     world.step(Exited(1, "killed by SIGKILL"))
     world.cooperate()
     assert world.state.active == 2
-    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
-    world.step(Rang(Alarm.SETTLE, 2))
     assert world.messages(2)[-1] == Window(open=False)
 
 
@@ -813,19 +761,14 @@ def test_a_new_child_that_is_ready_says_so_again_when_it_knows_what_the_dead_one
     assert world.messages(2) == [Recover(generation=1), Activate()]
 
 
-def test_a_new_child_is_activated_when_the_active_one_has_read_what_came_before() -> None:
+def test_a_new_child_with_sessions_of_its_own_is_activated_when_the_active_one_has_given_a_sign_of_life() -> None:
+    """One that stands still has read nothing of what came before those sessions began."""
     world = reloading_until(Phase.CONNECTING)
+    world.beats()
     world.ready()
-    assert world.messages(1)[-1] == Window(open=True, patience=limits.CATCH_UP)
     assert world.messages(2) == []
-    told = world.step(Rang(Alarm.ACK, 1))
-    assert [note.text for note in told if isinstance(note, Note)] == [
-        "generation 2 is ready, but generation 1, which is active, has not answered for 5 s; if it hangs it is ended "
-        "after 20 s (restart.hang_timeout)"
-    ]
-    world.answer_window()
+    world.beats()
     assert world.messages(2) == [Activate()]
-    assert (Alarm.ACK, 1) not in world.timers
 
 
 def test_a_ready_child_that_does_not_see_to_what_the_dead_one_left_is_ended() -> None:
@@ -840,16 +783,7 @@ def test_a_ready_child_that_does_not_see_to_what_the_dead_one_left_is_ended() ->
     assert world.messages(3) == [Recover(generation=1)]
 
 
-def test_an_answer_before_the_new_child_is_ready_activates_nobody() -> None:
-    world = reloading_until(Phase.CONNECTING)
-    world.step(AFTER_US)
-    world.answer_window()
-    assert world.messages(2) == []
-    world.ready()
-    assert world.messages(2) == []
-
-
-def test_an_active_child_that_does_not_answer_when_the_new_one_is_ready_is_ended_and_then_followed() -> None:
+def test_an_active_child_that_hangs_when_the_new_one_is_ready_is_ended_and_then_followed() -> None:
     world = reloading_until(Phase.CONNECTING)
     world.ready()
     assert Signal(1, "SIGTERM") in world.hang(1)
@@ -881,12 +815,12 @@ def test_the_backoff_begins_anew_after_a_stable_time() -> None:
     assert world.timers[Alarm.BACKOFF, 0] == 1
 
 
-@pytest.mark.parametrize("phase", HANDOFF[:5])
+@pytest.mark.parametrize("phase", HANDOFF[:4])
 def test_a_handoff_whose_old_child_dies_goes_on_with_the_new_one(phase: Phase) -> None:
     world = reloading_until(phase)
     world.step(Exited(1, "killed by SIGKILL"))
     world.cooperate()
-    kind: HandoffKind = "recovery" if phase in HANDOFF[:2] else "failover"
+    kind: HandoffKind = "recovery" if phase in HANDOFF[:1] else "failover"
     assert world.closed == [CloseHandoff(kind, 1, 2, "succeeded", "generation 1 died: killed by SIGKILL")]
     assert world.answers[1] == Answer((1,), "succeeded")
     assert world.state.good == release("2")
@@ -895,10 +829,10 @@ def test_a_handoff_whose_old_child_dies_goes_on_with_the_new_one(phase: Phase) -
 def test_an_activation_under_way_goes_on_when_the_old_child_dies() -> None:
     world = reloading_until(Phase.ACTIVATING)
     world.step(Exited(1, "killed by SIGKILL"))
-    assert world.step(RoleTaken(2, "active"))[-1:] == (StartTimer(Alarm.SETTLE, 2, TIMING.settle),)
+    assert world.step(RoleTaken(2, "active"))[-1:] == (Send(2, Window(open=False)),)
 
 
-@pytest.mark.parametrize("phase", HANDOFF[2:5])
+@pytest.mark.parametrize("phase", HANDOFF[1:4])
 def test_when_both_die_the_release_that_was_good_comes_back(phase: Phase) -> None:
     world = reloading_until(phase)
     world.step(Exited(1, "killed by SIGKILL"))
@@ -1072,37 +1006,15 @@ def test_a_child_that_has_drained_or_is_being_ended_is_not_hurried() -> None:
 # --- children that do not read their pipe -----------------------------------------------------------------------
 
 
-def test_an_active_child_that_beats_but_never_answers_is_ended_and_replaced() -> None:
-    world = reloading_until(Phase.OPENING)
-    world.step(Beaten(1))
-    world.step(Rang(Alarm.ACK, 1))
-    assert world.answers[1].result == "failed"
-    world.step(Beaten(1))
-    assert world.timers[Alarm.ANSWER, 1] == TIMING.hang_timeout
+def test_an_active_child_that_beats_but_never_answers_is_ended_and_followed_by_the_new_one() -> None:
+    """`slot` starts the timer as it asks the child to serve the new one."""
+    world = reloading_until(Phase.CONNECTING)
     assert Signal(1, "SIGTERM") in world.step(Rang(Alarm.ANSWER, 1))
     world.step(Exited(1, "exited with status 0"))
-    assert world.phase() is Phase.WAITING
     assert world.state.handoff is not None
     assert "beats, but has not answered" in (world.state.handoff.reason or "")
     world.cooperate()
     assert world.state.active == 2
-
-
-def test_further_reloads_do_not_put_off_the_end_of_a_child_that_never_answers() -> None:
-    world = reloading_until(Phase.OPENING)
-    world.step(Rang(Alarm.ACK, 1))
-    del world.timers[Alarm.ANSWER, 1]
-    world.reload()
-    world.prepared()
-    world.step(Rang(Alarm.ACK, 1))
-    assert (Alarm.ANSWER, 1) not in world.timers, "it runs since the first question"
-
-
-def test_a_late_answer_saves_a_child() -> None:
-    world = reloading_until(Phase.OPENING)
-    world.step(Rang(Alarm.ACK, 1))
-    world.answer_window()
-    assert (Alarm.ANSWER, 1) not in world.timers
 
 
 # --- probation --------------------------------------------------------------------------------------------------
@@ -1190,7 +1102,7 @@ def test_a_reload_that_waits_already_leaves_no_probation() -> None:
     world = reloading_until(Phase.CONNECTING, ON_PROBATION)
     world.reload()
     world.ready()
-    world.answer_window()
+    world.beats()
     world.activated()
     assert world.phase() is Phase.DRAINING
     assert world.messages(1)[-1] == Drain(limit=30)
@@ -1274,12 +1186,12 @@ def test_a_handoff_succeeds_when_the_old_child_only_lingers() -> None:
     assert world.timers[Alarm.DRAIN, 1] == 180 + 30 + limits.DRAIN_GRACE
 
 
-def test_the_window_settles_only_when_the_lingerer_has_left() -> None:
+def test_a_child_is_alone_only_when_the_lingerer_has_left() -> None:
     world = lingering()
-    assert (Alarm.SETTLE, 2) not in world.timers
+    assert Window(open=False) not in world.messages(2)
     world.step(HasDrained(1))
     world.step(Exited(1, "exited with status 0"))
-    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
+    assert world.messages(2)[-1] == Window(open=False)
 
 
 def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child_is_ready() -> None:
@@ -1291,11 +1203,12 @@ def test_a_reload_does_not_wait_for_a_lingerer_and_hurries_it_when_the_new_child
     world.greeted()
     assert world.messages(1)[-1] == Drain(limit=30, linger=180)
     world.ready()
-    world.answer_window()
+    world.beats()
     assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
     assert world.timers[Alarm.DRAIN, 1] == limits.HURRY_LIMIT + limits.DRAIN_GRACE
     assert world.messages(3) == [], "never two old children beside an active one"
     world.step(Exited(1, "exited with status 0"))
+    world.beats()
     assert world.messages(3) == [Activate()]
     world.activated()
     assert world.lingers() == 2
@@ -1308,7 +1221,7 @@ def test_a_reload_that_fails_cuts_nobody_short() -> None:
     world.step(Exited(3, "exited with status 1"))
     assert (world.phase(), world.state.lingering) == (Phase.SERVING, 1)
     assert Drain(limit=limits.HURRY_LIMIT) not in world.messages(1)
-    assert (Alarm.SETTLE, 2) not in world.timers
+    assert Window(open=False) not in world.messages(2)
 
 
 def test_a_lingerer_leaves_before_the_spawn_where_memory_does_not_suffice_for_three() -> None:
@@ -1316,7 +1229,7 @@ def test_a_lingerer_leaves_before_the_spawn_where_memory_does_not_suffice_for_th
     world.reload()
     world.step(Prepared(release("2"), LINGERING, crowded=True))
     assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
-    assert (world.phase(), list(world.alive)) == (Phase.OPENING, [1, 2])
+    assert (world.phase(), list(world.alive)) == (Phase.CLEARING, [1, 2])
     world.step(Exited(1, "exited with status 0"))
     assert (world.phase(), list(world.alive)) == (Phase.SPAWNING, [2, 3])
 
@@ -1330,7 +1243,7 @@ def test_a_reload_during_the_drain_leaves_open_views_alone_until_its_child_is_re
     world.prepared()
     world.greeted()
     world.ready()
-    world.answer_window()
+    world.beats()
     assert world.messages(1)[-1] == Drain(limit=limits.HURRY_LIMIT)
 
 
@@ -1408,7 +1321,7 @@ def test_what_goes_wrong_with_a_lingerer_concerns_nobody_else(fault: str) -> Non
         assert world.ends(1)
         world.step(Exited(1, "killed by SIGTERM"))
     assert (world.phase(), world.state.active) == (Phase.SERVING, 2)
-    assert world.timers[Alarm.SETTLE, 2] == TIMING.settle
+    assert world.messages(2)[-1] == Window(open=False)
     assert len(world.closed) == 1
 
 
@@ -1440,21 +1353,18 @@ def test_a_new_child_that_is_being_killed_when_the_old_one_lingers_is_rolled_bac
 
 def test_a_spare_comes_when_the_lingerer_which_can_take_over_itself_has_left() -> None:
     world = lingering(replace(LINGERING, spare=True))
-    assert list(world.alive) == [1, 2]
+    assert list(world.alive) == [1, 3]
     assert (Alarm.SPARE, 0) not in world.timers
     world.step(HasDrained(1))
     world.step(Exited(1, "exited with status 0"))
-    assert world.state.spare == 3
+    assert world.state.spare == 4
 
 
 # --- the spare --------------------------------------------------------------------------------------------------
 
 
-def test_a_spare_comes_once_the_active_child_claims_every_event() -> None:
+def test_a_spare_comes_when_the_first_child_serves() -> None:
     world = serving(WITH_SPARE)
-    assert world.messages(1)[-1] == Window(open=True)
-    assert list(world.alive) == [1]
-    world.step(WindowAnswered(1, True))
     assert world.alive[2] == Spawn(2, FIRST, True)
     assert world.shown() == "serving"
     world.step(Greeted(2))
@@ -1478,7 +1388,6 @@ def test_a_spare_takes_over_at_once_and_another_comes() -> None:
 
 def test_a_spare_that_connects_still_goes_on_when_the_active_child_dies() -> None:
     world = serving(WITH_SPARE)
-    world.answer_window()
     world.step(Exited(1, "killed"))
     assert world.phase() is Phase.SPAWNING
     world.greeted()
@@ -1501,7 +1410,7 @@ def test_a_reload_drops_the_spare_before_it_spawns_and_another_comes_after() -> 
     world.reload()
     assert list(world.alive) == [1, 2], "a refused reload keeps it"
     assert Signal(2, "SIGTERM") in world.step(Prepared(release("2"), WITH_SPARE))
-    assert world.phase() is Phase.OPENING
+    assert world.phase() is Phase.CLEARING
     world.step(Exited(2, "exited with status 0"))
     assert list(world.alive) == [1, 3]
     world.cooperate()
@@ -1552,8 +1461,6 @@ def test_a_spare_that_fails_concerns_nobody_and_is_followed_after_a_while(fault:
     for _ in range(3):
         if (Alarm.SPARE, 0) in world.timers:
             world.step(Rang(Alarm.SPARE))
-        else:
-            world.answer_window()
         world.step(FAULTS[fault](world.state.spare or 0))
         assert world.shown() == "serving"
         world.cooperate()
@@ -1566,20 +1473,11 @@ def test_a_spare_that_fails_concerns_nobody_and_is_followed_after_a_while(fault:
     assert world.state.active == 1
 
 
-def test_an_active_child_that_cannot_claim_has_no_spare_for_a_while() -> None:
-    world = serving(WITH_SPARE)
-    world.step(WindowAnswered(1, False))
-    assert list(world.alive) == [1]
-    assert world.timers[Alarm.SPARE, 0] == TIMING.backoff_max
-    world.step(Rang(Alarm.SPARE))
-    assert world.messages(1)[-1] == Window(open=True)
-
-
 def weighing() -> World:
     """Whether there is room for a spare is being looked at."""
-    world = serving(WITH_SPARE)
+    world = World.begun(WITH_SPARE)
     world.roomy = False
-    world.answer_window()
+    world.cooperate()
     return world
 
 
@@ -1741,7 +1639,6 @@ def joined_by_another(world: World | None = None) -> World:
 
 def yielding() -> World:
     world = joined_by_another()
-    world.answer_window()
     world.stop()
     return world
 
@@ -1755,7 +1652,6 @@ def yielding_without_a_bot() -> World:
 def claims_by_hand() -> World:
     world = serving()
     world.step(ByHand(True))
-    world.answer_window()
     return world
 
 
@@ -1785,7 +1681,6 @@ def test_a_bot_that_takes_over_from_one_that_stands_still_is_told_so() -> None:
 def stood_back() -> World:
     """A supervisor stood still; one that came later has its bot active meanwhile."""
     world = joined_by_another()
-    world.answer_window()
     world.step(OVERTAKEN)
     return world
 
@@ -1815,7 +1710,6 @@ def test_a_bot_that_dies_while_anothers_is_active_is_followed_by_one_that_waits_
 
 def test_how_long_an_old_one_waits_for_a_newcomer_follows_from_the_shards() -> None:
     world = joined_by_another()
-    world.answer_window()
     world.step(Stop(5, connecting=40.0))
     assert world.timers[Alarm.YIELD, 0] == world.state.timing.drain_timeout + 40.0
 
@@ -1846,24 +1740,14 @@ def test_one_that_dies_while_it_waits_is_followed_by_one_that_waits() -> None:
     assert world.messages(2) == []
 
 
-def test_a_bot_claims_as_long_as_there_are_others_and_for_settle_seconds_more() -> None:
+def test_a_bot_claims_as_long_as_there_are_others() -> None:
     world = serving()
     world.step(AFTER_US)
     assert world.messages(1) == [Activate(), Window(open=True)]
-    world.answer_window()
     world.step(ALONE)
-    assert world.timers[Alarm.SETTLE, 1] == TIMING.settle
-    world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1)[-1] == Window(open=False)
-
-
-def test_others_that_come_while_claims_end_keep_them_on() -> None:
-    world = joined_by_another()
-    world.answer_window()
-    world.step(ALONE)
     world.step(AFTER_US)
-    world.step(Rang(Alarm.SETTLE, 1))
-    assert world.messages(1) == [Activate(), Window(open=True)]
+    assert world.messages(1)[-1] == Window(open=True)
 
 
 def test_who_waits_ready_for_another_one_is_given_no_limit_when_a_shard_is_resumed() -> None:
@@ -1884,12 +1768,9 @@ def test_a_first_bot_that_handles_events_from_birth_claims_them_as_soon_as_there
 
 def test_a_reload_beside_others_leaves_the_window_open() -> None:
     world = joined_by_another()
-    world.answer_window()
     world.reload()
     world.cooperate()
     assert world.state.active == 2
-    assert (Alarm.SETTLE, 2) in world.timers
-    world.step(Rang(Alarm.SETTLE, 2))
     assert Window(open=False) not in world.messages(2)
 
 
@@ -1947,8 +1828,6 @@ def test_claims_by_hand_end_by_hand_at_once_or_by_their_time() -> None:
     assert (Alarm.BY_HAND, 0) not in world.timers
     world = claims_by_hand()
     world.step(Rang(Alarm.BY_HAND))
-    assert (Alarm.SETTLE, 1) in world.timers
-    world.step(Rang(Alarm.SETTLE, 1))
     assert world.messages(1)[-1] == Window(open=False)
 
 
@@ -1965,7 +1844,6 @@ def test_the_time_of_claims_by_hand_counts_from_when_all_shards_are_ready() -> N
 
 def test_claims_that_others_need_are_not_switched_off_by_hand() -> None:
     world = joined_by_another()
-    world.answer_window()
     world.step(ByHand(False))
     assert world.messages(1) == [Activate(), Window(open=True)]
 
@@ -1994,7 +1872,7 @@ def replacing(phase: Phase) -> World:
     return world
 
 
-REPLACING = [Phase.OPENING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING]
+REPLACING = [Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING]
 
 
 def test_an_active_child_whose_shard_stays_away_for_ready_timeout_is_followed_by_one_of_the_same_release() -> None:
@@ -2002,7 +1880,7 @@ def test_an_active_child_whose_shard_stays_away_for_ready_timeout_is_followed_by
     world.step(Away(1, 3, "closed with 4000", 10.0))
     assert world.timers[Alarm.AWAY, 1] == 90
     world.step(Rang(Alarm.AWAY, 1))
-    assert world.phase() is Phase.OPENING
+    assert world.phase() is Phase.SPAWNING
     assert world.state.replaces
     world.cooperate()
     assert world.state.active == 2
@@ -2128,8 +2006,7 @@ def every_event(generation: int) -> Iterator[Event]:
     yield from (Greeted(generation), Progressed(generation))
     yield from (BecameReady(generation), BecameReady(generation, mirror=True))
     yield from (RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
-    yield from (WindowAnswered(generation, True), WindowAnswered(generation, False), HasDrained(generation))
-    yield from (Beaten(generation), Lingers(generation, 2, 1), Kicked(generation, 0))
+    yield from (HasDrained(generation), Beaten(generation), Lingers(generation, 2, 1), Kicked(generation, 0))
     yield from (Away(generation, 1, "closed with 4000", 10.0), Back(generation))
     yield from (GaveUp(generation, "no", retryable) for retryable in (True, False))
     yield from (Broke(generation, "no", retryable) for retryable in (True, False))
@@ -2266,7 +2143,7 @@ SITUATIONS: dict[str, Callable[[], World]] = {
         f"restart, {phase.value}": lambda phase=phase: restarting_until(phase)  # type: ignore[misc]
         for phase in (Phase.WAITING, Phase.SPAWNING, Phase.CONNECTING, Phase.ACTIVATING)
     },
-    **{f"old dead, {phase.value}": lambda phase=phase: abandoned(phase) for phase in HANDOFF[:5]},  # type: ignore[misc]
+    **{f"old dead, {phase.value}": lambda phase=phase: abandoned(phase) for phase in HANDOFF[:4]},  # type: ignore[misc]
     "reverting": reverting,
     "draining, old cut": draining_while_cut,
     "taking back": taking_back,
@@ -2282,7 +2159,6 @@ SITUATIONS: dict[str, Callable[[], World]] = {
         if generation == 1 or phase in (Phase.CONNECTING, Phase.ACTIVATING, *SWITCHED)
     },
     "spare is weighed": weighing,
-    "spare awaits the window": lambda: serving(WITH_SPARE),
     "with spare": with_spare,
     "with spare, preparing": preparing_with_spare,
     "spare dropped": spare_dropped,
@@ -2291,7 +2167,6 @@ SITUATIONS: dict[str, Callable[[], World]] = {
     **{
         f"lingering, {phase.value}": lambda phase=phase: reloading_beside_a_lingerer(phase)  # type: ignore[misc]
         for phase in HANDOFF
-        if phase is not Phase.OPENING
     },
     "lingering, crowded": crowded,
     "lingering, new one ready": lingerer_hurried,
@@ -2432,7 +2307,7 @@ def test_a_new_child_that_breaks_and_has_sessions_of_its_own_may_end_what_it_beg
 def test_a_new_child_that_dies_while_it_takes_the_sessions_leaves_them_to_the_one_that_serves() -> None:
     world = reloading_until(Phase.ACTIVATING, mirrors=True)
     world.step(Exited(2, "killed by SIGKILL"))
-    assert world.messages(1)[-1] == Recover(generation=2)
+    assert world.messages(1)[-2:] == [Recover(generation=2), Window(open=False)]
     assert (world.state.active, world.answers[1].result) == (1, "failed")
 
 
@@ -2448,7 +2323,7 @@ def test_where_sessions_cannot_be_resumed_the_next_child_of_the_same_attempt_has
     world = reloading_until(Phase.ACTIVATING)
     effects = world.step(GaveUp(2, "Discord does not resume", retryable=True, apart=True))
     assert Signal(2, "SIGKILL") in effects
-    assert (world.phase(), world.state.apart, 1 in world.answers) == (Phase.OPENING, "Discord does not resume", False)
+    assert (world.phase(), world.state.apart, 1 in world.answers) == (Phase.CLEARING, "Discord does not resume", False)
     world.step(Exited(2, "killed by SIGKILL"))
     assert world.phase() is Phase.SPAWNING
     world.cooperate()

@@ -27,6 +27,10 @@ WANTS = wire.Wants(
 )
 
 
+CLAIM = wire.Serve(generation=2, path="", shows="", expects="", claims=True)
+"""The holder is only to claim for the new child."""
+
+
 class World:
     """A meeting, and what it sent."""
 
@@ -85,16 +89,23 @@ def test_what_differs_is_named_and_the_state_of_the_app_comes_all_the_same(wants
     [(to, serve)] = world.comes(2, **wants)
     assert to == 1
     assert isinstance(serve, wire.Serve)
-    world.meeting.serving(1, wire.Serving(generation=2))
+    assert serve.claims
+    world.meeting.serving(1, wire.Serving(generation=2, claims=True))
     overlap = wire.Overlap(why=why, path="/stream", shows=serve.expects, expects=serve.shows)
     assert world.sent[-1] == (2, overlap)
     assert (world.meeting.reasons, world.meeting.mirrors) == ({2: why}, set())
     assert world.meeting.wants[2] == msgspec.structs.replace(WANTS, **wants)
 
 
-def test_who_writes_a_stream_in_another_way_is_given_nothing() -> None:
-    overlap = wire.Overlap(why="both bots write caches in another way")
-    assert World().comes(2, stream=2) == [(2, overlap)]
+def test_who_writes_a_stream_in_another_way_is_given_nothing_but_waits_until_the_holder_claims() -> None:
+    world = World()
+    [(to, serve)] = world.comes(2, stream=2)
+    assert isinstance(serve, wire.Serve)
+    assert (to, serve.claims, serve.path) == (1, True, "")
+    world.meeting.serving(1, wire.Serving(generation=2, claims=True))
+    answer = world.sent[-1][1]
+    assert isinstance(answer, wire.Overlap)
+    assert (answer.why, answer.path) == ("both bots write caches in another way", "")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +125,7 @@ def test_a_cache_that_the_holder_does_not_keep_cannot_be_copied() -> None:
 def test_an_obstacle_is_told_and_so_is_that_nobody_has_sessions() -> None:
     world = World()
     world.comes(2, obstacle="not today")
-    world.meeting.overdue(2)
+    world.meeting.serving(1, wire.Serving(generation=2, problem="no room", claims=True))
     assert world.sent[-1] == (2, wire.Overlap(why="not today")), "why there is no stream either is no reason"
     assert difference(None, WANTS) == "no bot has sessions"
 
@@ -127,20 +138,26 @@ def test_who_waits_for_a_holder_that_dies_or_cannot_listen_begins_sessions_of_it
     world = World()
     world.comes(2)
     world.meeting.serving(1, wire.Serving(generation=2, problem="no room"))
+    assert world.sent[-1] == (1, CLAIM)
+    world.meeting.serving(1, wire.Serving(generation=2, claims=True))
     assert world.sent[-1] == (2, wire.Overlap(why="generation 1 does not listen: no room"))
     assert world.meeting.reasons == {2: "generation 1 does not listen: no room"}
 
 
-def test_who_waits_too_long_for_a_holder_begins_sessions_of_its_own_and_a_late_answer_changes_nothing() -> None:
+def test_who_waits_too_long_for_a_holder_begins_sessions_of_its_own_once_that_claims() -> None:
+    """An answer to the first question comes late, and says nothing of claims."""
     world = World()
     world.comes(2)
-    assert world.meeting.waits(2)
+    assert world.meeting.waits_for(2) == 1
     world.meeting.overdue(2)
-    assert world.sent[-1] == (2, wire.Overlap(why="generation 1 does not answer"))
+    assert world.sent[-1] == (1, CLAIM)
     told = list(world.sent)
     world.meeting.serving(1, wire.Serving(generation=2))
     world.meeting.overdue(2)
-    assert (world.sent, world.meeting.waits(2)) == (told, False)
+    assert (world.sent, world.meeting.is_asked(1)) == (told, True)
+    world.meeting.serving(1, wire.Serving(generation=2, claims=True))
+    assert world.sent[-1] == (2, wire.Overlap(why="generation 1 does not answer"))
+    assert (world.meeting.waits_for(2), world.meeting.is_asked(1)) == (None, False)
 
 
 def test_a_mirror_that_became_the_holder_is_the_next_ones() -> None:

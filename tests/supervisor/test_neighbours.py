@@ -29,8 +29,6 @@ from bastion.supervisor.neighbours import (
     Neighbour,
     Register,
     Stage,
-    claimed_by_all,
-    claims,
     join,
     leave,
     must_wait,
@@ -47,14 +45,14 @@ import sys, time
 from pathlib import Path
 from bastion.supervisor.neighbours import Register, Stage, join
 register = Register(join(Path(sys.argv[1])))
-register.tell(Stage[sys.argv[2]], claims_for=7)
+register.tell(Stage[sys.argv[2]])
 print(register.number, flush=True)
 sys.stdin.read()
 """
 
 
-def other(number: int, stage: Stage, *, claims_for: int = 0, alive: bool = True, still: bool = False) -> Neighbour:
-    return Neighbour(number=number, stage=stage, claims_for=claims_for, alive=alive, still=still, bot_gone=not alive)
+def other(number: int, stage: Stage, *, alive: bool = True, still: bool = False) -> Neighbour:
+    return Neighbour(number=number, stage=stage, alive=alive, still=still, bot_gone=not alive)
 
 
 @pytest.fixture
@@ -183,30 +181,23 @@ def test_one_whose_file_is_removed_knows(ledger: Path) -> None:
     leave(register.membership)
 
 
-def test_a_bot_connects_only_when_all_that_live_claim_for_its_supervisor() -> None:
-    assert claimed_by_all(5, [other(1, Stage.ACTIVE, claims_for=5), other(2, Stage.LEAVING, claims_for=6)])
-    assert not claimed_by_all(5, [other(1, Stage.ACTIVE, claims_for=4)])
-    assert claimed_by_all(5, [other(1, Stage.ACTIVE, alive=False)])
-    assert not claimed_by_all(5, [other(1, Stage.ACTIVE, still=True)]), "its bot may go on, and claims nothing"
-
-
 @pytest.mark.parametrize(
-    ("world", "stage", "claiming"),
+    ("world", "stage"),
     [
-        (World.begun, Stage.STARTING, False),
-        (serving, Stage.ACTIVE, False),
-        (joined_by_another, Stage.ACTIVE, False),
-        (waiting_to_be_called, Stage.READY, True),
-        (waiting_to_try_again, Stage.ARRIVING, True),
-        (lambda: called(waiting_to_be_called()), Stage.STARTING, True),
-        (yielding, Stage.YIELDING, True),
-        (stopping, Stage.LEAVING, False),
+        (World.begun, Stage.STARTING),
+        (serving, Stage.ACTIVE),
+        (joined_by_another, Stage.ACTIVE),
+        (waiting_to_be_called, Stage.READY),
+        (waiting_to_try_again, Stage.ARRIVING),
+        (lambda: called(waiting_to_be_called()), Stage.STARTING),
+        (yielding, Stage.YIELDING),
+        (stopping, Stage.LEAVING),
     ],
 )
-def test_what_the_others_are_told(world: object, stage: Stage, claiming: bool) -> None:
+def test_what_the_others_are_told(world: object, stage: Stage) -> None:
     assert callable(world)
     state = world().state
-    assert (stage_of(state), claims(state)) == (stage, claiming)
+    assert stage_of(state) is stage
 
 
 def test_claimers_of_two_supervisors_differ_though_their_generations_do_not() -> None:
@@ -221,8 +212,8 @@ def test_claimers_of_two_supervisors_differ_though_their_generations_do_not() ->
 
 def test_members_see_each_other_until_they_leave(ledger: Path) -> None:
     first, second = Register(join(ledger)), Register(join(ledger))
-    second.tell(Stage.READY, claims_for=1)
-    assert first.look() == [other(second.number, Stage.READY, claims_for=1)]
+    second.tell(Stage.READY)
+    assert first.look() == [other(second.number, Stage.READY)]
     assert second.look() == [other(first.number, Stage.ARRIVING)]
     leave(second.membership)
     assert first.look() == []
@@ -233,10 +224,10 @@ def test_members_see_each_other_until_they_leave(ledger: Path) -> None:
 def test_a_member_that_is_killed_is_dead_at_once_and_forgotten_after_a_while(ledger: Path) -> None:
     register = Register(join(ledger))
     with member(ledger, "ACTIVE") as process:
-        assert register.look() == [other(2, Stage.ACTIVE, claims_for=7)]
+        assert register.look() == [other(2, Stage.ACTIVE)]
         process.send_signal(signal.SIGKILL)
         process.wait()
-        dead = other(2, Stage.ACTIVE, claims_for=7, alive=False)
+        dead = other(2, Stage.ACTIVE, alive=False)
         assert looks(register, neighbours.STILL_LOOKS - 1) == [dead], "it may be started again"
         assert register.look(keep_dead=True) == [dead]
         assert register.look() == [dead]
@@ -270,7 +261,7 @@ def test_a_member_that_looks_once_in_a_while_is_not_still_and_one_that_wakes_up_
         assert [one.still for one in looks(first, neighbours.STILL_LOOKS)] == [False]
         second.look()
     assert [one.still for one in looks(first, neighbours.STILL_LOOKS + 1)] == [True]
-    second.tell(Stage.ACTIVE, claims_for=1)
+    second.tell(Stage.ACTIVE)
     assert [one.still for one in first.look()] == [True], "a word in its file is not a look"
     # It has not looked while it slept, so it does not take the other for still.
     assert [one.still for one in second.look()] == [False]
@@ -352,9 +343,7 @@ def test_joining_removes_the_dead_and_their_session_files(ledger: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", b"BSN9" + bytes(13), b"x" * 4096])
-def test_a_living_member_whose_words_cannot_be_read_counts_as_active_and_claims_for_nobody(
-    ledger: Path, content: bytes
-) -> None:
+def test_a_living_member_whose_words_cannot_be_read_counts_as_active(ledger: Path, content: bytes) -> None:
     first, second = join(ledger), join(ledger)
     os.ftruncate(second.lock, 0)
     os.pwrite(second.lock, content, 0)
@@ -380,7 +369,7 @@ def test_a_register_whose_directory_is_gone_has_nobody_in_it(ledger: Path) -> No
         file.unlink()
     membership.directory.rmdir()
     assert neighbours.living(membership) == set()
-    Register(membership).tell(Stage.ACTIVE, claims_for=0)
+    Register(membership).tell(Stage.ACTIVE)
     leave(membership)
 
 

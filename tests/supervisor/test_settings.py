@@ -48,7 +48,7 @@ def test_without_a_file_the_defaults_of_the_contract_hold(config: Path) -> None:
     assert (found.discord.api_url, found.discord.token_file) == ("https://discord.com/api/v10", None)
     assert found.discord.identify_window == 5.0
     handoff = found.handoff
-    assert (handoff.ready_timeout, handoff.drain_timeout, handoff.settle, handoff.headroom) == (300, 30, 10, 1.2)
+    assert (handoff.ready_timeout, handoff.drain_timeout, handoff.headroom) == (300, 30, 1.2)
     assert (handoff.probation, handoff.linger) == (15, 180)
     restart = found.restart
     assert (restart.hang_timeout, restart.spare) == (20, False)
@@ -496,7 +496,7 @@ def test_what_outlives_a_stop_lies_where_systemd_says_unless_the_file_does(
 
 def test_a_key_that_has_lost_its_subject_is_accepted_and_named(tmp_path: Path) -> None:
     file = tmp_path / "bastion.toml"
-    file.write_text("[handoff]\nstale_after = 60\n")
-    assert load(file, environ={"DISCORD_TOKEN": "t" * 20}).without_effect == ("handoff.stale_after",)
+    file.write_text("[handoff]\nstale_after = 60\nsettle = 3\n")
+    assert load(file, environ={"DISCORD_TOKEN": "t" * 20}).without_effect == ("handoff.stale_after", "handoff.settle")
     file.write_text("[handoff]\nlinger = 60\n")
     assert load(file, environ={"DISCORD_TOKEN": "t" * 20}).without_effect == ()

@@ -20,7 +20,7 @@ FROM_CHILD: list[wire.FromChild] = [
     wire.Shard(id=3, state="ready", latency_ms=41.5),
     wire.Ready(shards=4, guilds=120),
     wire.Role(role="draining"),
-    wire.WindowAck(open=True),
+    wire.Serving(generation=2, claims=True),
     wire.Beat(n=4, loop_lag_ms=0.3, in_flight=2, handled=99, latencies={0: 41.0}, claims=wire.Claims(won=5)),
     wire.Lingering(views=2, conversations=1),
     wire.Drained(finished=3, cut=["on_message: ünïcode\n"]),

@@ -4,7 +4,7 @@ Arguments are words ``what=where``. Where: start, hello, connecting, ready, acti
 active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fail (raises REASON), fatal,
 retryable, garbage, hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also
 shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, show=NAME (of the environment), reason=TEXT (of fatal
-and fail), listen=1 (at some port), window=refused, stay=1 (after it has drained), busy=1 (never done draining unless
+and fail), listen=1 (at some port), stay=1 (after it has drained), busy=1 (never done draining unless
 hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N (left
 behind at once), flood=N (numbered lines of output once it is ready). SIGHUP makes it send garbage, SIGUSR2 close its
 pipe, SIGUSR1 print its stacks. It beats while it listens. Stands on the standard library alone, so that it starts fast.
@@ -120,7 +120,7 @@ class Fake:
                 os._exit(7 if os.fork() else 8)
             os.wait()
         self.at("start")
-        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "6")), versions={"fake": "1"})
+        self.say("hello", pid=os.getpid(), protocol=int(self.script.get("protocol", "7")), versions={"fake": "1"})
         self.at("hello")
         remaining = int(self.script.get("remaining", "900"))
         limits = {"total": 1000, "remaining": remaining, "reset_after": 3600.0, "max_concurrency": 1}
@@ -150,10 +150,7 @@ class Fake:
     def obey(self, message: dict[str, object]) -> None:
         kind = message["type"]
         deaf = self.script.get("deaf") == kind
-        if kind == "window":
-            if not deaf:
-                self.say("window", open=message["open"] and self.script.get("window") != "refused")
-        elif kind == "activate":
+        if kind == "activate":
             self.at("activate")
             self.served = True
             self.draining, self.lingering = False, 0
