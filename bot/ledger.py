@@ -148,9 +148,6 @@ class Ledger(Others, Protocol):
     def claim_number(self, digest: str, number: int, mark: str | None, at: float) -> bool:
         """Claim one occurrence of a counted event."""
 
-    def give_back(self, key: str, generation: int) -> bool:
-        """Undo the claim of a child that is dead; False: it has none (or the ledger failed)."""
-
     def past(self, digest: str, before: float) -> int:
         """Return how many occurrences of a digest this child is past, 0 if none.
 
@@ -220,11 +217,6 @@ class SQLiteLedger:
             return True
         self._run(_PASS, (digest, self._generation, number))
         return False
-
-    def give_back(self, key: str, generation: int) -> bool:
-        """Undo the claim of a child that is dead."""
-        cursor = self._run("DELETE FROM claims WHERE key = ? AND generation = ?", (key, generation))
-        return cursor is not None and cursor.rowcount == 1
 
     def past(self, digest: str, before: float) -> int:
         """Return how many occurrences of a digest this child is past; 0 if the ledger fails."""

@@ -51,7 +51,7 @@ from bastion.bot.discordpy import again
 from bastion.bot.discordpy.held import Held, Payload, SessionGoneError, decoded
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
 from bastion.bot.keys import PAIR_WITHIN, SURE_AFTER, Identity, Numbering, identify
-from bastion.bot.ledger import Ledger, number_key
+from bastion.bot.ledger import Ledger
 from bastion.bot.session.handover import Handover
 from bastion.bot.session.resumes import Resumes
 from bastion.bot.sessions import DeadSession, SessionFile, whose
@@ -441,14 +441,12 @@ class Recovery:
             self.missed += 1
         self._gate.begun()
         self._taken()
-        self._file.let_go()
         self._file.handed(shard, sequence)
 
     def _tells(self, event: Event, identity: Identity) -> bool:
         """Say whether an event is told that the shards' own sessions may bring too."""
-        assert self._file is not None
         if not identity.counted:
-            self._file.take_in_hand(identity.text)
+            self._gate.claiming(event)
             return self._ledger.claim(identity.text, event.at)
         guild, count = int(event.data.get("guild_id") or 0), self._client.shard_count or 1
         return event.at < self._own.get((guild >> 22) % count, event.at)
@@ -568,12 +566,9 @@ class Recovery:
     def _claim(self, event: Event) -> bool:
         """Claim an event: in the dead one's name until this child is active, for a successor would go on from there."""
         assert event.identity is not None
-        assert self._file is not None
         occurrence, ledger = event.occurrence, self._gate.ledger if self._activated else self._ledger
-        take_in_hand = self._gate.claiming if self._activated else self._file.take_in_hand
+        self._gate.claiming(event)
         if occurrence is None:
-            take_in_hand(event.identity.text)
             return ledger.claim(event.identity.text, event.at)
         number = self._numbering.number(occurrence, ledger)
-        take_in_hand(number_key(event.identity.text, number))
         return ledger.claim_number(event.identity.text, number, occurrence.mark, event.at)

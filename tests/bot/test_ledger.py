@@ -66,22 +66,6 @@ def test_an_anchor_is_found_only_if_another_child_claimed_it(pair: tuple[SQLiteL
     assert new.anchor_claimed_by_others(anchors) == (anchors[1100], 2.5)
 
 
-def test_the_claim_of_a_dead_child_can_be_given_back_and_that_of_another_can_not(
-    pair: tuple[SQLiteLedger, SQLiteLedger],
-) -> None:
-    dead, living = pair
-    assert dead.claim("MESSAGE_CREATE:1", 1.0)
-    assert dead.claim_number("abc", 1, None, 1.0)
-    assert not living.give_back("MESSAGE_CREATE:1", 2)
-    assert not living.claim("MESSAGE_CREATE:1", 1.0)
-    for key in ("MESSAGE_CREATE:1", "abc#1"):
-        assert living.give_back(key, 1)
-        assert not living.give_back(key, 1)
-    assert living.claim("MESSAGE_CREATE:1", 1.0)
-    assert living.claimed_by_others("abc") == []
-    assert living.claim_number("abc", 1, None, 1.0)
-
-
 def test_it_is_known_when_another_child_received_what_it_claimed(pair: tuple[SQLiteLedger, SQLiteLedger]) -> None:
     old, new = pair
     keys = [f"INTERACTION_CREATE:{number}" for number in range(1200)]
