@@ -121,7 +121,7 @@ class Drain:
         for handler in late:
             del ends[handler]
             self._cancelled.add(handler.task)
-        self._note_cut([self._inflight.cut(handler.task) for handler in late])
+        self._note_cut([self._inflight.cut(handler) for handler in late])
         controls = self._counted(now) if now < self._linger_end() else []
         self._note(controls, list(ends))
         wakes = [*ends.values(), *(min(control.until, self._linger_end()) for control in controls)]

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal, TypeAlias
@@ -26,7 +26,7 @@ import msgspec
 
 from bastion.bot import components, internals
 from bastion.bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
-from bastion.bot.inflight import JOIN, Origin, current
+from bastion.bot.inflight import JOIN, current
 from bastion.bot.keys import Identity, identify
 from bastion.bot.ledger import PAIR_WITHIN, Ledger
 
@@ -54,10 +54,6 @@ _SLICE_SECONDS = 0.005
 _BASE = frozenset({"connect", "disconnect", "ready", "resumed", "error", "guild_available", "guild_unavailable"})
 _JOINS = frozenset({"guild_join", "guild_available"})
 _UNGATED_PARSERS = frozenset({"READY", "RESUMED", "GUILD_MEMBERS_CHUNK", "VOICE_SERVER_UPDATE"})
-_BEGIN_TASKS = frozenset({"INTERACTION_CREATE", "GUILD_CREATE", "VOICE_STATE_UPDATE"})
-"""Events for which discord.py begins tasks of its own, beside those of handlers."""
-_PLAIN_COUNT = 1024
-"""Most names of dispatches that are remembered: an app may make up as many as it likes."""
 
 
 @lru_cache(maxsize=1024)
@@ -71,7 +67,7 @@ class Event(msgspec.Struct, weakref=True, eq=False):
     name: str
     data: Any
     at: float
-    """When it came; nobody asks for that of one that was let through in quiet."""
+    """When it came."""
     decision: bool | None = None
     """Whether this child handles it; None while undecided. Everything that follows from one event shares it."""
     identity: Identity | None = None
@@ -135,24 +131,20 @@ class Gate:
     place: Callable[[], Place | None] = lambda: None
     """Where in its session the event stands that is being received now."""
     taken: Callable[[], None] = lambda: None
-    """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet.
-
-    In quiet, of an event that something hears."""
-    begin: Callable[[Event, Any, str, tuple[Any, ...], dict[str, Any]], bool] = lambda *_: False
-    """Begins a handler, if it can: see `InFlight.begin`."""
+    """Called when an event has been parsed: what it begins has begun, as tasks that have not made a step yet."""
     handed: Callable[[Place], None] = lambda place: None
     """Told of each event that was held back, when it is held back no longer."""
     dated: Callable[[int, float], None] = lambda ident, at: None
     """Told of each interaction's id, and when it came."""
-    claiming: Callable[[str], None] = lambda key: None
-    """Told of each key before it is claimed; it is in hand until `begun` or `handed` is called.
+    claiming: Callable[[Event], None] = lambda event: None
+    """Told of each event before it is claimed; it counts as running until `begun` or `handed` is called.
 
     So there is nothing that a child has claimed when it dies, and of which it leaves no trace."""
     begun: Callable[[], None] = lambda: None
-    """Called when handlers have begun of what was claimed just now, or was neither received just now nor held back."""
-    in_hand: Callable[[], Collection[str]] = lambda: ()
-    """The keys that other children have in hand now."""
-    waiting: Callable[[Event], Callable[[], None]] = lambda event: lambda: None
+    """Called when handlers have begun of what was claimed just now, or was neither received just now nor held back.
+
+    Also when a claim is lost: there are none then."""
+    waiting: Callable[[Event], Callable[[], object]] = lambda event: lambda: None
     """Told of each interaction that the active child leaves to an older one for a moment.
 
     What it returns is called after that, when handlers that began for it are told of."""
@@ -173,8 +165,6 @@ class Gate:
     """When the window closes."""
     _began: dict[int, float] = field(default_factory=dict)
     """When the session of each shard began, if this child began it."""
-    _now: Event | None = None
-    """The event that is being parsed, in quiet: `current` has it in its handlers, and nowhere else."""
     _held: deque[_Held] = field(default_factory=deque)
     _finishing: bool = False
     """Whether handlers, conversations and components of an active time may still be alive here."""
@@ -185,15 +175,13 @@ class Gate:
     _parsers: dict[str, internals.Parser] = field(default_factory=dict)
     ears: internals.Ears = field(init=False)
     """By what the app hears events."""
-    _plain: dict[str, str] = field(default_factory=dict)
-    """The method of each name of which a dispatch is neither a base event nor needs a second look."""
     _untold: dict[Event, asyncio.Event | None] = field(default_factory=dict)
     """The joins that the app has not been told of. Of those that this child handles: what is set when it has."""
     _awaited: dict[int, list[Event]] = field(default_factory=dict)
     """Those of them, by guild, that discord.py tells of as available, when a shard is ready."""
     _told_early: WeakSet[Event] = field(default_factory=WeakSet)
     """The joins that the app was told of before discord.py does so."""
-    _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], None]]] = field(default_factory=dict)
+    _later: dict[asyncio.TimerHandle, tuple[Event, Callable[[], object]]] = field(default_factory=dict)
 
     def install(self) -> None:
         """Put the gate into the client."""
@@ -381,18 +369,14 @@ class Gate:
         self.begun()
 
     def forget_claimed(self) -> None:
-        """Drop from what is held what others have claimed, and what is too old. Call it about once a second.
-
-        What another one has had in hand for so long is kept: it stands still and will be ended, with its handler not
-        begun.
-        """
+        """Drop from what is held what others have claimed, and what is too old. Call it about once a second."""
         if self.role == "active" or not self._held:
             return
         now = self.clock()
         while self._held and now - self._held[0].event.at > HELD_SECONDS:
             self._held.popleft()
             self.counters.overflowed += 1
-        in_hand, keys = self.in_hand(), {}
+        keys = {}
         for held in self._held:
             age = now - held.event.at
             if age < _FORGET_AFTER[0]:
@@ -400,7 +384,7 @@ class Gate:
             event, identity = held.event, held.event.identity
             if held.looks == len(_FORGET_AFTER) or age < _FORGET_AFTER[held.looks]:
                 continue
-            if identity is None or identity.text in in_hand:
+            if identity is None:
                 continue
             held.looks += 1
             if identity.unique:
@@ -424,8 +408,6 @@ class Gate:
             parser = self._take_guild
 
         counters, clock = self.counters, self.clock
-        # Nothing but a handler asks for `current` while these are parsed, and to set it twice an event is dear.
-        light = name not in _BEGIN_TASKS and not self.ears.everything
         receiver = self.receiver
 
         def gated(data: Any) -> None:
@@ -434,15 +416,6 @@ class Gate:
                 self._parse_foreign(Event(name, data, clock(), False, foreign=True), parser)
                 return
             quiet = not (self.window_open or self.holding)
-            if quiet and light:
-                event = self._now = Event(name, data, 0.0, True)
-                try:
-                    parser(data)
-                finally:
-                    self._now = None
-                if event.counted:
-                    self.taken()
-                return
             event = Event(name, data, clock(), True if quiet else None)
             if not quiet:
                 if self.recovers(event):
@@ -580,74 +553,11 @@ class Gate:
                 told.set()
 
     def _dispatch(self, name: str, /, *args: Any, **kwargs: Any) -> None:
-        """Let a dispatch pass, or not.
-
-        This is what every event of a quiet bot takes, and in a window what is claimed: without a further frame of
-        Python, discord.py's own dispatch left out. If nothing hears it, it ends here.
-        """
-        event: Origin | None = self._now
-        if event is None:
-            event = current.get()
-        method = self._plain.get(name)
-        if method is None or not isinstance(event, Event) or (event.decision is None and self.holding):
-            self._look(event, name, args, kwargs)
-            return
-        ears = self.ears
-        handler, listeners = getattr(self.client, method, None), ears.cogs.get(method)
-        waiting = name in ears.waiting
-        if not (handler or listeners or waiting):
-            return
-        undecided = event.decision is None
-        if undecided:
-            event.decision = self.claim(event)
-        if not event.decision:
-            if waiting and event.foreign:
-                self._feed(name, args)
-            return
-        if not event.counted:
-            event.counted = True
-            self.counters.handled += 1
-        if waiting:
-            self._tell(name, *args, **kwargs)
-        else:
-            if handler and not self.begin(event, handler, method, args, kwargs):
-                self._schedule(handler, method, *args, **kwargs)
-            for listener in listeners or ():
-                if not self.begin(event, listener, method, args, kwargs):
-                    self._schedule(listener, method, *args, **kwargs)
-        if undecided:
-            self.begun()
-
-    def _feed(self, name: str, args: tuple[Any, ...]) -> None:
-        """Let conversations of an active time hear what another child handles."""
-        if self._finishing or self.role == "active":
-            internals.feed_waiters(self.client, name, *args)
-
-    def _tell(self, name: str, /, *args: Any, **kwargs: Any) -> None:
-        """Have discord.py dispatch to whatever hears it."""
-        self._in_context(lambda: self._own(name, *args, **kwargs))
-
-    def _schedule(self, handler: Any, method: str, /, *args: Any, **kwargs: Any) -> None:
-        """Have discord.py begin a handler."""
-        self._in_context(lambda: internals.schedule_of(self.client)(handler, method, *args, **kwargs))
-
-    def _in_context(self, run: Callable[[], object]) -> None:
-        """Let the tasks that are begun descend from the event that is being parsed."""
-        if self._now is None:
-            run()
-            return
-        token = current.set(self._now)
-        try:
-            run()
-        finally:
-            current.reset(token)
-        self.begun()
-
-    def _look(self, event: Origin | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Do the same for any dispatch of any event, or of none."""
+        """Let a dispatch pass, or not."""
+        event = current.get()
         if name == "socket_event_type":
             if self.ears.hear(name):
-                self._tell(name, *args, **kwargs)
+                self._own(name, *args, **kwargs)
             return
         recovered = isinstance(event, Event) and event.recovered
         if name in _JOINS and args and not recovered and (join := self._join(event, args[0].id)):
@@ -659,17 +569,10 @@ class Gate:
             if self.hides(name, args):
                 return
             self.observer(name, args)
-            self._tell(name, *args, **kwargs)
+            self._own(name, *args, **kwargs)
             return
-        if (
-            name not in _JOINS
-            and name != "interaction"
-            and not self.ears.everything
-            and len(self._plain) < _PLAIN_COUNT
-        ):
-            self._plain[name] = internals.method_of(name)
         if not isinstance(event, Event):
-            self._tell(name, *args, **kwargs)
+            self._own(name, *args, **kwargs)
             return
         undecided = event.decision is None
         if undecided and not self._decide(event, name, args):
@@ -682,6 +585,11 @@ class Gate:
                 self.begun()
         elif event.foreign and internals.waits_for(self.client, name):
             self._feed(name, args)
+
+    def _feed(self, name: str, args: tuple[Any, ...]) -> None:
+        """Let conversations of an active time hear what another child handles."""
+        if self._finishing or self.role == "active":
+            internals.feed_waiters(self.client, name, *args)
 
     def _decide(self, event: Event, name: str, args: tuple[Any, ...]) -> bool:
         """Claim an undecided event if something here would hear it now; hold it if now is not the time."""
@@ -703,7 +611,7 @@ class Gate:
         if not event.counted:
             event.counted = True
             self.counters.handled += 1
-        self._tell(name, *args, **kwargs)
+        self._own(name, *args, **kwargs)
 
     def _hold(self, held: _Held) -> None:
         if len(self._held) >= HELD_COUNT:
@@ -773,7 +681,7 @@ class Gate:
 
     def _leave_to_older(self, event: Event) -> bool:
         """Ask the child that had the sessions before whether a component is its own; False: there is none to ask."""
-        over: list[Callable[[], None]] = []
+        over: list[Callable[[], object]] = []
 
         def told(mine: bool) -> None:
             if mine:
@@ -820,13 +728,10 @@ class Gate:
         self._later.clear()
 
     def _claim_interaction(self, event: Event, mine: Ownership) -> bool:
-        # The active child has let it pass by the time at which an older one dies that has it in hand.
-        over: Callable[[], None] = (lambda: None) if self.role == "active" else self.waiting(event)
         event.decision = self.claim(event)
         if event.decision:
             self._run_interaction(event, mine)
             self.begun()
-        over()
         return event.decision
 
     def _run_interaction(self, event: Event, mine: Ownership) -> None:
@@ -845,10 +750,14 @@ class Gate:
         identity = event.identity
         if not self.window_open or identity is None:
             return True
-        self.claiming(identity.text)
+        self.claiming(event)
         if identity.unique:
-            return self.ledger.claim(identity.text, event.at)
-        return self.ledger.claim_occurrence(identity.text, event.at, among=_among(event))
+            won = self.ledger.claim(identity.text, event.at)
+        else:
+            won = self.ledger.claim_occurrence(identity.text, event.at, among=_among(event))
+        if not won:
+            self.begun()
+        return won
 
 
 def _among(event: Event) -> tuple[float, float]:

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import datetime
 import fcntl
-import operator
 import sys
 import termios
 from array import array
@@ -35,11 +34,10 @@ Parser: TypeAlias = Callable[[Any], None]
 AnyView: TypeAlias = "discord.ui.view.BaseView"
 """A view or a modal. Before discord.py 2.6 they had no base of this name, so nothing may look it up."""
 Dispatch: TypeAlias = Callable[..., None]
-Schedule: TypeAlias = Callable[..., "asyncio.Task[Any]"]
 FromClient: TypeAlias = Callable[..., Coroutine[Any, Any, DiscordWebSocket]]
 
 PRIVATE: Mapping[str, tuple[str, ...]] = {
-    "client": ("_connection", "_listeners", "_schedule_event", "_run_event", "_hooks"),
+    "client": ("_connection", "_listeners", "_hooks"),
     "state": (
         "parsers",
         "dispatch",
@@ -109,52 +107,6 @@ def replace_dispatch(client: discord.Client, dispatch: Dispatch) -> Dispatch:
     client.dispatch = dispatch  # type: ignore[method-assign]
     client._connection.dispatch = dispatch
     return own
-
-
-schedule_of: Callable[[discord.Client], Schedule] = operator.attrgetter("_schedule_event")
-"""Return what begins the tasks of a client's handlers."""
-
-
-def runs_its_own_way(client: discord.Client) -> bool:
-    """Whether what begins the tasks of handlers, or what runs in them, is not discord.py's own."""
-    kind, own = type(client), discord.Client
-    return kind._schedule_event is not own._schedule_event or kind._run_event is not own._run_event
-
-
-def handler_run(
-    client: discord.Client, words: memoryview, free: list[int], enter: Callable[[Any], object]
-) -> Callable[..., Coroutine[Any, Any, None]]:
-    """Return what runs a handler exactly as discord.py's own `_run_event` does, and gives its brief back then.
-
-    What it returns takes the brief and the origin before the rest; ``enter`` is called with that in the handler's
-    context. To wrap discord.py's own, or to call somebody at the end, would be one more frame for every handler.
-    """
-
-    async def run(
-        brief: int, origin: object, coro: Callable[..., Awaitable[Any]], event_name: str, *args: Any, **kwargs: Any
-    ) -> None:
-        enter(origin)
-        try:
-            await coro(*args, **kwargs)
-        except asyncio.CancelledError:
-            pass
-        except Exception:
-            with contextlib.suppress(asyncio.CancelledError):
-                await client.on_error(event_name, *args, **kwargs)
-        finally:
-            words[brief] = 0
-            free.append(brief)
-
-    return run
-
-
-def run_by(run: Callable[..., Coroutine[Any, Any, None]], task: asyncio.Task[Any]) -> tuple[int, Any] | None:
-    """Return brief and origin of a task that ``run``, of `handler_run`, was begun in and has not ended; else None."""
-    coroutine: Any = task.get_coro()
-    frame = getattr(coroutine, "cr_frame", None)
-    if frame is None or coroutine.cr_code is not run.__code__:
-        return None
-    return frame.f_locals["brief"], frame.f_locals["origin"]
 
 
 @lru_cache(maxsize=1024)

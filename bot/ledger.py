@@ -17,7 +17,7 @@ A ledger that fails (locked by a process that is stopped, full, gone, damaged) c
 claimed is handled, and counted. Whoever finds that the file is gone makes a new one, at most once a second.
 
 Knows keys and generations; knows nothing of discord.py or of roles. A claim takes about 10 us and runs on the event
-loop, so a lock is waited for only for `PATIENCE`, and after that was in vain not at all for a while.
+loop, so a lock is waited for only for `PATIENCE`, and after that was in vain hardly for a while.
 """
 
 from __future__ import annotations
@@ -42,8 +42,10 @@ KEPT_SECONDS = 900.0
 """How long claims are kept: longer than a child holds an event back (5 minutes), and than Discord keeps a session whose
 connection was cut."""
 
-PATIENCE = 0.1
-"""Seconds for which a claim waits for another process's lock, which that has for microseconds unless it is stopped."""
+PATIENCE, IMPATIENCE = 0.2, 0.001
+"""Seconds for which a claim waits for another process's lock, and until the next `trim` once that was in vain.
+
+Another process has it for microseconds, unless it is stopped, or put off by a busy machine."""
 
 _BATCH = 500
 """Keys per query; SQLite takes at least 999 variables."""
@@ -81,11 +83,6 @@ AND other.at BETWEEN :since AND :until AND NOT EXISTS (
 _CLAIM = "INSERT OR IGNORE INTO claims VALUES (?, ?, ?)"
 _CLAIM_OCCURRENCE = f"INSERT INTO occurrences VALUES (:digest, :generation, :at, ({_TWIN}))"
 _PAIR = f"INSERT INTO occurrences SELECT :digest, :generation, :at, rowid FROM ({_TWIN})"
-_GIVE_BACK = (
-    "DELETE FROM claims WHERE key = :key AND generation = :generation",
-    "DELETE FROM occurrences WHERE rowid = (SELECT max(rowid) FROM occurrences "
-    "WHERE digest = :key AND generation = :generation AND twin IS NULL)",
-)
 _TRIM = """
 DELETE FROM {0} WHERE rowid IN (SELECT rowid FROM {0} ORDER BY rowid LIMIT {1}) AND at NOT BETWEEN :before AND :now
 """
@@ -107,9 +104,6 @@ class Ledger(Protocol):
 
     def pair(self, digest: str, at: float, *, among: Span) -> bool:
         """Return whether another child has handled such an event, without claiming it (or if the ledger failed: no)."""
-
-    def give_back(self, key: str, generation: int) -> bool:
-        """Undo the newest claim that a dead child has on a key or digest; False: it has none (or the ledger failed)."""
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed."""
@@ -163,11 +157,6 @@ class SQLiteLedger:
         self.lost += not mine
         return mine
 
-    def give_back(self, key: str, generation: int) -> bool:
-        """Undo the newest claim that a dead child has on a key or digest."""
-        cursors = [self._run(sql, {"key": key, "generation": generation}) for sql in _GIVE_BACK]
-        return any(cursor is not None and cursor.rowcount == 1 for cursor in cursors)
-
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed; none if the ledger fails."""
         return {key for (key,) in self._of_keys("SELECT key FROM claims WHERE key IN ({})", keys)}
@@ -184,14 +173,17 @@ class SQLiteLedger:
             )
         try:
             db = self._open()
-            db.execute("PRAGMA busy_timeout = 0")
+            self._be_patient(0)
             for table in ("claims", "occurrences"):
                 db.execute(_TRIM.format(table, _TRIMMED), {"before": now - KEPT_SECONDS, "now": now + _REOPEN_SECONDS})
         except sqlite3.Error as error:
             if not _is_lock(error):
                 self._fail(error)
+        self._be_patient(PATIENCE)
+
+    def _be_patient(self, seconds: float) -> None:
         if self._db is not None:
-            self._db.execute(f"PRAGMA busy_timeout = {round(PATIENCE * 1000)}")
+            self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
     def take_turn(self, name: str, last: float | None, at: float) -> bool:
         """Put ``at`` in the place of a loop's last turn. True if that was ``last`` (or if the ledger failed)."""
@@ -319,7 +311,7 @@ class SQLiteLedger:
         if self._db is None:
             return
         if _is_lock(error):
-            self._db.execute("PRAGMA busy_timeout = 0")  # until the next `trim`: the loop would stand still as well
+            self._be_patient(IMPATIENCE)  # else the loop would stand still with the process that has the lock
             return
         self._close()
         if _is_damage(error):

@@ -439,14 +439,12 @@ class Recovery:
             self.missed += 1
         self._gate.begun()
         self._taken()
-        self._file.let_go()
         self._file.handed(shard, sequence)
 
     def _tells(self, event: Event, identity: Identity) -> bool:
         """Say whether an event is told that the shards' own sessions may bring too."""
-        assert self._file is not None
         if identity.unique:
-            self._file.take_in_hand(identity.text)
+            self._gate.claiming(event)
             return self._ledger.claim(identity.text, event.at)
         guild, count = int(event.data.get("guild_id") or 0), self._client.shard_count or 1
         return event.at < self._own.get((guild >> 22) % count, event.at)
@@ -567,10 +565,9 @@ class Recovery:
         happen again is not claimed: nobody else is told of it. But a dead one may have died in an overlap with another,
         which had handled what this session brings now.
         """
-        assert self._file is not None
         ledger = self._gate.ledger if self._activated else self._ledger
         if identity.unique:
-            (self._gate.claiming if self._activated else self._file.take_in_hand)(identity.text)
+            self._gate.claiming(event)
             return ledger.claim(identity.text, event.at)
         if began is not None:
             return not self._ledger.pair(identity.text, event.at, among=(began, float("inf")))

@@ -55,7 +55,6 @@ from bastion.bot.sessions import (
     SessionFileError,
     TakenError,
     former_file,
-    keys_in_hand,
     neighbours_file,
     whose,
 )
@@ -391,10 +390,10 @@ class Runtime:
     def _closed_unasked(self, error: Exception | None) -> None:
         """Note what runs when the client is closed, which nobody has asked for; the program's end decides about it."""
         self._error = self._error or error
-        self._running = [(self.inflight.name(one.task), one.task) for one in self.inflight.handlers()]
+        self._running = [(one.origin.describe(), one.task) for one in self.inflight.handlers()]
 
     def _not_finished(self) -> list[str]:
-        """Return the names of what ran when the client was closed, and was then cancelled, or runs still."""
+        """Return the events of what ran when the client was closed, and was then cancelled, or runs still."""
         return [name for name, task in self._running if not task.done() or task.cancelled() or task.cancelling()]
 
     async def _connect_second(self, client: discord.Client, _: object) -> None:
@@ -464,7 +463,6 @@ class Runtime:
     def _leave_trail(self, receiver: internals.Receiver) -> None:
         assert self.gate is not None
         path = self._sessions_path(self.options.generation)
-        self.gate.in_hand = partial(keys_in_hand, path)
         try:
             claimer = self.options.claimer(self.options.generation)
             file = SessionFile.create(path, token=self._token, supervisor=_supervisor(), claimer=claimer)
@@ -864,7 +862,6 @@ class Runtime:
         except SessionFileError as error:
             _log.warning("how far %s had come is not known: %s", whose(generation), error)
         else:
-            self._hand_on(file, generation)
             handled = {one.shard: (one.session, one.sequence) for one in file.sessions()}
             file.close()
         moving.holder_died(handled)
@@ -928,7 +925,7 @@ class Runtime:
     def _left_by(self, generation: int) -> SessionFile | None:
         """Open what a dead child left, if it can be used."""
         try:
-            file = self._taken_from(generation)
+            return self._taken_from(generation)
         except TakenError:
             raise
         except SessionFileError as error:
@@ -936,8 +933,6 @@ class Runtime:
             if generation == wire.FORMER:
                 self.carry.forget_checkpoint()
             return None
-        self._hand_on(file, generation)
-        return file
 
     def _recovery_ended(self, gate: Gate) -> None:
         """Go on as any active child."""
@@ -951,25 +946,17 @@ class Runtime:
         recovery.begin()
 
     def _left_running(self, generation: int) -> tuple[list[str], int]:
-        """Return the names of what another child of this supervisor ran when it died, and how many more there were."""
+        """Return the events of what another child of this supervisor ran when it died, and how many more there were."""
         if self.recovery is not None and self.recovery.generation == generation:
-            # Its file has names of what this child runs of its events, too.
+            # Its file names what this child runs of its events, too.
             return self.recovery.cut, self.recovery.more_cut
         try:
             file = self._file_of(generation)
         except SessionFileError:
             return [], 0  # It never came as far as to run anything, or has said itself that it could leave no file.
         left = file.running()
-        self._hand_on(file, generation)
         file.close()
         return left
-
-    def _hand_on(self, file: SessionFile, generation: int) -> None:
-        """Let somebody else claim what a dead child had claimed, and of which it had not begun a handler."""
-        key = file.in_hand
-        if key is not None and self.ledger.give_back(key, file.claimer):
-            _log.info("%s died before it began to handle %s: that is left to others", whose(generation), key)
-        file.let_go()
 
     def _taken_from(self, generation: int) -> SessionFile:
         """Open what a dead child left, for this supervisor's bots alone. Raises `TakenError`, `SessionFileError`."""
@@ -1235,7 +1222,6 @@ class Runtime:
             if self.trail is not None:
                 self.trail.name_handlers()  # those that began beside any event
                 self.trail.catch_up()
-            self.inflight.look()
             self.discord_clock.write_down()
             self._send_beat()
             beat_at = loop.time()

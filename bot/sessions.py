@@ -5,10 +5,8 @@ the kernel keeps the pages; nothing is ever flushed. Two kinds of content, writt
 
 - what changes rarely (which session, where to resume it) is a body with length and checksum, so that one that was
   being written when its writer died is recognised;
-- what changes with every event (the sequence handed to the app, the handler that runs for it) is one aligned eight-byte
-  store, or two of which the second one counts. Such a handler is named by the number of its kind and the event's id:
-  whoever reads the file makes the name of them. So it is with the key that is in hand: it is being claimed, or has been
-  and no handler has begun yet.
+- what changes with every event is one store: the sequence handed to the app, and for each handler that runs a slot with
+  its event, such as "MESSAGE_CREATE 123", up to the first zero byte. A free slot begins with one.
 
 Knows files and bytes. Knows nothing of discord.py, of roles, or of how a session is resumed.
 """
@@ -24,11 +22,10 @@ import os
 import struct
 import time
 import zlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from string import digits
 from typing import Any
 
 from bastion.wire import FORMER, beside_former, claimer, sessions_path, supervisor_of
@@ -38,14 +35,8 @@ MAX_SHARDS = 1024
 """Sessions that one file has room for: far more than one process can serve."""
 RESUMABLE_SECONDS = 120.0
 """How long after a bot has stopped to read its sessions are worth a try: Discord keeps them for about as long."""
-MAX_RUNNING = 256
-"""Handlers that can be named in full at the same time; further ones are counted. As many more by kind and id."""
-MAX_KINDS = 128
-"""Kinds of handlers of which there is one name each."""
-SHORT = 256
-"""Added to a kind's number in the brief of a handler that came the short way, and gives its brief back itself."""
-ID = " {}"
-"""Where in the name of a kind the event's id belongs."""
+MAX_RUNNING = 512
+"""Handlers whose events can be named at the same time; further ones are counted."""
 
 _MAGIC = b"BASTION6"
 _HEADER = struct.Struct("<8s16sQ")
@@ -56,24 +47,20 @@ _NOBODYS_AT = 40
 _CLAIMER_AT = 48
 """Where in the header stands under which number the writer claims: a file may get another one's name."""
 _UNNAMED = 56
-"""Where in the header the number of running handlers without a name stands."""
+"""Where in the header the number of running handlers stands that have no slot."""
 _READING_AT_WALL = 64
 """The same as at `_READING_AT`, in seconds since 1970: the monotonic clock begins anew with the machine."""
 _TAKEN_AT = 72
 """Where in the header stands whether another bot has taken the sessions of this one, which stood still."""
-_IN_HAND_AT = 80
-"""Where the header ends with the key that is in hand."""
-_NAME = 128
-_HEADER_SIZE = _IN_HAND_AT + _NAME
+_HEADER_SIZE = 80
+_EVENT = struct.Struct("64s")
+"""A slot: an event, filled up with zeros."""
+_SLOTS = range(_HEADER_SIZE, _HEADER_SIZE + MAX_RUNNING * _EVENT.size, _EVENT.size)
 _RECORD = 512
 _BODY = struct.Struct("<IH")
 _BODY_AT = 8
 _BODY_MAX = _RECORD - _BODY_AT - _BODY.size
-_KINDS_AT = _HEADER_SIZE + MAX_RUNNING * _NAME
-_BRIEF = 16
-"""Bytes of a handler that is named by kind and id: the id, then the kind, counted from 1."""
-_BRIEFS_AT = _KINDS_AT + MAX_KINDS * _NAME
-_RECORDS_AT = _BRIEFS_AT + MAX_RUNNING * _BRIEF
+_RECORDS_AT = _SLOTS.stop
 _SIZE = _RECORDS_AT + MAX_SHARDS * _RECORD
 
 
@@ -102,32 +89,6 @@ class DeadSession:
     """When it began, or became the writer's, in seconds of the machine's monotonic clock."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Briefs:
-    """Where handlers are noted by kind and id. A brief is given by the word of its kind; the one before has the id.
-
-    A free brief is one whose kind is 0, so nothing but that one store is needed at the end, which takes no frame of
-    Python. All briefs are looked through when those that were free at the last look are used up.
-    """
-
-    words: memoryview
-    over: Mapping[int, Callable[[], object]]
-    """By brief, what is to be called when its handler has ended."""
-    free: list[int] = field(default_factory=list)
-    """Briefs that were free at the last look. Whoever takes one fills in the id, then the kind."""
-
-    def look(self) -> bool:
-        """Look for free briefs, when there are no more; return whether there is one."""
-        self.free.extend(brief for brief in self.over if not self.words[brief])
-        return bool(self.free)
-
-    def reclaim(self, living: Container[int]) -> None:
-        """Take back the briefs of handlers that came the short way and were cancelled before their first step."""
-        for brief in self.over:
-            if self.words[brief] & SHORT and brief not in living:
-                self.words[brief] = 0
-
-
 class SessionFile:
     """The file of one generation: written by it, then read, and carried on, by its successor."""
 
@@ -139,14 +100,7 @@ class SessionFile:
         """The file as words of eight bytes."""
         self._lock = -1
         self._slots: dict[int, int] = {}
-        self._free = list(range(MAX_RUNNING - 1, -1, -1))
-        self.briefs = Briefs(
-            self.words,
-            {
-                brief: partial(self.words.__setitem__, brief, 0)
-                for brief in range(_BRIEFS_AT // 8 + 1, _RECORDS_AT // 8, _BRIEF // 8)
-            },
-        )
+        self._free = list(reversed(_SLOTS))
 
     @classmethod
     def create(cls, path: Path, *, token: str, supervisor: int, claimer: int = 0) -> SessionFile:
@@ -208,7 +162,7 @@ class SessionFile:
             raise SessionFileError("its file is of another supervisor's time")
         for slot, body in self._found():
             self._slots[body["shard"]] = slot
-        self._free = [slot for slot in range(MAX_RUNNING) if not self._map[_HEADER_SIZE + slot * _NAME]]
+        self._free = [at for at in _SLOTS if not self._map[at]]
 
     def session(self, *, shard: int, shards: int, session: str, gateway: str, intents: int, began: float = 0.0) -> None:
         """Note a shard's new session. Nothing of it has been handed over yet."""
@@ -305,84 +259,26 @@ class SessionFile:
             if zlib.crc32(encoded) == checksum:
                 yield slot, json.loads(encoded)
 
-    def take_in_hand(self, key: str) -> None:
-        """Note a key that is about to be claimed, until `let_go`. Only one can be in hand."""
-        encoded = key.encode()
-        if len(encoded) < _NAME:
-            self._write(_IN_HAND_AT, encoded)
-
-    def let_go(self) -> None:
-        """Note that the handlers of what was in hand have been named, or that there are none."""
-        self._map[_IN_HAND_AT] = 0
-
-    @property
-    def in_hand(self) -> str | None:
-        """The key that its writer was claiming, or had claimed without having begun anything for it."""
-        return self._text(_IN_HAND_AT)
-
-    def began(self, name: str) -> int:
-        """Note a handler that runs now; the answer is for `ended`. Only the beginning of a long name is kept."""
+    def began(self, event: str) -> Callable[[], None]:
+        """Note the event of a handler that runs now, or its beginning. Call what is returned when that has ended."""
         if not self._free:
             self.words[_UNNAMED // 8] += 1
-            return -1
-        slot = self._free.pop()
-        self._write(_HEADER_SIZE + slot * _NAME, name.encode()[: _NAME - 1])
-        return slot
+            return self._ended_unnamed
+        at = self._free.pop()
+        _EVENT.pack_into(self._map, at, event.encode()[: _EVENT.size - 1])
+        return partial(self._ended, at)
 
-    def ended(self, slot: int) -> None:
-        """Note that a handler has ended."""
-        if slot < 0:
-            self.words[_UNNAMED // 8] -= 1
-            return
-        self._map[_HEADER_SIZE + slot * _NAME] = 0
-        self._free.append(slot)
+    def _ended(self, at: int) -> None:
+        self._map[at] = 0
+        self._free.append(at)
 
-    def kind(self, text: str) -> int:
-        """Return the number of a kind of handlers, for `began_as`; 0 if there is no room for one more, or for its name.
-
-        ``text`` is what a handler of this kind is called, with `ID` where the event's id belongs.
-        """
-        encoded = text.encode()
-        if len(encoded) >= _NAME:
-            return 0
-        for kind in range(1, MAX_KINDS + 1):
-            known = self._text(_KINDS_AT + (kind - 1) * _NAME)
-            if known is None:
-                self._write(_KINDS_AT + (kind - 1) * _NAME, encoded)
-            if known is None or known == text:
-                return kind
-        return 0
-
-    def began_as(self, kind: int, ident: int) -> Callable[[], object] | None:
-        """Note a handler that runs now, by kind and id, 0 for none. Call what is returned when it has ended.
-
-        None: there is no room. Raises `ValueError` for an id that has more than 64 bits.
-        """
-        briefs = self.briefs
-        if not (briefs.free or briefs.look()):
-            return None
-        brief = briefs.free.pop()
-        self.words[brief - 1] = ident
-        self.words[brief] = kind
-        return briefs.over[brief]
+    def _ended_unnamed(self) -> None:
+        self.words[_UNNAMED // 8] -= 1
 
     def running(self) -> tuple[list[str], int]:
-        """Return the names of the handlers that were running, and how many more there were."""
-        names = []
-        for brief in self.briefs.over:
-            if kind := min(self.words[brief] & ~SHORT, MAX_KINDS):
-                ident, text = self.words[brief - 1], self._text(_KINDS_AT + (kind - 1) * _NAME) or ""
-                names.append(text.replace(ID, f" {ident}" if ident else ""))
-        found = (self._text(_HEADER_SIZE + slot * _NAME) for slot in range(MAX_RUNNING))
-        return [*names, *(text for text in found if text is not None)], self.words[_UNNAMED // 8]
-
-    def _write(self, at: int, encoded: bytes) -> None:
-        self._map[at + 1 : at + 1 + len(encoded)] = encoded
-        self._map[at] = len(encoded)
-
-    def _text(self, at: int) -> str | None:
-        length = min(self._map[at], _NAME - 1)
-        return self._map[at + 1 : at + 1 + length].decode(errors="replace") if length else None
+        """Return the event of each handler that was running, and how many more there were."""
+        noted = (_EVENT.unpack_from(self._map, at)[0].partition(b"\0")[0] for at in _SLOTS)
+        return [event.decode(errors="replace") for event in noted if event], self.words[_UNNAMED // 8]
 
     def close(self) -> None:
         """Let go of the memory. The file stays."""
@@ -439,21 +335,6 @@ def _furthest(found: SessionFile, others: Iterable[Path], *, token: str) -> Sess
             found.catch_up(other)
             other.close()
     return found
-
-
-def keys_in_hand(own: Path) -> set[str]:
-    """Return what the other children have in hand, whose files lie beside one's ``own``; nothing of what is unreadable.
-
-    The files' names differ in the number that they end with.
-    """
-    found = set()
-    with contextlib.suppress(OSError):
-        for path in own.parent.iterdir():
-            if path.name.startswith(own.name.rstrip(digits)) and path != own:
-                with contextlib.suppress(OSError), os.fdopen(open_private(path, os.O_RDONLY), "rb") as file:
-                    noted = os.pread(file.fileno(), _NAME, _IN_HAND_AT)
-                    found.add(noted[1 : 1 + noted[0]].decode(errors="replace") if noted else "")
-    return found - {""}
 
 
 def _digest(token: str) -> bytes:

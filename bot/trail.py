@@ -1,8 +1,8 @@
 """The trail that a living child leaves for its successor: what it has handed to the app, what is running.
 
-Called for nearly every event of the gateway, so it does as little as it can (`benchmarks.quiet`). A sequence counts as
-handed over when the gate has taken its event and holds nothing back; handlers begin only after that, as tasks, and are
-named before. While the gate holds events back the sequence stands still, and follows the replay event by event.
+A sequence counts as handed over when the gate has taken its event and holds nothing back; handlers begin only after
+that, as tasks, and their event is named for each before. While the gate holds events back the sequence stands still,
+and follows the replay event by event.
 
 Knows the gate's places and `sessions`' file. Decides nothing.
 """
@@ -15,14 +15,10 @@ from dataclasses import dataclass, field
 from discord.gateway import DiscordWebSocket
 
 from bastion.bot.gate import Gate, Place
-from bastion.bot.inflight import ANSWER, JOIN, Begun, InFlight, Kinds, Origin, is_handler
+from bastion.bot.inflight import Begun, InFlight, Origin, is_handler
 from bastion.bot.internals import Receiver
 from bastion.bot.internals import intents as intents_of
-from bastion.bot.sessions import ID, MAX_KINDS, SHORT, SessionFile
-
-_METHOD = "discord.py: "
-_OF_ONE_KIND = (_METHOD, "CommandTree-invoker", ANSWER, JOIN)
-"""How tasks are named that share their name with all others of their kind."""
+from bastion.bot.sessions import SessionFile
 
 
 @dataclass(slots=True, eq=False)
@@ -38,24 +34,16 @@ class Trail:
     """By the newest connection of each shard, the word in the file that says how far it was handed over."""
     _sessions: dict[int, str] = field(default_factory=dict)
     """The session of each shard."""
-    _kinds: dict[tuple[str, str], int] = field(default_factory=dict)
-    """The number in the file of each kind of handler: task and event."""
-    _methods: dict[str, Kinds] = field(default_factory=dict)
-    """The same of those that run a method."""
+    _claims: list[Callable[[], object]] = field(default_factory=list)
+    """What is to be called when the handlers have been named of what is being claimed."""
     _recovered: SessionFile | None = None
-    _inflight: InFlight | None = None
 
     def install(self, inflight: InFlight) -> None:
         """Have the gate, and each task that begins, lead here. Which connection receives, `receiver` is to be told."""
         gate = self.gate
         gate.taken, gate.place, gate.handed = self.taken, self.place, self.handed
-        gate.waiting, gate.begun = self.waits, self.name_handlers
-        gate.claiming = self.file.take_in_hand
+        gate.waiting, gate.claiming, gate.begun = self.waits, self.claims, self.name_handlers
         inflight.watcher = self.unnamed.append
-        inflight.begin_handlers(gate.client, self.file.briefs)
-        gate.begin = inflight.begin
-        self._inflight = inflight
-        self.recover(None)
 
     def recover(self, file: SessionFile | None) -> None:
         """Name handlers also in the file of a dead child whose events are handled; None: no more.
@@ -63,8 +51,6 @@ class Trail:
         It is for the next successor.
         """
         self._recovered = file
-        if self._inflight is not None:
-            self._inflight.kinds = self._methods if file is None else {}
 
     def taken(self, *, recovered: bool = False) -> None:
         """Note that the event that was received last has been taken; one that is ``recovered`` is not held back."""
@@ -105,7 +91,7 @@ class Trail:
         return word
 
     def catch_up(self) -> None:
-        """Note all that was received: what nothing hears is not noted as it comes. Call it about once a second."""
+        """Note all that was received: what discord.py does not know is not noted as it comes. Once a second will do."""
         if not self.gate.holding:
             for websocket, word in self._words.items():
                 if websocket.sequence is not None:
@@ -138,46 +124,27 @@ class Trail:
         self.name_handlers()
         self.catch_up()
 
-    def waits(self, event: Origin) -> Callable[[], None]:
+    def waits(self, event: Origin) -> Callable[[], object]:
         """Name an event whose handler begins in a moment; call what is returned when it does, or when it need not."""
         return self._name(event.describe())
 
+    def claims(self, event: Origin) -> None:
+        """Name an event that is being claimed, until handlers are named the next time."""
+        self._claims.append(self.waits(event))
+
     def name_handlers(self) -> None:
-        """Note which handlers have begun since, and that nothing is in hand any more."""
+        """Name the event of each handler that has begun since. Nothing is being claimed any more."""
         for begun in self.unnamed:
-            task, origin = begun(), begun.origin
-            if task is None or task.done():
-                continue
-            name = task.get_name()
-            kind = self._kinds.get((name, origin.name))
-            if kind is None:
-                if not is_handler(name):
-                    continue
-                kind = self._kind(name, origin.name)
-            if kind and self._recovered is None:
-                data = origin.data
-                try:
-                    begun.over = self.file.began_as(kind, int(data["id"]) if "id" in data else 0)
-                except (TypeError, ValueError):  # it has no data, or its id is no number
-                    begun.over = None
-            if begun.over is None:
-                begun.over = self._name(f"{name} ({origin.describe()})")
+            if not begun.ended and is_handler(begun.task.get_name()):
+                begun.over = self._name(begun.origin.describe())
         self.unnamed.clear()
-        self.file.let_go()
+        for over in self._claims:
+            over()
+        self._claims.clear()
 
-    def _kind(self, name: str, event: str) -> int:
-        if not name.startswith(_OF_ONE_KIND) or len(self._kinds) >= MAX_KINDS:
-            return 0
-        kind = self._kinds[name, event] = self.file.kind(f"{name} ({event}{ID})")
-        if kind and name.startswith(_METHOD):
-            self._methods.setdefault(name.removeprefix(_METHOD), Kinds(name)).of[event] = kind | SHORT
-        return kind
-
-    def _name(self, name: str) -> Callable[[], None]:
-        noted = [(file, file.began(name)) for file in (self.file, self._recovered) if file is not None]
-
-        def over() -> None:
-            for file, slot in noted:
-                file.ended(slot)
-
-        return over
+    def _name(self, event: str) -> Callable[[], object]:
+        over = self.file.began(event)
+        if self._recovered is None:
+            return over
+        also = self._recovered.began(event)
+        return lambda: (over(), also())

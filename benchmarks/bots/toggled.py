@@ -31,7 +31,6 @@ class _Between:
 
     parsers: dict[str, Any]
     dispatch: Any
-    schedule: Any
     factory: Any
     connections: dict[int, Any]
 
@@ -42,7 +41,7 @@ class Toggled(Sharded):
     async def on_ready(self) -> None:
         gate: Any = self.dispatch.__self__  # type: ignore[attr-defined]
         stock = dict.fromkeys(self.shards, gate._own)
-        self._other = _Between(dict(gate._parsers), gate._own, None, None, stock)
+        self._other = _Between(dict(gate._parsers), gate._own, None, stock)
         self._gated = True
         self._turns: asyncio.Task[None] | None = None
         asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, self._begin_or_end)
@@ -83,14 +82,11 @@ class Toggled(Sharded):
         self._other = _Between(
             {name: connection.parsers[name] for name in other.parsers},
             self.dispatch,
-            self.__dict__.pop("_schedule_event", None),
             loop.get_task_factory(),
             {number: websocket._dispatch for number, websocket in sockets.items()},
         )
         connection.parsers.update(other.parsers)
         self.dispatch = connection.dispatch = other.dispatch  # type: ignore[method-assign]
-        if other.schedule is not None:
-            self._schedule_event = other.schedule  # type: ignore[method-assign]
         loop.set_task_factory(other.factory)
         for number, websocket in sockets.items():
             websocket._dispatch = other.connections[number]

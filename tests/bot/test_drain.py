@@ -342,5 +342,5 @@ async def test_when_an_order_given_at_100_with_a_limit_of_30_ends_a_handler(
 ) -> None:
     task = asyncio.current_task()
     assert task is not None
-    handler = Handler(task=task, since=since, conversing=conversing, own=False)
+    handler = Handler(task=task, origin=Event(), since=since, conversing=conversing, own=False)
     assert Order(at=100.0, limit=30.0, linger=linger).end_of(handler) == end

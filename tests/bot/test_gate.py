@@ -370,30 +370,12 @@ async def test_a_standby_forgets_what_the_active_child_has_claimed_as_time_goes_
     assert new_gate.held == 1
 
 
-async def test_a_standby_keeps_what_the_active_child_has_in_hand_however_long_that_stands_still(world: World) -> None:
-    old, old_gate = await world.child("active")
-    old_gate.open_window()
-    new, new_gate = await world.child("standby")
-    in_hand: list[str] = []
-    old_gate.claiming = in_hand.append
-    new_gate.in_hand = lambda: in_hand
-    for child in (old, new):
-        feed(child, "MESSAGE_CREATE", message(1))
-    world.now += 5
-    new_gate.forget_claimed()
-    assert new_gate.held == 1
-    assert new_gate.ledger.give_back(*in_hand, 1)
-    await new_gate.activate()
-    await settle()
-    assert new.heard == ["message 1 hello", "noticed 1"]
-
-
-async def test_what_is_claimed_is_in_hand_before_and_until_its_handlers_have_begun(world: World) -> None:
+async def test_what_is_claimed_is_named_before_and_until_its_handlers_have_begun(world: World) -> None:
     told: list[str] = []
     for role in ("active", "standby"):
         client, gate = await world.child(role)
         gate.open_window()
-        gate.claiming = lambda key: told.append(f"claims {key.partition(':')[0]}")
+        gate.claiming = lambda event: told.append(f"claims {event.name}")
         gate.begun = lambda: told.append("begun")
         gate.handed = lambda place: told.append("handed")
         gate.place = lambda: (0, 1)
@@ -416,6 +398,20 @@ async def test_what_is_claimed_is_in_hand_before_and_until_its_handlers_have_beg
         *("claims MESSAGE_CREATE", "claimed", "on_message", "handed"),
         *("claims INTERACTION_CREATE", "claimed", "on_interaction", "begun", "handed"),
     ]
+
+
+async def test_what_another_child_has_claimed_is_named_no_longer_once_that_is_known(world: World) -> None:
+    _, old_gate = await world.child("active")
+    new, gate = await world.child("active")
+    for one in (old_gate, gate):
+        one.open_window()
+    told: list[str] = []
+    gate.claiming = lambda event: told.append("claims")
+    gate.begun = lambda: told.append("begun")
+    assert old_gate.ledger.claim("MESSAGE_CREATE:1", 0.0)
+    feed(new, "MESSAGE_CREATE", message(1))
+    await settle()
+    assert (told, new.heard) == (["claims", "begun"], [])
 
 
 async def test_a_window_that_stays_open_for_hours_does_not_grow(world: World) -> None:
@@ -792,16 +788,11 @@ async def test_a_draining_child_answers_its_own_view_at_once_and_the_active_one_
 
 async def test_what_a_draining_child_claims_is_named_until_its_handlers_have_begun(pair: Pair) -> None:
     named: list[str] = []
-
-    def waiting(event: Any) -> Callable[[], None]:
-        named.append(event.describe())
-        return lambda: named.append("over")
-
-    pair.old_gate.waiting = waiting
-    pair.old_gate.claiming = named.append
+    pair.old_gate.claiming = lambda event: named.append(event.describe())
+    pair.old_gate.begun = lambda: named.append("begun")
     show(pair.old)
     feed(pair.old, "INTERACTION_CREATE", press(1))
-    assert named == ["INTERACTION_CREATE 1", "INTERACTION_CREATE:1", "over"]
+    assert named == ["INTERACTION_CREATE 1", "begun"]
 
 
 async def test_what_a_draining_child_answers_is_claimed_for_whoever_resumes_its_sessions(world: World) -> None:

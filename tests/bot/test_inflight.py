@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
-from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -20,8 +18,7 @@ from discord.ext import tasks
 from bastion.bot import drain, internals
 from bastion.bot.controls import Controls
 from bastion.bot.drain import GRACE, Drain, DrainResult
-from bastion.bot.inflight import Begun, InFlight, Kinds, current
-from bastion.bot.sessions import SHORT, SessionFile
+from bastion.bot.inflight import Begun, InFlight, current
 
 pytestmark = pytest.mark.anyio
 
@@ -35,7 +32,6 @@ class Event:
 
     name: str = "MESSAGE_CREATE 1"
     decision: bool | None = True
-    data: Any = None
 
     def describe(self) -> str:
         return self.name
@@ -153,9 +149,8 @@ async def test_what_is_to_be_done_at_a_tasks_end_is_done_once_however_it_ends(wa
     later = begin("discord.py: on_c", forever, Event("later"))
     for _ in range(3):
         await asyncio.sleep(0)
-    assert over == ["at once"]
-    assert watch.count() == 1
     assert over == ["at once", "at once, and kept by somebody"]
+    assert watch.count() == 1
     later.cancel()
     await asyncio.wait([kept, later])
     await asyncio.sleep(0)
@@ -513,180 +508,3 @@ async def test_a_drain_that_is_itself_cancelled_leaves_its_handlers_running(watc
         await draining
     async with cleared(task):
         assert watch.count() == 1
-
-
-# --- handlers of a kind that is known -----------------------------------------------------------------------------
-
-
-class Handling(discord.Client):
-    """Its handler does what the test says."""
-
-    def __init__(self) -> None:
-        super().__init__(intents=discord.Intents.none())
-        self.does: Callable[[], Awaitable[None]] = nothing
-        self.fails: Callable[[], Awaitable[None]] = nothing
-        self.failed: list[Any] = []
-
-    async def on_message(self, what: str) -> None:
-        await self.does()
-
-    async def on_error(self, event_method: str, /, *args: Any, **kwargs: Any) -> None:
-        self.failed += [event_method, args, sys.exc_info()[0]]
-        await self.fails()
-
-
-class Short:
-    """A client whose ``on_message`` comes the short way, where its handlers are noted, and what came the long way."""
-
-    def __init__(self, watch: InFlight, directory: Path, client: Handling) -> None:
-        self.watch, self.client = watch, client
-        self.file = SessionFile.create(directory / "sessions-1", token="t", supervisor=1)
-        self.long: list[Begun] = []
-        watch.watcher = self.long.append
-        self.kind = self.file.kind("on_message (MESSAGE_CREATE {})")
-        watch.kinds = {"on_message": Kinds("discord.py: on_message", {"MESSAGE_CREATE": self.kind | SHORT})}
-        watch.begin_handlers(client, self.file.briefs)
-
-    def dispatch(self, ident: Any = "7") -> asyncio.Task[Any]:
-        """Begin the handler as the gate does."""
-        before, event = asyncio.all_tasks(), Event("MESSAGE_CREATE", True, {"id": ident})
-        if not self.watch.begin(event, self.client.on_message, "on_message", ("what",), {}):
-            with handling(event):
-                self.client.dispatch("message", "what")
-        (begun,) = asyncio.all_tasks() - before
-        return begun
-
-    @property
-    def noted(self) -> list[str]:
-        return self.file.running()[0]
-
-
-@pytest.fixture
-async def short(watch: InFlight, tmp_path: Path) -> Short:
-    client = Handling()
-    await client._async_setup_hook()
-    return Short(watch, tmp_path, client)
-
-
-async def test_a_handler_of_a_known_kind_is_noted_before_its_first_step_and_until_its_end(short: Short) -> None:
-    task = short.dispatch()
-    assert (task.get_name(), short.noted, short.long) == (
-        "discord.py: on_message",
-        ["on_message (MESSAGE_CREATE 7)"],
-        [],
-    )
-    await task
-    assert (short.noted, short.watch.count()) == ([], 0)
-
-
-async def test_one_that_goes_on_is_as_any_other_handler(short: Short) -> None:
-    go = asyncio.Event()
-    short.client.does = lambda: to_do(go.wait())
-    task = short.dispatch()
-    assert short.watch.count() == 1
-    assert [one.task for one in short.watch.handlers()] == [task]
-    assert short.noted == ["on_message (MESSAGE_CREATE 7)"]
-    go.set()
-    await task
-    await asyncio.sleep(0)
-    assert (short.noted, short.watch.count()) == ([], 0)
-
-
-async def to_do(what: Awaitable[Any]) -> None:
-    await what
-
-
-async def test_one_that_is_cancelled_before_its_first_step_is_noted_no_longer(short: Short) -> None:
-    task = short.dispatch()
-    task.cancel()
-    await asyncio.wait([task])
-    short.watch.look()
-    assert (short.noted, short.watch.count()) == ([], 0)
-
-
-async def test_what_one_begins_beside_it_belongs_to_its_event(short: Short) -> None:
-    begun: list[asyncio.Task[Any]] = []
-
-    async def begin() -> None:
-        begun.append(asyncio.create_task(forever()))
-
-    short.client.does = begin
-    await short.dispatch()
-    async with cleared(*begun):
-        assert short.watch.beside() == begun
-
-
-@pytest.mark.parametrize("known", [True, False], ids=["short", "discord.py's"])
-@pytest.mark.parametrize("raises", [asyncio.CancelledError, ValueError, discord.DiscordException, None])
-@pytest.mark.parametrize("then", [asyncio.CancelledError, KeyError, None])
-async def test_an_error_of_a_handler_ends_as_it_does_without_us(
-    short: Short, known: bool, raises: type[BaseException] | None, then: type[BaseException] | None
-) -> None:
-    def raising(error: type[BaseException] | None) -> Callable[[], Awaitable[None]]:
-        async def fail() -> None:
-            if error is not None:
-                raise error
-
-        return fail
-
-    short.client.does, short.client.fails = raising(raises), raising(then)
-    if not known:
-        short.watch.kinds = {}
-    task = short.dispatch()
-    await asyncio.wait([task])
-    fails = raises is not None and raises is not asyncio.CancelledError
-    assert short.client.failed == (["on_message", ("what",), raises] if fails else [])
-    assert type(task.exception()) is (KeyError if fails and then is KeyError else type(None))
-    assert not task.cancelled()
-    assert short.noted == []
-
-
-async def somebody_cares(short: Short) -> None:
-    short.watch.on_change = lambda: None
-
-
-async def a_factory_of_the_apps_own(short: Short) -> None:
-    loop = asyncio.get_running_loop()
-    ours: Any = loop.get_task_factory()
-    loop.set_task_factory(lambda loop, coro, **options: ours(loop, coro, **options))
-
-
-async def no_brief_is_free(short: Short) -> None:
-    while short.file.began_as(short.kind, 1):
-        pass
-
-
-async def its_kind_is_not_known(short: Short) -> None:
-    short.watch.kinds = {"on_message": Kinds("discord.py: on_message")}
-
-
-@pytest.mark.parametrize("why", [somebody_cares, a_factory_of_the_apps_own, no_brief_is_free, its_kind_is_not_known])
-async def test_a_handler_goes_the_long_way(short: Short, why: Callable[[Short], Awaitable[None]]) -> None:
-    await why(short)
-    task = short.dispatch()
-    assert [begun() for begun in short.long] == [task]
-    await task
-
-
-@pytest.mark.parametrize("ident", [1 << 64, "x", None, []])
-async def test_a_handler_whose_event_has_a_strange_id_goes_the_long_way(short: Short, ident: Any) -> None:
-    task = short.dispatch(ident)
-    assert [begun() for begun in short.long] == [task]
-    assert short.noted == []
-    await task
-
-
-async def test_an_app_that_runs_handlers_in_its_own_way_keeps_it(watch: InFlight, tmp_path: Path) -> None:
-    ran: list[str] = []
-
-    class Own(Handling):
-        async def _run_event(self, coro: Any, event_name: str, *args: Any, **kwargs: Any) -> None:
-            ran.append(event_name)
-            await super()._run_event(coro, event_name, *args, **kwargs)
-
-    client = Own()
-    await client._async_setup_hook()
-    short = Short(watch, tmp_path, client)
-    task = short.dispatch()
-    await task
-    assert (ran, [begun() is None for begun in short.long]) == (["on_message"], [False])

@@ -9,7 +9,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,13 +20,13 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from discord.backoff import ExponentialBackoff
-from discord.ext import commands, tasks
+from discord.ext import tasks
 from discord.gateway import DiscordWebSocket
 from discord.http import Route
 from discord.shard import Shard
 from discord.state import ChunkRequest, ConnectionState
 
-from bastion.bot import gate, internals
+from bastion.bot import internals
 from bastion.bot.discordpy import members
 
 SUPPORTED = ("2.5.0", "2.6.4", "2.7.1")
@@ -95,72 +94,6 @@ def test_parsers_dispatch_and_the_websocket_have_the_shape_that_the_gate_expects
     parameters = inspect.signature(DiscordWebSocket.from_client).parameters
     assert {"client", "shard_id", "resume", "gateway", "session", "sequence"} <= set(parameters)
     assert "'on_' + event" in inspect.getsource(discord.Client.dispatch)
-
-
-RUN_EVENT = """
-try:
-    await coro(*args, **kwargs)
-except asyncio.CancelledError:
-    pass
-except Exception:
-    try:
-        await self.on_error(event_name, *args, **kwargs)
-    except asyncio.CancelledError:
-        pass
-"""
-SCHEDULE_EVENT = """
-wrapped = self._run_event(coro, event_name, *args, **kwargs)
-return self.loop.create_task(wrapped, name=f'discord.py: {event_name}')
-"""
-
-
-DISPATCH = """
-_log.debug('Dispatching event %s', event)
-method = 'on_' + event
-listeners = self._listeners.get(event)
-if listeners:
-    ...
-try:
-    coro = getattr(self, method)
-except AttributeError:
-    pass
-else:
-    self._schedule_event(coro, method, *args, **kwargs)
-"""
-BOT_DISPATCH = """
-super().dispatch(event_name, *args, **kwargs)
-ev = 'on_' + event_name
-for event in self.extra_events.get(ev, []):
-    self._schedule_event(event, ev, *args, **kwargs)
-"""
-
-
-@pytest.mark.parametrize(
-    ("theirs", "body"),
-    [
-        (discord.Client._run_event, RUN_EVENT),
-        (discord.Client._schedule_event, SCHEDULE_EVENT),
-        (discord.Client.dispatch, DISPATCH),
-        (commands.Bot.dispatch, BOT_DISPATCH),
-    ],
-)
-def test_discord_py_begins_and_runs_a_handler_as_the_runtime_does_in_its_place(theirs: Any, body: str) -> None:
-    """`internals.handler_run`, `InFlight.begin_handlers` and the gate do the same, in fewer frames."""
-    (found,) = ast.parse(textwrap.dedent(inspect.getsource(theirs))).body
-    assert isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef)
-    for line in found.body:
-        if isinstance(line, ast.If):  # what becomes of pending `wait_for`s: with one, discord.py's own is called
-            line.body = [ast.Expr(ast.Constant(...))]
-    assert [ast.dump(line) for line in found.body] == [ast.dump(line) for line in ast.parse(body).body]
-
-
-@pytest.mark.parametrize("kind", [discord.Client, discord.AutoShardedClient])
-def test_only_the_parsers_that_the_gate_knows_of_begin_tasks(kind: type[discord.Client]) -> None:
-    """What any other one began in quiet would descend from no event."""
-    parsers = internals.parsers(kind(intents=discord.Intents.none()))
-    begins = re.compile("create_task|ensure_future|dispatch_view|_command_tree")
-    found = {name for name, parser in parsers.items() if begins.search(inspect.getsource(parser))}
-    assert {"READY", "GUILD_CREATE", "INTERACTION_CREATE"} <= found <= gate._BEGIN_TASKS | gate._UNGATED_PARSERS
 
 
 def test_a_loop_calls_its_function_and_its_hooks_in_the_way_that_the_runtime_expects() -> None:

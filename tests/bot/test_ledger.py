@@ -83,21 +83,6 @@ def test_to_pair_claims_nothing(pair: tuple[SQLiteLedger, SQLiteLedger]) -> None
     assert (new.won, new.lost) == (0, 0)
 
 
-def test_the_claim_of_a_dead_child_can_be_given_back_and_that_of_another_can_not(
-    pair: tuple[SQLiteLedger, SQLiteLedger],
-) -> None:
-    dead, living = pair
-    assert dead.claim("MESSAGE_CREATE:1", 1.0)
-    assert dead.claim_occurrence("abc", 1.0, among=AMONG)
-    assert not living.give_back("MESSAGE_CREATE:1", 2)
-    assert not living.claim("MESSAGE_CREATE:1", 1.0)
-    for key in ("MESSAGE_CREATE:1", "abc"):
-        assert living.give_back(key, 1)
-        assert not living.give_back(key, 1)
-    assert living.claim("MESSAGE_CREATE:1", 1.0)
-    assert living.claim_occurrence("abc", 1.0, among=AMONG)
-
-
 def test_more_keys_than_one_query_takes_are_looked_up(pair: tuple[SQLiteLedger, SQLiteLedger]) -> None:
     old, new = pair
     keys = [f"k{number}" for number in range(2500)]
@@ -166,9 +151,8 @@ class TestFaults:
             assert ledger.claim_occurrence("d", 1.0, among=AMONG)
             assert ledger.claimed(["k1"]) == set()
             assert not ledger.pair("d", 1.0, among=AMONG)
-            assert not ledger.give_back("d", 1)
             ledger.trim(2.0)
-        assert ledger.errors >= 9
+        assert ledger.errors >= 8
         assert ledger.won == 6
         assert len(caplog.records) == 1
         assert "events are handled without a claim" in caplog.text

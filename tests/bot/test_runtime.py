@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -351,38 +350,13 @@ def test_a_standby_holds_until_it_is_activated(start: Start) -> None:
 def test_it_tells_what_another_child_ran_when_it_died(start: Start, tmp_path: Path) -> None:
     ledger = str(tmp_path / "ledger.db")
     dead = SessionFile.create(Path(wire.sessions_path(ledger, wire.claimer(0, 7))), token=TOKEN, supervisor=os.getpid())
-    dead.began("discord.py: on_message (MESSAGE_CREATE 1)")
-    dead.ended(dead.began("discord.py: on_message (MESSAGE_CREATE 2)"))
+    dead.began("MESSAGE_CREATE 1")
+    dead.began("MESSAGE_CREATE 2")()
     child = start(role="standby")
     child.order(wire.Inquire(generation=7))
     child.order(wire.Inquire(generation=8))
-    assert child.told(wire.Cut) == wire.Cut(generation=7, names=["discord.py: on_message (MESSAGE_CREATE 1)"])
+    assert child.told(wire.Cut) == wire.Cut(generation=7, names=["MESSAGE_CREATE 1"])
     assert child.told(wire.Cut) == wire.Cut(generation=8, names=[]), "one that has left nothing ran nothing"
-    dead.close()
-
-
-def test_what_another_child_had_claimed_and_not_begun_when_it_died_is_handled_after_all(
-    start: Start, tmp_path: Path
-) -> None:
-    path = str(tmp_path / "ledger.db")
-    child = start(role="standby")
-    assert child.said() == "started"
-    file, claimer = Path(wire.sessions_path(path, wire.claimer(0, 7))), wire.claimer(0, 7)
-    dead = SessionFile.create(file, token=TOKEN, supervisor=os.getpid(), claimer=claimer)
-    ledger = SQLiteLedger(path, claimer)
-    child.order(wire.Window(open=True))
-    for number in (1, 2):
-        dead.take_in_hand(f"MESSAGE_CREATE:{number}")
-        assert ledger.claim(f"MESSAGE_CREATE:{number}", time.monotonic())
-        child.discord(f"message {number}")
-    child.told(wire.Beat, lambda beat: beat.held == 2)
-    child.order(wire.Inquire(generation=7))
-    assert child.told(wire.Cut).names == []
-    child.order(wire.Activate())
-    assert child.told(wire.Role).role == "active"
-    assert (child.said(), child.said()) == ("activated", "began 2")
-    assert ledger.claimed(["MESSAGE_CREATE:1", "MESSAGE_CREATE:2"]) == {"MESSAGE_CREATE:1", "MESSAGE_CREATE:2"}
-    ledger.close()
     dead.close()
 
 
@@ -617,7 +591,7 @@ def test_a_discord_that_cannot_be_reached_is_fatal_but_another_try_could_succeed
 
 def test_an_app_that_closes_its_own_client_is_fatal_but_another_try_could_succeed(serving: Child) -> None:
     serving.discord("close")
-    assert serving.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert serving.told(wire.Cut).names == ["MESSAGE_CREATE 1"]
     assert serving.told(wire.Fatal) == wire.Fatal(reason="the app closed its own client", retryable=True)
     assert serving.ended() == 0, "as the program ends alone"
 
@@ -655,7 +629,7 @@ def test_an_app_that_never_gets_its_own_client_closed_is_fatal_too(start: Start)
     child.discord("message 1")
     assert child.said() == "began 1"
     child.discord("close")
-    assert child.told(wire.Cut).names == ["discord.py: on_message (MESSAGE_CREATE 1)"]
+    assert child.told(wire.Cut).names == ["MESSAGE_CREATE 1"]
     assert child.told(wire.Fatal) == wire.Fatal(
         reason="the app's client was being closed, and was not within 5 s", retryable=True
     )

@@ -13,7 +13,7 @@ import pytest
 from mounts import small
 
 from bastion.bot import sessions
-from bastion.bot.sessions import ID, DeadSession, SessionFile, SessionFileError, keys_in_hand
+from bastion.bot.sessions import DeadSession, SessionFile, SessionFileError
 from bastion.wire import FORMER, beside_former, sessions_path
 from bastion.wire.private import is_held
 
@@ -98,100 +98,41 @@ def test_a_successor_carries_the_sequence_on_for_the_next_one(living: SessionFil
     assert [found.sequence for found in successor(path).sessions()] == [9]
 
 
-def test_the_handlers_that_were_running_are_named(living: SessionFile, path: Path) -> None:
-    first = living.began("discord.py: on_message (MESSAGE_CREATE 1)")
-    living.began("discord.py: on_message (MESSAGE_CREATE 2)")
-    living.ended(first)
-    living.began("ü" * 200)
-    names, more = successor(path).running()
-    assert sorted(name[:45] for name in names) == ["discord.py: on_message (MESSAGE_CREATE 2)", "ü" * 45]
-    assert more == 0
+def test_the_events_of_the_handlers_that_were_running_are_named(living: SessionFile, path: Path) -> None:
+    over = living.began("MESSAGE_CREATE 1")
+    living.began("MESSAGE_CREATE 2")
+    living.began("MESSAGE_CREATE 2")
+    over()
+    assert successor(path).running() == (["MESSAGE_CREATE 2", "MESSAGE_CREATE 2"], 0)
 
 
-def test_a_handler_that_is_noted_by_kind_and_id_is_named_by_who_reads(living: SessionFile, path: Path) -> None:
-    message, typing = living.kind(f"on_message (MESSAGE{ID})"), living.kind(f"on_typing (TYPING{ID})")
-    assert living.kind(f"on_message (MESSAGE{ID})") == message != typing
-    first = living.began_as(message, 2**64 - 1)
-    second = living.began_as(typing, 0)
-    third = living.began("in full")
-    assert sorted(successor(path).running()[0]) == [
-        "in full",
-        "on_message (MESSAGE 18446744073709551615)",
-        "on_typing (TYPING)",
-    ]
-    assert first is not None
-    assert second is not None
-    first()
-    second()
-    living.ended(third)
-    assert successor(path).running() == ([], 0)
-    with pytest.raises(ValueError, match="invalid value"):
-        living.began_as(message, 2**64)
+def test_a_slot_that_is_used_again_has_nothing_of_the_longer_event_before(living: SessionFile, path: Path) -> None:
+    living.began("GUILD_SCHEDULED_EVENT_USER_REMOVE 123")()
+    living.began("TYPING_START")
+    assert successor(path).running() == (["TYPING_START"], 0)
 
 
-def test_a_successor_reads_the_key_that_was_in_hand(living: SessionFile, path: Path) -> None:
-    assert successor(path).in_hand is None
-    living.take_in_hand("MESSAGE_CREATE:1")
-    living.take_in_hand("abc#7")
-    assert successor(path).in_hand == "abc#7"
-    living.let_go()
-    assert successor(path).in_hand is None
-
-
-def test_a_key_that_does_not_fit_is_in_nobodys_hand(living: SessionFile, path: Path) -> None:
-    living.take_in_hand("k" * 128)
-    assert successor(path).in_hand is None
-
-
-def test_what_others_have_in_hand_is_read_from_beside_ones_own_file(living: SessionFile, path: Path) -> None:
-    others = [
-        SessionFile.create(path.with_name(f"ledger-sessions-{n}"), token=TOKEN, supervisor=PARENT) for n in (2, 34)
-    ]
-    for file, key in zip((living, *others), ("own", "abc#7", "MESSAGE_CREATE:1"), strict=True):
-        file.take_in_hand(key)
-    path.with_name("ledger-sessions-5").touch()
-    path.with_name("ledger-sessions-6").mkdir()
-    path.with_name("another-ledger-sessions-7").write_bytes(b"\x03key" * 200)
-    assert keys_in_hand(path) == {"abc#7", "MESSAGE_CREATE:1"}
-    others[0].let_go()
-    assert keys_in_hand(path) == {"MESSAGE_CREATE:1"}
-    assert keys_in_hand(path / "gone" / "ledger-sessions-1") == set()
-    for file in others:
-        file.close()
-
-
-def test_places_for_handlers_are_used_again_and_there_is_an_end_to_them(living: SessionFile, path: Path) -> None:
-    kind = living.kind(f"handler{ID}")
-    for number in range(3 * sessions.MAX_RUNNING):
-        over = living.began_as(kind, number + 1)
-        assert over is not None
-        assert successor(path).running() == ([f"handler {number + 1}"], 0)
-        over()
-    overs = [living.began_as(kind, number) for number in range(sessions.MAX_RUNNING + 1)]
-    assert overs.count(None) == 1
-    assert overs[-1] is None
-    assert len(successor(path).running()[0]) == sessions.MAX_RUNNING
-
-
-def test_there_is_room_for_so_many_kinds_and_for_names_of_ordinary_length(living: SessionFile) -> None:
-    kinds = [living.kind(f"kind {number}") for number in range(sessions.MAX_KINDS + 1)]
-    assert kinds == [*range(1, sessions.MAX_KINDS + 1), 0]
-    assert living.kind("x" * 200) == 0
+@pytest.mark.parametrize(("event", "kept"), [("x" * 200, "x" * 63), ("ü" * 200, "ü" * 31 + "\ufffd")])
+def test_only_the_beginning_of_a_long_name_is_kept(living: SessionFile, path: Path, event: str, kept: str) -> None:
+    living.began(event)
+    living.began("TYPING_START")
+    assert successor(path).running() == ([kept, "TYPING_START"], 0)
 
 
 def test_more_handlers_than_there_is_room_for_are_counted(living: SessionFile, path: Path) -> None:
-    slots = [living.began(f"handler {number}") for number in range(sessions.MAX_RUNNING + 3)]
-    names, more = successor(path).running()
-    assert (len(names), more) == (sessions.MAX_RUNNING, 3)
-    for slot in slots:
-        living.ended(slot)
-    assert successor(path).running() == ([], 0)
+    for _ in range(2):  # places are used again
+        overs = [living.began(f"MESSAGE_CREATE {number + 1}") for number in range(sessions.MAX_RUNNING + 3)]
+        names, more = successor(path).running()
+        assert (names, more) == ([f"MESSAGE_CREATE {number + 1}" for number in range(sessions.MAX_RUNNING)], 3)
+        for over in reversed(overs):
+            over()
+        assert successor(path).running() == ([], 0)
 
 
 def test_a_successor_writes_beside_the_names_that_it_found(living: SessionFile, path: Path) -> None:
-    living.began("the dead one's")
-    successor(path).began("the successor's")
-    assert sorted(successor(path).running()[0]) == ["the dead one's", "the successor's"]
+    living.began("MESSAGE_CREATE 1")
+    successor(path).began("MESSAGE_CREATE 2")
+    assert sorted(successor(path).running()[0]) == ["MESSAGE_CREATE 1", "MESSAGE_CREATE 2"]
 
 
 def test_more_shards_than_there_is_room_for_are_left_out(living: SessionFile, path: Path) -> None:
@@ -260,8 +201,7 @@ def test_what_is_noted_survives_a_kill(path: Path) -> None:
         file = SessionFile.create(path, token=TOKEN, supervisor=PARENT)
         begin(file)
         file.handed(0, 41)
-        file.began("on_message")
-        file.began_as(file.kind(f"on_edit (EDIT{ID})"), 9)
+        file.began("MESSAGE_CREATE 9")
         os.write(writing, b"x")
         time.sleep(60)
         os._exit(0)
@@ -271,7 +211,7 @@ def test_what_is_noted_survives_a_kill(path: Path) -> None:
     os.close(reading)
     os.close(writing)
     assert [found.sequence for found in successor(path).sessions()] == [41]
-    assert successor(path).running() == (["on_edit (EDIT 9)", "on_message"], 0)
+    assert successor(path).running() == (["MESSAGE_CREATE 9"], 0)
 
 
 def former(tmp_path: Path, *, read: float = 1.0) -> SessionFile:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import discord
 import pytest
 
-from bastion.bot import internals, sessions
-from bastion.bot.gate import Gate, Role
-from bastion.bot.inflight import JOIN, InFlight
+from bastion.bot import internals
+from bastion.bot.gate import Event, Gate, Role
+from bastion.bot.inflight import JOIN, InFlight, current
 from bastion.bot.ledger import SQLiteLedger
 from bastion.bot.sessions import DeadSession, SessionFile
 from bastion.bot.trail import Trail
@@ -176,7 +176,7 @@ async def test_a_join_that_is_not_told_yet_keeps_the_rest_from_counting_until_it
     await standby.gate.activate()
     standby.trail.end_replay()
     assert standby.handed == 2
-    assert f"{JOIN} (GUILD_CREATE 77)" in standby.found.running()[0]
+    assert "GUILD_CREATE 77" in standby.found.running()[0]
     standby.app.dispatch("guild_available", standby.app.get_guild(77))
     await standby.app.go.wait()
 
@@ -208,11 +208,11 @@ async def test_a_shard_that_is_resumed_goes_on_where_it_was(active: Living) -> N
     active.app.go.set()
 
 
-async def test_what_nothing_hears_is_noted_once_a_second(active: Living) -> None:
-    active.receive()
+async def test_what_nothing_hears_is_noted_too_and_what_discord_py_does_not_know_once_a_second(active: Living) -> None:
     active.websocket.sequence += 1
     internals.parsers(active.app)["CHANNEL_PINS_UPDATE"]({"channel_id": "5"})
     assert active.handed == 1
+    active.websocket.sequence += 1
     active.trail.catch_up()
     assert active.handed == 2
     active.gate.drain()
@@ -225,32 +225,82 @@ async def test_what_nothing_hears_is_noted_once_a_second(active: Living) -> None
 async def test_handlers_are_named_while_they_run(active: Living, tmp_path: Path) -> None:
     dead = SessionFile.create(tmp_path / "sessions-0", token="t", supervisor=1)
     active.receive()
-    assert active.found.running() == (["discord.py: on_raw_typing (TYPING_START)"], 0)
+    assert active.found.running() == (["TYPING_START"], 0)
     active.trail.recover(dead)
     active.receive()
     assert len(active.found.running()[0]) == 2
-    assert dead.running() == (["discord.py: on_raw_typing (TYPING_START)"], 0), "for the next successor"
+    assert dead.running() == (["TYPING_START"], 0), "for the next successor"
     active.app.go.set()
     await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")])
     assert active.found.running() == dead.running() == ([], 0)
 
 
-async def test_a_handler_is_named_no_longer_once_it_has_ended_whether_at_once_or_later(active: Living) -> None:
+async def test_a_handler_is_named_until_it_has_ended_whether_at_once_or_later(active: Living) -> None:
     active.app.go.set()
     active.receive(3)
     assert len(active.found.running()[0]) == 3, "none of them has begun"
-    for _ in range(2):
-        await asyncio.sleep(0)
-    assert active.found.running() == ([], 0), "they ended with their first step"
+    await active.nothing_runs()
     active.app.go.clear()
     active.receive()
-    held = [task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")]
-    await asyncio.sleep(0)
-    active.inflight.look()
-    assert len(active.found.running()[0]) == 1, "it has outlasted a look"
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(active.found.running()[0]) == 1
     active.app.go.set()
-    await asyncio.wait(held)
-    assert active.found.running() == ([], 0), "though somebody holds on to its task"
+    await active.nothing_runs()
+
+
+async def test_what_an_app_dispatches_itself_is_named_with_the_next_event_and_what_it_begins_beside_is_not(
+    active: Living,
+) -> None:
+    async def on_custom() -> None:
+        await active.app.go.wait()
+
+    async def wait() -> bool:
+        begun.append(asyncio.create_task(asyncio.Event().wait()))
+        active.app.dispatch("custom")
+        return await own()
+
+    begun: list[asyncio.Task[Any]] = []
+    own, active.app.go.wait = active.app.go.wait, wait  # type: ignore[method-assign]
+    active.app.event(on_custom)
+    active.receive()
+    await asyncio.sleep(0)
+    active.app.go.wait = own  # type: ignore[method-assign]
+    active.trail.name_handlers()
+    assert active.found.running() == (["TYPING_START", "TYPING_START"], 0)
+    active.app.go.set()
+    await active.nothing_runs()
+    begun[0].cancel()
+    await asyncio.wait(begun)
+
+
+async def test_one_that_is_cut_before_it_is_named_is_not_named(active: Living) -> None:
+    with_event = current.set(Event("TYPING_START", {}, 0.0, True))
+    task = asyncio.create_task(active.app.go.wait(), name="discord.py: on_raw_typing")
+    current.reset(with_event)
+    (handler,) = active.inflight.handlers()
+    assert active.inflight.cut(handler) == "discord.py: on_raw_typing (TYPING_START)"
+    active.trail.name_handlers()
+    assert active.found.running() == ([], 0)
+    await asyncio.wait([task])
+
+
+async def test_what_is_being_claimed_is_named_until_its_handler_has_ended(active: Living) -> None:
+    """A child that is killed between the two leaves a trace of what nobody else can claim any more."""
+    active.gate.open_window()
+    claim = active.gate.ledger.claim_occurrence
+    seen: list[list[str]] = []
+
+    def claims(*args: Any, **among: Any) -> bool:
+        won = claim(*args, **among)
+        seen.append(active.found.running()[0])
+        return won
+
+    active.gate.ledger.claim_occurrence = claims  # type: ignore[method-assign]
+    active.receive()
+    assert (seen, active.found.running()[0]) == ([["TYPING_START"]], ["TYPING_START"])
+    active.app.go.set()
+    await active.nothing_runs()
 
 
 PRESS = {"id": "77", "application_id": "1", "type": 3, "token": "t", "version": 1, "channel_id": "5"} | {
@@ -286,7 +336,7 @@ async def test_what_was_left_to_an_older_child_is_named_all_the_time_until_its_h
     internals.parsers(active.app)["INTERACTION_CREATE"](PRESS)
     assert active.found.running()[0] == ["INTERACTION_CREATE 77"]
     await comes(active)
-    assert active.found.running()[0] == ["discord.py: on_interaction (INTERACTION_CREATE 77)"]
+    assert active.found.running()[0] == ["INTERACTION_CREATE 77"]
     active.app.go.set()
     await asyncio.wait([task for task in asyncio.all_tasks() if task.get_name().startswith("discord.py")])
     assert active.found.running()[0] == []
@@ -324,7 +374,7 @@ async def test_a_join_is_named_and_counts_as_running_from_its_receipt_until_its_
     active.websocket.sequence += 1
     internals.parsers(active.app)["GUILD_CREATE"](JOINED)
     assert active.handed == 1
-    assert active.found.running()[0] == [f"{JOIN} (GUILD_CREATE 77)"]
+    assert active.found.running()[0] == ["GUILD_CREATE 77"]
     assert active.inflight.count() == 1
     for _ in range(3):
         await asyncio.sleep(0)
@@ -333,7 +383,7 @@ async def test_a_join_is_named_and_counts_as_running_from_its_receipt_until_its_
     while active.inflight.handlers()[0].task.get_name() == JOIN:
         assert active.found.running()[0]
         await asyncio.sleep(0)
-    assert active.found.running()[0] == ["discord.py: on_guild_join (GUILD_CREATE 77)"]
+    assert active.found.running()[0] == ["GUILD_CREATE 77"]
     assert active.inflight.count() == 1
     go.set()
     await asyncio.wait([handler.task for handler in active.inflight.handlers()])
@@ -341,15 +391,7 @@ async def test_a_join_is_named_and_counts_as_running_from_its_receipt_until_its_
     assert active.found.running()[0] == []
 
 
-async def first_of_its_kind(living: Living) -> None:
-    living.receive()
-
-
-async def of_a_kind_that_is_known(living: Living) -> None:
-    living.app.go.set()
-    living.receive()
-    await living.nothing_runs()
-    living.app.go.clear()
+async def by_discord_py(living: Living) -> None:
     living.receive()
 
 
@@ -363,7 +405,6 @@ async def beside_one_that_waits_for_it(living: Living) -> None:
 async def begun_by_the_app_in_its_own_way(living: Living) -> None:
     schedule = living.app._schedule_event
     living.app._schedule_event = lambda *args, **options: schedule(*args, **options)  # type: ignore[method-assign]
-    living.inflight.kinds = {}
     living.receive()
 
 
@@ -381,8 +422,7 @@ async def of_an_event_that_is_in_no_role_held_back(living: Living) -> None:
 @pytest.mark.parametrize(
     "comes",
     [
-        first_of_its_kind,
-        of_a_kind_that_is_known,
+        by_discord_py,
         beside_one_that_waits_for_it,
         begun_by_the_app_in_its_own_way,
         of_an_event_that_is_in_no_role_held_back,
@@ -400,11 +440,11 @@ async def test_in_quiet_a_handler_is_named_and_counted_and_what_it_begins_descen
     own, active.app.go.wait = active.app.go.wait, begin  # type: ignore[method-assign]
     await comes(active)
     (name,) = active.found.running()[0]
-    assert name.startswith(("discord.py: on_raw_typing (TYPING_START", "discord.py: on_guild_unavailable (GUILD_DEL"))
+    assert name in ("TYPING_START", "GUILD_DELETE 77")
     assert active.inflight.count() == 1
     await asyncio.sleep(0)
     (handler,) = active.inflight.handlers()
-    assert begun[-1] in active.inflight.of(active.inflight._tasks[handler.task].origin)
+    assert begun[-1] in active.inflight.of(handler.origin)
     active.app.go.set()
     await active.nothing_runs()
     for task in begun:
@@ -418,44 +458,21 @@ async def test_what_the_runtime_announces_is_named(active: Living) -> None:
 
     active.app.event(on_deactivate)
     active.gate.announce("deactivate")
-    assert active.found.running()[0] == ["discord.py: on_deactivate (deactivate)"]
+    assert active.found.running()[0] == ["deactivate"]
     active.app.go.set()
 
 
 async def test_a_handler_is_named_before_its_event_counts_as_handed_over(
     active: Living, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen: list[int] = []
+    began = active.file.began
+    seen: list[tuple[str, int]] = []
 
-    class Words:
-        """The words of the briefs: notes what counts as handed over when a kind is stored."""
+    def notes(event: str) -> Callable[[], None]:
+        seen.append((event, active.handed))
+        return began(event)
 
-        def __setitem__(self, word: int, value: int) -> None:
-            if value:
-                seen.append(active.handed)
-            words[word] = value
-
-    words = active.file.briefs.words
-    active.receive()
-    active.inflight.begin_handlers(active.app, replace(active.file.briefs, words=Words()))  # type: ignore[arg-type]
-    active.gate.begin = active.inflight.begin
-    active.receive(2)
-    assert (seen, active.handed) == ([1, 2], 3)
-    active.app.go.set()
-
-
-async def test_a_handler_is_named_also_where_kind_and_id_cannot_tell_it(active: Living) -> None:
-    async def on_raw_message_delete(event: discord.RawMessageDeleteEvent) -> None:
-        await active.app.go.wait()
-
-    active.app.event(on_raw_message_delete)
-    deleted = {"id": 1 << 64, "channel_id": 5}
-    active.websocket.sequence += 1
-    internals.parsers(active.app)["MESSAGE_DELETE"](deleted)
-    assert active.found.running()[0] == [f"discord.py: on_raw_message_delete (MESSAGE_DELETE {1 << 64})"]
-    for number in range(sessions.MAX_RUNNING):
-        active.file.began_as(active.file.kind("filler"), number)
-    active.websocket.sequence += 1
-    internals.parsers(active.app)["MESSAGE_DELETE"](deleted | {"id": 7})
-    assert "discord.py: on_raw_message_delete (MESSAGE_DELETE 7)" in active.found.running()[0]
+    monkeypatch.setattr(active.file, "began", notes)
+    active.receive(3)
+    assert (seen, active.handed) == ([("TYPING_START", before) for before in range(3)], 3)
     active.app.go.set()

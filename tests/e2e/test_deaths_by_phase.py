@@ -206,10 +206,10 @@ async def test_with_probation_and_linger_sessions_may_break_while_the_old_child_
 @pytest.mark.parametrize("deed", ["kill", "stop"])
 @pytest.mark.parametrize("moment", ["claimed", "counted"])
 @pytest.mark.parametrize("live", [True, False])
-async def test_what_a_new_child_had_claimed_and_not_begun_is_handled_by_the_old_one(
+async def test_what_a_new_child_had_claimed_and_not_begun_is_named(
     tmp_path: Path, live: bool, moment: str, deed: str
 ) -> None:
-    """It is neither lost nor named: nothing ran."""
+    """Nobody else can claim it."""
     async with ordeal(tmp_path, handoff__probation=60) as installation:
         if live:
             following = Following(installation)
@@ -222,19 +222,17 @@ async def test_what_a_new_child_had_claimed_and_not_begun_is_handled_by_the_old_
         installation.hurt[2] = time.monotonic()
         outcome = await following.result()
         assert (outcome["result"], outcome["generation"]) == ("rolled-back", 1), installation.tail()
-        await installation.logged("gen 1: INFO bastion: generation 2 died before it began to handle")
+        await installation.logged("cut, for generation 2 died: ")
         await serving_alone(installation, 1)
         installation.configure(handoff__probation=0)
 
 
 @pytest.mark.parametrize("moment", ["claimed", "counted"])
-async def test_what_an_active_child_had_claimed_and_not_begun_is_handled_by_its_spare(
-    tmp_path: Path, moment: str
-) -> None:
+async def test_what_an_active_child_had_claimed_and_not_begun_is_named(tmp_path: Path, moment: str) -> None:
     async with ordeal(tmp_path, restart__spare=True) as installation:
         await in_roles(installation, "active", "standby")
         order(installation, 1, moment, "kill")
-        await installation.logged("gen 2: INFO bastion: generation 1 died before it began to handle", timeout=40)
+        await installation.logged("cut, for generation 1 died: ", timeout=40)
         await in_roles(installation, "active", "standby")
         installation.configure(restart__spare=False)
 
