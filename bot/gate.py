@@ -28,7 +28,7 @@ from bastion.bot import components, internals
 from bastion.bot.components import ACTIVE_FIRST, OWNER_FIRST, Ownership
 from bastion.bot.inflight import JOIN, current
 from bastion.bot.keys import Identity, identify
-from bastion.bot.ledger import PAIR_WITHIN, Ledger
+from bastion.bot.ledger import PAIR_WITHIN, SKEW, Among, Ledger
 
 Role: TypeAlias = Literal["standby", "active", "draining"]
 Place: TypeAlias = tuple[int, int]
@@ -71,8 +71,8 @@ class Event(msgspec.Struct, weakref=True, eq=False):
     decision: bool | None = None
     """Whether this child handles it; None while undecided. Everything that follows from one event shares it."""
     identity: Identity | None = None
-    since: float = 0.0
-    """When the session began that has brought it, if that is known."""
+    session: tuple[float, float] = (0.0, 0.0)
+    """When the session was asked for that has brought it, and when it was there, if that is known."""
     counted: bool = False
     interaction: discord.Interaction[Any] | None = None
     """What discord.py made of it, if it is one and was handled here."""
@@ -163,8 +163,8 @@ class Gate:
     """Whether events are claimed before they are handled, for another child may hear them too. The gate's own."""
     _closes: asyncio.TimerHandle | None = None
     """When the window closes."""
-    _began: dict[int, float] = field(default_factory=dict)
-    """When the session of each shard began, if this child began it."""
+    _began: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """When the session of each shard was asked for, and when it was there, if this child began it."""
     _held: deque[_Held] = field(default_factory=deque)
     _finishing: bool = False
     """Whether handlers, conversations and components of an active time may still be alive here."""
@@ -238,12 +238,12 @@ class Gate:
         self.window_open = False
 
     def session_began(self, shard: int, *, at: float) -> None:
-        """Note a shard's fresh session: it brings nothing from before that."""
-        self._began[shard] = at
+        """Note a shard's fresh session, which is there now: it brings nothing from before ``at``."""
+        self._began[shard] = at, self.clock()
 
     def session_start(self, shard: int) -> float:
         """Return when a shard's session began, 0.0 if another child began it."""
-        return self._began.get(shard, 0.0)
+        return self._began.get(shard, (0.0, 0.0))[0]
 
     def release(self, shard: int, *, handle: bool) -> None:
         """Hold nothing of a shard back any more: handle it, or forget it, for a dead child's session brings it too."""
@@ -474,7 +474,8 @@ class Gate:
             event.decision = True
             return
         self.counters.heard += 1
-        event.since = self.session_start(place[0]) if place is not None else 0.0
+        if place is not None:
+            event.session = self._began.get(place[0], event.session)
 
     def _take_guild(self, data: Any) -> None:
         event = current.get()
@@ -760,6 +761,7 @@ class Gate:
         return won
 
 
-def _among(event: Event) -> tuple[float, float]:
-    """Return when another child has received an event, if it has: what came before this session is none of its own."""
-    return max(event.since, event.at - PAIR_WITHIN), event.at + PAIR_WITHIN
+def _among(event: Event) -> Among:
+    """Return when another child has received an event, if it has."""
+    asked_for, there = event.session
+    return Among(max(asked_for, event.at - PAIR_WITHIN), event.at + PAIR_WITHIN, sure=there + SKEW / 2)

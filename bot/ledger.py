@@ -3,7 +3,7 @@
 Each child claims an event before it handles it. What happens once belongs to whoever is first to insert its key. Any
 other event may happen again, so equal ones are paired: one that this child's session brings is the same as one that
 another child has claimed, if this child has paired nothing with that claim before, and both came at about the same
-time. An example, of a reaction that is added, removed and added again within a second. Generation 1 is active, 2 holds
+time (`Among`). An example, of a reaction that is added, removed and added again within a second. Generation 1 is active, 2 holds
 what it hears, and is made active after the removal:
 
     1 hears add, remove     handles both:    claims (add, 1) and (remove, 1)
@@ -28,7 +28,7 @@ import sqlite3
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 from bastion.wire.private import foreign, open_private
 
@@ -37,6 +37,10 @@ _log = logging.getLogger("bastion.ledger")
 PAIR_WITHIN = 30.0
 """Seconds by which two children may hear one event apart: longer than the 20 s (`restart.hang_timeout`) after which one
 that stands still is ended. Sessions that are well differ by some tenths of a second."""
+
+SKEW = 1.0
+"""Seconds by which sessions that are well may bring one event apart, on a busy machine. Not more than a child with
+sessions of its own waits before it is active (`recovery.SURE_AFTER`): nothing is left out then at the switch."""
 
 KEPT_SECONDS = 900.0
 """How long claims are kept: longer than a child holds an event back (5 minutes), and than Discord keeps a session whose
@@ -58,8 +62,19 @@ _REOPEN_SECONDS = 1.0
 _TRIMMED = 2000
 """Oldest claims that each `trim` looks at: more than a second brings, and a millisecond's work."""
 
-Span: TypeAlias = tuple[float, float]
-"""The earliest and the latest time, in seconds of the machine's monotonic clock."""
+
+class Among(NamedTuple):
+    """Which claims of another child may be of an event that this child's session has brought.
+
+    Times are seconds of the machine's monotonic clock.
+    """
+
+    since: float
+    until: float
+    sure: float = float("-inf")
+    """What was claimed before may be of an event that this session never brought, for it had not begun. So it counts
+    only within `SKEW`."""
+
 
 # Rows lie in the order in which they came, so the oldest need no index.
 
@@ -76,9 +91,9 @@ CREATE TABLE IF NOT EXISTS turns (name TEXT PRIMARY KEY, at REAL NOT NULL) WITHO
 _TWIN = """
 SELECT other.rowid FROM occurrences AS other
 WHERE other.digest = :digest AND other.generation != :generation AND other.twin IS NULL
-AND other.at BETWEEN :since AND :until AND NOT EXISTS (
+AND other.at BETWEEN :since AND :until AND (other.at >= :sure OR abs(other.at - :at) <= :skew) AND NOT EXISTS (
     SELECT 1 FROM occurrences AS own WHERE own.twin = other.rowid AND own.generation = :generation
-) ORDER BY other.at LIMIT 1
+) ORDER BY abs(other.at - :at) LIMIT 1
 """
 _CLAIM = "INSERT OR IGNORE INTO claims VALUES (?, ?, ?)"
 _CLAIM_OCCURRENCE = f"INSERT INTO occurrences VALUES (:digest, :generation, :at, ({_TWIN}))"
@@ -99,10 +114,10 @@ class Ledger(Protocol):
     def claim(self, key: str, at: float) -> bool:
         """Claim an event that happens once. True: this child handles it (also when the ledger failed)."""
 
-    def claim_occurrence(self, digest: str, at: float, *, among: Span) -> bool:
-        """Claim an event that may happen again, unless another child has claimed it in the time ``among``."""
+    def claim_occurrence(self, digest: str, at: float, *, among: Among) -> bool:
+        """Claim an event that may happen again, unless another child has claimed it."""
 
-    def pair(self, digest: str, at: float, *, among: Span) -> bool:
+    def pair(self, digest: str, at: float, *, among: Among) -> bool:
         """Return whether another child has handled such an event, without claiming it (or if the ledger failed: no)."""
 
     def claimed(self, keys: Sequence[str]) -> set[str]:
@@ -137,20 +152,19 @@ class SQLiteLedger:
         cursor = self._run(_CLAIM, (key, self._generation, at))
         return self._count(mine=cursor is None or cursor.rowcount == 1)
 
-    def claim_occurrence(self, digest: str, at: float, *, among: Span) -> bool:
+    def claim_occurrence(self, digest: str, at: float, *, among: Among) -> bool:
         """Claim an event that may happen again."""
         cursor = self._run(_CLAIM_OCCURRENCE, self._occurrence(digest, at, among))
         rows = [] if cursor is None else self._rows("SELECT twin FROM occurrences WHERE rowid = ?", (cursor.lastrowid,))
         return self._count(mine=not rows or rows[0][0] is None)
 
-    def pair(self, digest: str, at: float, *, among: Span) -> bool:
+    def pair(self, digest: str, at: float, *, among: Among) -> bool:
         """Return whether another child has handled such an event, without claiming it."""
         cursor = self._run(_PAIR, self._occurrence(digest, at, among))
         return cursor is not None and cursor.rowcount == 1
 
-    def _occurrence(self, digest: str, at: float, among: Span) -> dict[str, Any]:
-        since, until = among
-        return {"digest": digest, "generation": self._generation, "at": at, "since": since, "until": until}
+    def _occurrence(self, digest: str, at: float, among: Among) -> dict[str, Any]:
+        return {"digest": digest, "generation": self._generation, "at": at, "skew": SKEW} | among._asdict()
 
     def _count(self, *, mine: bool) -> bool:
         self.won += mine

@@ -51,7 +51,7 @@ from bastion.bot.discordpy import again
 from bastion.bot.discordpy.held import Held, Payload, SessionGoneError, decoded
 from bastion.bot.gate import INTERACTION_LIFE, Event, Gate
 from bastion.bot.keys import Identity, identify
-from bastion.bot.ledger import Ledger
+from bastion.bot.ledger import Among, Ledger
 from bastion.bot.session.handover import Handover
 from bastion.bot.session.resumes import Resumes
 from bastion.bot.sessions import DeadSession, SessionFile, whose
@@ -570,5 +570,5 @@ class Recovery:
             self._gate.claiming(event)
             return ledger.claim(identity.text, event.at)
         if began is not None:
-            return not self._ledger.pair(identity.text, event.at, among=(began, float("inf")))
+            return not self._ledger.pair(identity.text, event.at, among=Among(began, float("inf")))
         return self._gate.claim(event) if self._activated else True

@@ -8,7 +8,6 @@ made active, and looks each second whether others have.
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,9 +18,11 @@ import pytest
 from bastion.bot import ledger as module
 from bastion.bot.gate import _FORGET_AFTER
 from bastion.bot.keys import identify
-from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.ledger import Among, SQLiteLedger
 
-SKEW = 0.5
+SKEW = 0.3
+BEFORE_READY = 1.5
+"""Seconds from when a session is there until its child is active: `recovery.SURE_AFTER`, and a beat of the other one."""
 STALL = 15.0
 """Less than `restart.hang_timeout`: who stands still for longer is ended."""
 
@@ -32,6 +33,11 @@ class Child:
 
     ledger: SQLiteLedger
     began: float
+    """When its session was asked for."""
+    there: float
+    """When it was there."""
+    brings: float
+    """Some moment in between: what is emitted before, it never brings."""
     active: list[tuple[float, float]]
     stalls: list[tuple[float, float]]
     rng: random.Random
@@ -48,8 +54,10 @@ class Child:
     def is_active(self, at: float) -> bool:
         return any(start <= at < end for start, end in self.active)
 
-    def among(self, at: float) -> tuple[float, float]:
-        return max(self.began, at - module.PAIR_WITHIN), at + module.PAIR_WITHIN
+    def among(self, at: float) -> Among:
+        """As `gate._among`."""
+        sure = self.there + module.SKEW / 2
+        return Among(max(self.began, at - module.PAIR_WITHIN), at + module.PAIR_WITHIN, sure=sure)
 
     def take(self, at: float, digest: str) -> None:
         if self.ledger.claim_occurrence(digest, at, among=self.among(at)):
@@ -68,10 +76,11 @@ class Child:
             self.held.remove(one)
 
 
-def play(directory: Path, seed: int, *, children: int = 2, near_the_beginning: bool = False) -> Counter[str]:
+def play(directory: Path, seed: int, *, children: int = 2, dense: bool = False) -> Counter[str]:
     """Play one history; return by how much each digest was handled too often, or too seldom.
 
-    ``near_the_beginning``: also of what happened when a later child's session was about to begin.
+    ``dense``: nobody stands still, and equal events come every second around the beginnings of sessions, which are
+    close to the switches. Else nothing comes while a session begins: a child that stands still may claim it much later.
     """
     rng = random.Random(seed)
     switches = [50.0 * number for number in range(1, children)]
@@ -83,21 +92,30 @@ def play(directory: Path, seed: int, *, children: int = 2, near_the_beginning: b
         if number == children - 2 and rng.random() < 0.3:  # it is made active again: the last one was no good
             active.append((switches[-1] + 20.0, 1e9))
         at = rng.uniform(0.0, 50.0 * children)
-        stalls = [(at, at + rng.uniform(0.0, STALL))]
-        began = 0.0 if number == 0 else start - rng.uniform(20.0, 40.0)
+        stalls = [] if dense else [(at, at + rng.uniform(0.0, STALL))]
+        there = 0.0 if number == 0 else start - (BEFORE_READY if dense else rng.uniform(BEFORE_READY, 40.0))
+        began = there - rng.uniform(0.05, 0.4)
+        brings = rng.uniform(began, there)
         ledger = SQLiteLedger(str(directory / f"{seed}.db"), number + 1)
-        made.append(Child(ledger, began, active, stalls, random.Random(rng.random())))
+        made.append(Child(ledger, began, there, brings, active, stalls, random.Random(rng.random())))
     if len(made[-2].active) == 2:
         made[-1].active = [(switches[-1], switches[-1] + 20.0)]
     emitted: Counter[str] = Counter()
     what: list[tuple[float, int, Child, str]] = []
     order = count()
-    for at in sorted(rng.uniform(0.0, 50.0 * children) for _ in range(rng.randint(5, 80))):
-        if not near_the_beginning and any(child.began - STALL - SKEW <= at <= child.began + SKEW for child in made[1:]):
+    last: dict[str, float] = {}
+    times = [rng.uniform(0.0, 50.0 * children) for _ in range(rng.randint(5, 40))]
+    if dense:
+        times = [rng.uniform(switch - 4.0, switch + 4.0) for switch in switches for _ in range(40)]
+    for at in sorted(times):
+        if not dense and any(child.began - STALL - SKEW <= at <= child.there + SKEW for child in made[1:]):
             continue
         digest = rng.choice(["add", "remove"])
+        if dense and at - last.get(digest, 0.0) < 1.0:
+            continue
+        last[digest] = at
         emitted[digest] += 1
-        what += [(child.reads(at), next(order), child, digest) for child in made if at >= child.began]
+        what += [(child.reads(at), next(order), child, digest) for child in made if at >= child.brings]
     what += [(float(second), -1, child, "") for second in range(int(50 * children) + 60) for child in made]
     for at, _, child, digest in sorted(what, key=lambda one: one[:2]):
         if not digest or child.is_active(at):
@@ -121,10 +139,30 @@ def test_every_occurrence_is_handled_exactly_once(tmp_path: Path, seed: int, chi
     assert play(tmp_path, seed, children=children) == Counter()
 
 
+@pytest.mark.parametrize("children", [2, 3])
+@pytest.mark.parametrize("seed", range(40))
+def test_what_comes_as_a_session_begins_is_told_apart_from_what_comes_at_the_switch(
+    tmp_path: Path, seed: int, children: int
+) -> None:
+    """The session never brings the one, which the other child has claimed."""
+    assert play(tmp_path, seed, children=children, dense=True) == Counter()
+
+
+def test_it_can_fail_when_a_claim_of_that_time_counts_for_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SKEW", 5.0)
+    assert any(play(tmp_path, seed, dense=True) for seed in range(40))
+
+
 @pytest.mark.wide
 def test_two_thousand_histories(tmp_path: Path) -> None:
-    wrong = [seed for seed in range(2000) if play(tmp_path, seed, children=2 + seed % 2)]
-    assert wrong == []
+    """Equal events that are closer together than a standstill lasts may be miscounted, though hardly ever are."""
+    for dense, most in ((False, 2), (True, 0)):
+        wrong = [seed for seed in range(1000) if play(tmp_path, seed, children=2 + seed % 2, dense=dense)]
+        assert len(wrong) <= most, wrong
+        for file in tmp_path.iterdir():
+            file.unlink()
 
 
 def test_it_can_fail_when_the_children_may_not_be_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,16 +176,6 @@ def test_it_can_fail_when_a_claim_is_paired_more_than_once(tmp_path: Path, monke
         module, "_CLAIM_OCCURRENCE", f"INSERT INTO occurrences VALUES (:digest, :generation, :at, ({twice}))"
     )
     assert any(play(tmp_path, seed) for seed in range(40))
-
-
-def test_equal_events_may_be_miscounted_where_one_came_just_before_a_session_began(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As README says. The old child hears it when that session has begun, so it looks like one that both have heard."""
-    monkeypatch.setattr(sys.modules[__name__], "STALL", 0.0)
-    with_them = [wrong for seed in range(200) if (wrong := play(tmp_path, seed, near_the_beginning=True))]
-    assert with_them
-    assert all(abs(by) <= 2 for wrong in with_them for by in wrong.values())
 
 
 # Names.

@@ -18,9 +18,9 @@ import pytest
 from mounts import full, not_writable, small
 
 from bastion.bot import ledger as module
-from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.ledger import Among, SQLiteLedger
 
-AMONG = (0.0, 10.0)
+AMONG = Among(0.0, 10.0)
 
 
 @pytest.fixture
@@ -59,9 +59,22 @@ def test_only_what_another_child_has_handled_at_about_that_time_is_paired(
 ) -> None:
     old, new = pair
     assert old.claim_occurrence("add", 5.0, among=AMONG)
-    assert new.claim_occurrence("add", 50.0, among=(40.0, 60.0))
+    assert new.claim_occurrence("add", 50.0, among=Among(40.0, 60.0))
     assert new.claim_occurrence("remove", 5.0, among=AMONG)
     assert not new.claim_occurrence("add", 6.0, among=AMONG)
+
+
+def test_what_was_claimed_as_a_session_began_counts_only_if_both_came_at_once(
+    pair: tuple[SQLiteLedger, SQLiteLedger],
+) -> None:
+    """It may be of an event that this session never brought."""
+    old, new = pair
+    young = Among(0.0, 40.0, sure=5.5)
+    for digest, at in (("a", 4.9), ("b", 4.9), ("c", 5.6)):
+        assert old.claim_occurrence(digest, at, among=AMONG)
+    assert not new.claim_occurrence("a", 5.1, among=young)
+    assert new.claim_occurrence("b", 6.1, among=young)
+    assert not new.claim_occurrence("c", 15.0, among=young)
 
 
 def test_three_children_pair_with_the_one_that_has_handled_it(path: Path) -> None:
@@ -69,7 +82,7 @@ def test_three_children_pair_with_the_one_that_has_handled_it(path: Path) -> Non
     assert one.claim_occurrence("add", 1.0, among=AMONG)
     for other in (two, three):
         assert not other.claim_occurrence("add", 1.0, among=AMONG)
-        assert other.claim_occurrence("add", 11.0, among=(9.0, 19.0)) is (other is two)
+        assert other.claim_occurrence("add", 11.0, among=Among(9.0, 19.0)) is (other is two)
     for ledger in (one, two, three):
         ledger.close()
 
@@ -102,7 +115,7 @@ def test_clearing_forgets_every_claim(pair: tuple[SQLiteLedger, SQLiteLedger]) -
 
 RACER = """
 import sys
-from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.ledger import Among, SQLiteLedger
 ledger = SQLiteLedger(sys.argv[1], int(sys.argv[2]))
 def first(claim):
     for key in range(1500):
@@ -112,7 +125,7 @@ def first(claim):
             yield key
 sys.stdin.readline()
 print(*first(lambda key: ledger.claim(key, 0.0)))
-print(*first(lambda key: ledger.claim_occurrence(key, 0.0, among=(0.0, 0.0))))
+print(*first(lambda key: ledger.claim_occurrence(key, 0.0, among=Among(0.0, 0.0))))
 print(ledger.errors, file=sys.stderr)
 """
 
@@ -312,7 +325,7 @@ def test_old_claims_are_trimmed_and_those_of_before_the_machine_started(path: Pa
     with closing(SQLiteLedger(str(path), 1)) as ledger:
         for name, at in (("old", now - module.KEPT_SECONDS - 1), ("young", now - 1), ("of before", 5 * now)):
             assert ledger.claim(name, at)
-            assert ledger.claim_occurrence(f"{name} digest", at, among=(at, at))
+            assert ledger.claim_occurrence(f"{name} digest", at, among=Among(at, at))
         ledger.trim(now)
     assert keys_in(path) == {"young", "young digest"}
 

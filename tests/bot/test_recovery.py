@@ -27,7 +27,7 @@ from bastion.bot.discordpy.messages import Recent
 from bastion.bot.gate import Gate
 from bastion.bot.inflight import InFlight
 from bastion.bot.keys import Identity, identify
-from bastion.bot.ledger import SQLiteLedger
+from bastion.bot.ledger import Among, SQLiteLedger
 from bastion.bot.recovery import Recovery
 from bastion.bot.session.handover import Handover
 from bastion.bot.sessions import SessionFile
@@ -337,7 +337,7 @@ async def test_what_the_dead_had_claimed_itself_is_no_reason_to_leave_out_an_equ
     identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
     now = time.monotonic()
     with closing(SQLiteLedger(str(scene.directory / "ledger"), 1)) as dead:
-        assert dead.claim_occurrence(identity.text, now, among=(now, now))
+        assert dead.claim_occurrence(identity.text, now, among=Among(now, now))
         async with scene.successor() as successor:
             assert await successor.live() == [f"reaction {message.key}"]
 
@@ -352,9 +352,9 @@ async def test_what_its_predecessor_had_claimed_is_told_if_the_dead_had_seen_it_
     identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
     path, now = str(scene.directory / "ledger"), time.monotonic()
     with closing(SQLiteLedger(path, 7)) as predecessor, closing(SQLiteLedger(path, 1)) as dead:
-        assert predecessor.claim_occurrence(identity.text, now, among=(now, now))
+        assert predecessor.claim_occurrence(identity.text, now, among=Among(now, now))
         if seen:
-            assert not dead.claim_occurrence(identity.text, now, among=(now, now))
+            assert not dead.claim_occurrence(identity.text, now, among=Among(now, now))
         async with scene.successor() as successor:
             assert await successor.live() == [f"reaction {message.key}"] * heard
 
@@ -365,7 +365,7 @@ async def test_what_was_claimed_before_the_dead_ones_session_began_is_another_ev
     identity = reaction_identity(scene.sandbox.emit_reaction_add(message=int(message.key)))
     before = min(session.began for session in scene.file.sessions()) - 1.0
     with closing(SQLiteLedger(str(scene.directory / "ledger"), 7)) as predecessor:
-        assert predecessor.claim_occurrence(identity.text, before, among=(before, before))
+        assert predecessor.claim_occurrence(identity.text, before, among=Among(before, before))
         async with scene.successor() as successor:
             assert await successor.live() == [f"reaction {message.key}"]
 

@@ -23,8 +23,8 @@ RATE = 100
 FILES = ("", "-wal", "-shm")
 
 HEARD_SECONDS = 4.0
-"""What both children hear until the new one is active, which holds it: what had been claimed in that time it handles too,
-if the claims are gone."""
+"""For so long both children hear what comes, until the new one is active: it handles what had been claimed, too, if the
+claims are gone."""
 LOOK_SECONDS = 1.5
 """By then both have found out, and claim in one file again."""
 
