@@ -66,8 +66,6 @@ def terminate(installation: Rig) -> float:
     return time.monotonic()
 
 
-
-
 def errors(installation: Rig) -> list[str]:
     """Return the last line of every traceback in the log."""
     found = []
