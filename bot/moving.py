@@ -132,6 +132,11 @@ class Moving:
         self._say(self._wants)
         self._answer = asyncio.get_running_loop().create_future()
 
+    @property
+    def wants(self) -> wire.Wants:
+        """Return what this child's sessions are like by now: a mirror has the number of shards that the holder had."""
+        return msgspec.structs.replace(self._wants, shards=self._client.shard_count or 1, ids=sorted(self.handover.own))
+
     async def answer(self) -> wire.Mirror | wire.Overlap:
         """Wait for the supervisor's answer."""
         assert self._answer is not None
@@ -194,8 +199,7 @@ class Moving:
         """
         if self.is_mirror:
             raise StateFileError("its sessions are another bot's")
-        ids = sorted(self.handover.own)
-        file = Writing(path, msgspec.structs.replace(self._wants, shards=self._client.shard_count or 1, ids=ids))
+        file = Writing(path, self.wants)
         try:
             async with asyncio.timeout(SAVE_SECONDS):
                 while not self.handover.steady:

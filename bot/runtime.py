@@ -690,12 +690,10 @@ class Runtime:
             return  # it was told to become that before it could say once more that it is ready
         self._send_beat()  # so that the supervisor can compare what this child has heard
         self._ready_said = True
-        self.link.send(
-            wire.Ready(
-                shards=self.client.shard_count or 1,
-                guilds=len(self.client.guilds),
-            )
-        )
+        self._say_ready(self.client)
+
+    def _say_ready(self, client: discord.Client) -> None:
+        self.link.send(wire.Ready(shards=client.shard_count or 1, guilds=len(client.guilds)))
 
     def _obey(self, message: wire.ToChild) -> None:
         if isinstance(message, wire.Ping):
@@ -733,6 +731,8 @@ class Runtime:
         elif isinstance(message, wire.Mirror | wire.Overlap):
             if self.moving is not None:
                 self.moving.answered(message)
+        elif isinstance(message, wire.Introduce):
+            self._introduce(self.gate)
         elif isinstance(message, wire.Activate):
             self._orders += 1
             self._activating = self._spawn(self._activate(self.gate, order=self._orders, still=message.still))
@@ -764,6 +764,17 @@ class Runtime:
         self.link.send(wire.Role(role="standby"))
         if self.moving is not None:
             self.moving.state_may_be_due()
+
+    def _introduce(self, gate: Gate) -> None:
+        """Tell a supervisor that knows nothing of this child all that it has to know."""
+        assert self.moving is not None
+        assert self.shards is not None
+        self.link.send(wire.LoggedIn(token=self._token))
+        self.link.send(self.moving.wants)
+        self._say_ready(gate.client)
+        self.shards.tell()
+        self._send_beat()
+        self.link.send(wire.Role(role="active"))
 
     async def _catch_up(self, gate: Gate, patience: float) -> None:
         """Read, in at most ``patience`` seconds, what has come to this child's own sessions by now, and handle it.

@@ -83,6 +83,11 @@ class Permits:
         if future is not None:
             future.set_result(None)
 
+    def ask_again(self) -> None:
+        """Ask anew for what is still waited for: whoever had heard it has forgotten."""
+        for shard in self._waiting:
+            self.ask(shard)
+
     def keep(self, shard: int) -> None:
         """Put an acquired permit back for the connection that follows."""
         self._granted[shard] = time.monotonic()
@@ -151,6 +156,12 @@ class Shards:
             )
         )
         self.fix(count, ids)
+
+    def tell(self) -> None:
+        """Say how each shard stands, and what it waits for."""
+        for shard, (state, why) in self._states.items():
+            self.send(wire.Shard(id=shard, state=state, why=why))
+        self.permits.ask_again()
 
     async def _gateway_bot(self) -> tuple[int, str, SessionStartLimits]:
         """Ask Discord; an error of its own that passes within seconds is no reason to fail."""

@@ -137,34 +137,20 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedChild:
-    """All that is known of a child here: what a re-executed supervisor takes it up again with.
-
-    ``read``, ``write``, ``stdout`` and ``stderr`` are our ends of its pipes, -1 for a closed one; the bytes are what
-    has been read and is no line yet, or is to be written.
-    """
+class HeldChild:
+    """A process as it is held here: by its number, its pid and our ends of its pipes, -1 for a closed one."""
 
     generation: int
     release: Release
-    secrets: tuple[str, ...] = field(repr=False)
-    """What no line of its output may show."""
-    nonce: str = field(default="", repr=False)
-    """What it has to answer with before it is told anything; "" when it has."""
-    variables: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """What it is told then."""
     pid: int
     read: int
     write: int
     stdout: int
     stderr: int
-    expendable: bool = False
-    greeted: bool = False
-    broken: bool = False
-    unread: bytes = b""
-    unsent: bytes = b""
-    out_part: bytes = b""
-    err_part: bytes = b""
-    last: tuple[str, ...] = ()
+    parts: tuple[bytes, bytes] = (b"", b"")
+    """What it has printed on either output that is no line yet."""
+    secrets: tuple[str, ...] = field(repr=False)
+    """What no line of its output may show."""
 
     @property
     def descriptors(self) -> list[int]:
@@ -188,83 +174,95 @@ def environment(base: Mapping[str, str], *, generation: int) -> dict[str, str]:
 
 def spawn(release: Release, launch: Launch, listener: Listener, *, command: CommandFactory = launcher) -> Child:
     """Start a process. Needs a running event loop. Raises `SpawnError`; then nothing is left behind."""
-    process, carried = _start(release, launch, command)
-    child = Child(carried, process, listener)
-    child.send(Challenge(nonce=carried.nonce, protocol=PROTOCOL))
+    process, held = _start(release, launch, command)
+    nonce = secrets.token_hex(16)
+    child = Child(held, process, listener, nonce=nonce, variables=launch.variables)
+    child.send(Challenge(nonce=nonce, protocol=PROTOCOL))
     return child
 
 
-def adopt(carried: CarriedChild, listener: Listener) -> Child:
-    """Go on with a process that was spawned before this supervisor re-executed itself."""
-    return Child(carried, Adopted(carried.pid), listener)
+def adopt(held: HeldChild, listener: Listener) -> Child:
+    """Go on with a process that was spawned before this supervisor re-executed itself, and is silent since."""
+    return Child(held, Adopted(held.pid), listener)
 
 
 class Child:
     """One process, from spawn (or adoption) to exit. When it is gone, all that it held here is released."""
 
-    def __init__(self, carried: CarriedChild, process: Process, listener: Listener) -> None:
-        """Listen to a living process. Needs a running event loop."""
-        self.release = carried.release
-        self.generation = carried.generation
+    def __init__(
+        self,
+        held: HeldChild,
+        process: Process,
+        listener: Listener,
+        *,
+        nonce: str = "",
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """Listen to a living process. Needs a running event loop.
+
+        ``nonce`` is what it has to answer with before it is told anything, ``variables`` what it is told then. Without
+        a nonce it has been told before.
+        """
+        self.release = held.release
+        self.generation = held.generation
         self._listener = listener
-        self._secrets = list(carried.secrets)
-        self._nonce, self._variables = carried.nonce, carried.variables
+        self._secrets = list(held.secrets)
+        self._nonce, self._variables = nonce, variables or {}
         self._untold = bytearray()
         """What waits until the nonce has been answered."""
         self._loop = asyncio.get_running_loop()
-        self._buffer = LineBuffer(carried.unread)
-        self._unsent = bytearray(carried.unsent)
-        self._last: deque[str] = deque(carried.last, maxlen=LAST_LINES)
-        self._greeted = carried.greeted
-        self._broken = carried.broken
+        self._buffer = LineBuffer()
+        self._unsent = bytearray()
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        self._greeted = not nonce
+        self._broken = False
         self._gone = False
         self._sampled = False
-        self._expendable = carried.expendable
+        self._expendable = False
         self._killed = False
         """Whether SIGKILL was sent from here."""
         self._oom_kills = headroom.oom_kills()
         self._timers: list[asyncio.TimerHandle] = []
         self._stalled: asyncio.TimerHandle | None = None
-        self._process, self._read, self._write = process, carried.read, carried.write
+        self._process, self._read, self._write = process, held.read, held.write
         self._psutil = _watched(process.pid)
-        self._origin = _origin(process, carried.generation)
+        self._origin = _origin(process, held.generation)
         self._ending: asyncio.Task[None] | None = None
         """The end of what the child has left running: it is dead itself."""
         self._outputs: dict[Stream, _Output] = {
-            "stdout": _Output(carried.stdout, self._secrets, bytearray(carried.out_part)),
-            "stderr": _Output(carried.stderr, self._secrets, bytearray(carried.err_part)),
+            "stdout": _Output(held.stdout, self._secrets, bytearray(held.parts[0])),
+            "stderr": _Output(held.stderr, self._secrets, bytearray(held.parts[1])),
         }
         for stream, output in self._outputs.items():
             self._loop.add_reader(output.fd, self._on_output, stream)
-        if not self._broken:
-            self._loop.add_reader(self._read, self._on_pipe)
-        if self._unsent:
-            self._on_writable()
+        self._loop.add_reader(self._read, self._on_pipe)
         self._watch_exit()
 
-    def carry(self) -> CarriedChild:
+    @property
+    def held(self) -> HeldChild:
         """Return what `adopt` needs; this object must not be used any more if that happens."""
         out, err = self._outputs["stdout"], self._outputs["stderr"]
-        return CarriedChild(
+        return HeldChild(
             generation=self.generation,
             release=self.release,
-            secrets=tuple(self._secrets),
-            nonce=self._nonce,
-            variables=self._variables,
             pid=self.pid,
             read=self._read,
             write=self._write,
             stdout=out.fd,
             stderr=err.fd,
-            expendable=self._expendable,
-            greeted=self._greeted,
-            broken=self._broken,
-            unread=self._buffer.rest,
-            unsent=bytes(self._unsent),
-            out_part=bytes(out.part),
-            err_part=bytes(err.part),
-            last=tuple(self._last),
+            parts=(bytes(out.part), bytes(err.part)),
+            secrets=tuple(self._secrets),
         )
+
+    @property
+    def born(self) -> float:
+        """Return when the process was started, in unix seconds."""
+        return psutil.Process(self.pid).create_time()
+
+    @property
+    def silent(self) -> bool:
+        """Say whether nothing is half said, by it or to it."""
+        return not (self._broken or self._unsent or self._buffer.rest)
 
     @property
     def pid(self) -> int:
@@ -559,7 +557,7 @@ def _ends_with(part: bytearray, secret: bytes) -> int:
     return next((length for length in lengths if part.endswith(secret[:length])), 0)
 
 
-def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[Process, CarriedChild]:
+def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[Process, HeldChild]:
     """Spawn; return the process, and our ends of its pipes."""
     ours: list[int] = []
     theirs: list[int] = []
@@ -592,12 +590,10 @@ def _start(release: Release, launch: Launch, command: CommandFactory) -> tuple[P
         for fd in theirs:
             os.close(fd)
     read, write, stdout, stderr = ours
-    return process, CarriedChild(
+    return process, HeldChild(
         generation=launch.generation,
         release=release,
         secrets=(launch.token,) if len(launch.token) >= SHORTEST_MASKED else (),
-        nonce=secrets.token_hex(16),
-        variables=launch.variables,
         pid=process.pid,
         read=read,
         write=write,

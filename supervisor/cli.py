@@ -163,7 +163,7 @@ def run(
     current one. It wins over bot.program and bot.app, and ARGS over bot.args, at each reload too.
 
     SIGHUP reloads. SIGTERM and SIGINT let handlers finish, then stop; a second one stops at once. SIGUSR2 puts newly
-    installed code and settings of the supervisor itself in place, while the bot goes on.
+    installed code and settings of the supervisor itself in place, while the bot serves, and reloads the bot.
 
     If the terminal goes away, as at the end of an ssh session, that is a SIGHUP too: the supervisor reloads, goes on
     without a terminal and its log, and ends on `supervisor stop`.

@@ -16,11 +16,10 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import anyio.abc
@@ -31,10 +30,10 @@ from bastion.counted import counted
 from bastion.supervisor import __version__, diskroom, headroom, lasting, orphans, sessionfiles
 from bastion.supervisor.aside import aside
 from bastion.supervisor.ceilings import with_ceiling
-from bastion.supervisor.child import CommandFactory, Launch, SpawnError, launcher
+from bastion.supervisor.child import CommandFactory, HeldChild, Launch, SpawnError, launcher
 from bastion.supervisor.common_identifies import CommonIdentifies
-from bastion.supervisor.events import ByHand, Prepared, Refused, Reload, Rollback, Stop, Weighed
-from bastion.supervisor.identify import CarriedPermits, IdentifyQueue
+from bastion.supervisor.events import Alone, ByHand, Prepared, Refused, Reload, Rollback, Stop, Weighed
+from bastion.supervisor.identify import IdentifyQueue
 from bastion.supervisor.ledgerdir import Place, base_directory, held, ledger_place
 from bastion.supervisor.location import SettingsError
 from bastion.supervisor.logs import LogLine as LogLine
@@ -46,10 +45,13 @@ from bastion.supervisor.outcome import Progress as Progress
 from bastion.supervisor.reading import UnansweredError
 from bastion.supervisor.release import Release, ReleaseError, resolve, still_there, touch
 from bastion.supervisor.settings import Settings, refreshed
-from bastion.supervisor.slot import CarriedSlot, Slot
+from bastion.supervisor.slot import Slot
 from bastion.supervisor.state import Phase, Timing
-from bastion.supervisor.status import HandoffResult, Status, SupervisorState, SupervisorStatus
+from bastion.supervisor.status import HandoffResult, SessionStartLimit, Status, SupervisorState, SupervisorStatus
 from bastion.wire import EXIT_CONFIG, FORMER, ToChild, Wants, claimer, saved_path, stream_path
+
+if TYPE_CHECKING:
+    from bastion.supervisor.reexec import Reexec
 
 SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT, signal.SIGUSR2, signal.SIGTTIN, signal.SIGTTOU)
 """The signals that ask for something; none is lost while the supervisor re-executes itself."""
@@ -61,34 +63,19 @@ _NOT_RUNNING = "the supervisor is not running"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedEngine:
-    """All of an engine at rest: what the next one goes on with. ``settings`` are those of the last good handoff."""
+class Kept:
+    """What the next program of this process goes on with: the bot, and what the operator knows the supervisor by."""
 
-    slot: CarriedSlot
-    permits: CarriedPermits
+    bot: HeldChild
+    newest: int
+    """The highest generation that there was: none is used twice."""
     settings: Settings
+    """Those of the last good handoff."""
     place: Place
     started_at: str
-
-
-class Successor(Protocol):
-    """Puts the supervisor's new code in the place of the running one."""
-
-    @property
-    def pids(self) -> set[int]:
-        """Return the processes that it waits for."""
-
-    async def try_out(self, carried: CarriedEngine) -> str | None:
-        """Let the new code look at all that it would go on with, in a process of its own; return what is wrong."""
-
-    def quiet(self) -> contextlib.AbstractAsyncContextManager[None]:
-        """Keep new clients waiting, and let those go that have been answered."""
-
-    def holding_signals(self) -> AbstractContextManager[None]:
-        """Keep signals from then on for the new code, or until the end."""
-
-    def take_over(self, carried: CarriedEngine) -> str:
-        """Become the new code. Returns only if that failed: why."""
+    identifies: SessionStartLimit | None
+    at: float
+    """Since when nobody listens to the bot, by the machine's monotonic clock."""
 
 
 class Engine:
@@ -147,29 +134,29 @@ class Engine:
         self._by_hand: ByHand | None = None
         """Asked for before there was a slot."""
         self._place: Place
-        self._successor: Successor | None = None
+        self._successor: Reexec | None = None
         self._reexec_asked = asyncio.Event()
-        self._rested = asyncio.Event()
+        self._stepped = asyncio.Event()
         self.permits: IdentifyQueue
 
     # Running.
 
-    async def run(self, *, carried: CarriedEngine | None = None, successor: Successor | None = None) -> int:
+    async def run(self, *, kept: Kept | None = None, successor: Reexec | None = None) -> int:
         """Run until stopped. Returns the exit code: 0, or 78 with `failure` set.
 
-        With ``carried`` it goes on where the engine of an earlier program in this process was. ``successor`` is asked
-        on SIGUSR2. Signals are taken by `handling_signals`, which may have begun before. If this is cancelled, every
-        child is killed before it returns.
+        With ``kept`` there is the bot of an earlier program in this process, and one of this program's takes over from
+        it. ``successor`` is asked on SIGUSR2. Signals are taken by `handling_signals`, which may have begun before. If
+        this is cancelled, every child is killed before it returns.
         """
         self._successor = successor
         self.permits = self._queue(None)
         with contextlib.ExitStack() as stack:
-            if carried is not None:
-                self._place = stack.enter_context(held(carried.place))
-                if carried.place.lasting is not None:
+            if kept is not None:
+                self._place = stack.enter_context(held(kept.place))
+                if kept.place.lasting is not None:
                     self._lasting(stack)  # the lock on it ended with the program before
-                self._settle(carried.place, stack)
-                await self._serve(carried)
+                self._settle(kept.place, stack)
+                await self._serve(kept)
             else:
                 await self._begin(stack)
         if self._error is not None:
@@ -245,9 +232,9 @@ class Engine:
             return await aside(partial(resolve, self._settings.bot))
         return None
 
-    async def _serve(self, start: Release | CarriedEngine) -> None:
+    async def _serve(self, start: Release | Kept) -> None:
         async with anyio.create_task_group() as self._tasks, self._with_slot() as slot:
-            if isinstance(start, CarriedEngine):
+            if isinstance(start, Kept):
                 self._adopt(start, slot)
             else:
                 # One that was held back asks for a reload when the next turn begins, and so once there is a child.
@@ -278,20 +265,20 @@ class Engine:
         found, waits = self._beside.at_the_beginning()
         slot.begin(release, timing, company=found.company, waits=waits, bereft=found.dead or None)
 
-    def _adopt(self, carried: CarriedEngine, slot: Slot) -> None:
-        """Go on with the children. The bot's own settings change with a handoff only, for it may refuse them."""
-        timing, old = timing_of(self._settings), carried.settings
+    def _adopt(self, kept: Kept, slot: Slot) -> None:
+        """Go on with the bot. Its own settings change with a handoff only, for it may refuse them."""
+        timing, old = timing_of(self._settings), kept.settings
         discord = msgspec.structs.replace(self._settings.discord, api_url=old.discord.api_url)
         self._settings = replace(
             self._settings, bot=old.bot, discord=discord, token=old.token, environment=old.environment
         )
-        self._started_at = carried.started_at
-        self.permits.adopt(carried.permits)
-        slot.adopt(carried.slot, timing)
-        self.permits_changed()
+        self._started_at = kept.started_at
+        self.permits.begin_with(kept.identifies)
+        slot.adopt(kept.bot, timing, newest=kept.newest, command=self._new_command("the re-execution's reload"))
         if orphans.adopts():
             self._reap_orphans()
-        self.log(f"re-executed: supervisor {__version__} goes on with generation {slot.state.active}")
+        bot = f"generation {kept.bot.generation}, which was by itself for {time.monotonic() - kept.at:.2f} s"
+        self.log(f"re-executed: supervisor {__version__} goes on with {bot}")
         # Held back since before the re-execution: from here on nothing that a signal asks for is lost.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
@@ -313,12 +300,12 @@ class Engine:
                     answer.set_result(Outcome(result="refused", reason=_NOT_RUNNING))
 
     @contextlib.contextmanager
-    def handling_signals(self, carried: CarriedEngine | None = None) -> Iterator[None]:
+    def handling_signals(self, kept: Kept | None = None) -> Iterator[None]:
         """Take the process's signals, before `run` too: a stop that comes then lets nothing begin.
 
         SIGHUP is the only one that needs a child. Before there is one, whoever starts an engine holds SIGHUP back.
         """
-        shared = carried.place.membership is not None if carried else self._settings.ledger.shared
+        shared = kept.place.membership is not None if kept else self._settings.ledger.shared
         handlers = {
             signal.SIGHUP: self._command_reload,
             signal.SIGTERM: self._on_stop,
@@ -444,7 +431,7 @@ class Engine:
 
     # Re-execution.
 
-    async def _reexecute_when_asked(self, successor: Successor, slot: Slot) -> None:
+    async def _reexecute_when_asked(self, successor: Reexec, slot: Slot) -> None:
         while True:
             await self._reexec_asked.wait()
             try:
@@ -452,35 +439,44 @@ class Engine:
             except Exception as error:  # a defect of ours; the bots need not suffer for it
                 problem = f"{type(error).__name__}: {error}"
             self.log(f"not re-executed, the supervisor goes on as it is: {problem}", level=logging.ERROR)
+            slot.happen(Alone(False))
             self._reexec_asked.clear()
 
-    async def _reexecute(self, successor: Successor, slot: Slot) -> str:
+    async def _reexecute(self, successor: Reexec, slot: Slot) -> str:
         """Let the new code take over as soon as nothing is under way. Returns only if it cannot: why."""
         while True:
-            if not slot.at_rest:
+            if not self._rests(slot):
                 self.log("the re-execution waits until nothing else is under way")
-                await self._rest(slot)
-            if problem := await successor.try_out(self._carry(slot)):
+                await self._until(partial(self._rests, slot))
+            if problem := await successor.try_out(self._keep(slot)):
                 return problem
+            slot.happen(Alone(True))
+            await self._until(lambda: slot.alone)
             async with successor.quiet():
                 with successor.holding_signals():
                     for _ in range(_LOOP_TURNS):
                         await anyio.lowlevel.checkpoint()
-                    if slot.at_rest:
-                        return successor.take_over(self._carry(slot))
+                    if slot.alone and self._rests(slot):
+                        return successor.take_over(self._keep(slot))
 
-    async def _rest(self, slot: Slot) -> None:
-        while not slot.at_rest:
-            self._rested.clear()
-            await self._rested.wait()
+    def _rests(self, slot: Slot) -> bool:
+        """Say whether nothing is under way; nor is an IDENTIFY, of which the new program could not know."""
+        return slot.at_rest and not self.permits.out
 
-    def _carry(self, slot: Slot) -> CarriedEngine:
-        return CarriedEngine(
-            slot=slot.carry(),
-            permits=self.permits.carry(),
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._stepped.clear()
+            await self._stepped.wait()
+
+    def _keep(self, slot: Slot) -> Kept:
+        return Kept(
+            bot=slot.held,
+            newest=slot.state.last_generation,
             settings=self._settings,
             place=self._place,
             started_at=self._started_at,
+            identifies=self.permits.limit(),
+            at=time.monotonic(),
         )
 
     async def status(self) -> Status:
@@ -785,11 +781,9 @@ class Engine:
 
     def stepped(self) -> None:
         """Wake who waits for rest; pass on what runs now."""
-        if self._slot is not None:
-            if self._slot.at_rest:
-                self._rested.set()
-            if self._beside is not None:
-                self._beside.tell(self._slot)
+        self._stepped.set()
+        if self._slot is not None and self._beside is not None:
+            self._beside.tell(self._slot)
         self._tell()
 
     def _tell(self) -> None:

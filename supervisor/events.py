@@ -98,6 +98,13 @@ class ByHand:
 
 
 @dataclass(frozen=True, slots=True)
+class Alone:
+    """Command: nobody is to be beside the active child; or (off) whoever the settings want."""
+
+    on: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Greeted:
     """The child said `Hello`, in our protocol."""
 
@@ -229,6 +236,6 @@ ChildEvent: TypeAlias = (
     | Broke
     | Exited
 )
-SlotEvent: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | Weighed | Neighbours | ByHand
+SlotEvent: TypeAlias = Reload | Rollback | Stop | Prepared | Refused | Weighed | Neighbours | ByHand | Alone
 """What concerns no child in particular."""
 Event: TypeAlias = SlotEvent | ChildEvent | Rang

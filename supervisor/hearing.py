@@ -72,14 +72,6 @@ class Kicks:
         """Return whose session has ended this one's, None if it was none's."""
         return self._lost.get((generation, shard))
 
-    def carry(self) -> tuple[tuple[int, int, int], ...]:
-        """Return what `adopt` needs: who has lost which shard, and to whom. What began within seconds is left out."""
-        return tuple((*lost, by) for lost, by in self._lost.items())
-
-    def adopt(self, carried: tuple[tuple[int, int, int], ...]) -> None:
-        """Know what others have found out."""
-        self._lost = {(generation, shard): by for generation, shard, by in carried}
-
     def forget(self, generation: int) -> None:
         """Forget a child that is gone."""
         self._began = {key: one for key, one in self._began.items() if one[0] != generation}

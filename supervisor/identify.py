@@ -58,17 +58,6 @@ class _Budget:
     resets_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedPermits:
-    """A queue's memory: what another one goes on with. Times are the clock's."""
-
-    waiting: tuple[Wish, ...]
-    out: tuple[tuple[Wish, float], ...]
-    used: tuple[tuple[int, float], ...]
-    budget: _Budget | None
-    max_concurrency: int
-
-
 class IdentifyQueue:
     """Permits in the order in which they were asked for, as fast as the rule allows and no faster."""
 
@@ -92,23 +81,18 @@ class IdentifyQueue:
         self._budget: _Budget | None = None
         self.max_concurrency = 1
 
-    def carry(self) -> CarriedPermits:
-        """Return what a queue of the same clock needs to go on with `adopt`."""
-        return CarriedPermits(
-            waiting=tuple(self._waiting),
-            out=tuple(self._out.items()),
-            used=tuple(self._used),
-            budget=self._budget,
-            max_concurrency=self.max_concurrency,
-        )
+    @property
+    def out(self) -> bool:
+        """Say whether an IDENTIFY may leave at any moment, under a permit that was given."""
+        self._tidy()
+        return bool(self._out)
 
-    def adopt(self, carried: CarriedPermits) -> None:
-        """Go on where another queue was."""
-        self._waiting = list(carried.waiting)
-        self._out = dict(carried.out)
-        self._used = list(carried.used)
-        self._budget = carried.budget
-        self.max_concurrency = carried.max_concurrency
+    def begin_with(self, limit: SessionStartLimit | None) -> None:
+        """Go on for a queue whose permits are all used, the last of them a moment ago, for all that is known."""
+        if limit is not None:
+            self.max_concurrency = limit.max_concurrency
+            self._budget = _Budget(limit.total, limit.remaining, self._clock() + limit.reset_after)
+        self._used = [(bucket, self._clock()) for bucket in range(self.max_concurrency)]
 
     def ask(self, generation: int, shard: int) -> None:
         """Queue a wish; asking again for the same shard keeps its place.

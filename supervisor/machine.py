@@ -18,6 +18,7 @@ from bastion.counted import counted
 from bastion.supervisor import limits, moves
 from bastion.supervisor.effects import Answer, Effect, Send, Signal
 from bastion.supervisor.events import (
+    Alone,
     Away,
     Back,
     Beaten,
@@ -44,9 +45,9 @@ from bastion.supervisor.events import (
     Weighed,
 )
 from bastion.supervisor.release import Release
-from bastion.supervisor.state import Alarm, Part, Phase, Relief, Standing, State, Timing
+from bastion.supervisor.state import Alarm, Child, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.turn import Turn
-from bastion.wire import Recover
+from bastion.wire import Introduce, Recover
 
 # --- beginnings -------------------------------------------------------------------------------------------------
 
@@ -68,10 +69,31 @@ def begin(
     return turn.state, tuple(turn.effects)
 
 
-def retimed(state: State, timing: Timing) -> State:
-    """Return a state at rest with other limits. Whether a spare is kept is decided by the next handoff."""
-    timing = replace(timing, spare=state.timing.spare)
-    return replace(state, timing=timing, good_timing=timing)
+def adopt(
+    release: Release, timing: Timing, *, generation: int, newest: int, command: int
+) -> tuple[State, tuple[Effect, ...]]:
+    """Return the first state of a program that finds an earlier one's child, which has the active role.
+
+    Nothing else is known of it. It is told to say what there is to know, and the reload ``command`` waits for that.
+    ``newest``: the highest generation that there was.
+    """
+    child = Child(generation=generation, release=release, standby=False, standing=Standing.ACTIVE, beside=True)
+    state = State(
+        phase=Phase.SERVING,
+        timing=timing,
+        good=release,
+        good_timing=timing,
+        children=(child,),
+        active=generation,
+        last_generation=newest,
+        waiting=(command,),
+        served=True,
+    )
+    turn = Turn(state)
+    turn.do(Send(generation, Introduce()))
+    turn.start(Alarm.ACK, limits.ACK_TIMEOUT, generation=generation)
+    turn.expect_beat(generation)
+    return turn.state, tuple(turn.effects)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------
@@ -81,7 +103,7 @@ def _reload_now(turn: Turn, event: Reload) -> None:
     """SERVING or WAITING: the attempt begins, unless one waits already for the last leaver."""
     if turn.state.yielding:
         _command_refused(turn, event)
-    elif turn.state.asked:
+    elif turn.state.asked or turn.state.waiting:
         _reload_later(turn, event)
     else:
         moves.ask(turn, (event.command,), kind="reload", release=None, force=event.force)
@@ -145,6 +167,19 @@ def _rollback_busy(turn: Turn, event: Rollback) -> None:
 
 def _command_refused(turn: Turn, event: Reload | Rollback) -> None:
     turn.do(Answer((event.command,), "refused", "the supervisor is stopping"))
+
+
+def _alone(turn: Turn, event: Alone) -> None:
+    turn.set(alone=event.on)
+    if turn.state.phase is Phase.SERVING:
+        moves.serve(turn)
+
+
+def _introduced(turn: Turn, event: RoleTaken | Rang) -> None:
+    """SERVING: an earlier program's child has told what there is to know, or does not; the reload goes ahead."""
+    if turn.state.waiting:
+        turn.cancel(Alarm.ACK, generation=event.generation)
+        moves.serve(turn)
 
 
 def _prepared(turn: Turn, event: Prepared) -> None:
@@ -491,7 +526,7 @@ def _weighed_serving(turn: Turn, event: Weighed) -> None:
     if active.overdue and active.standing is Standing.ACTIVE and not state.yielding:
         moves.try_successor(turn, event.shortage)
         return
-    if not state.timing.spare or state.spare is not None or state.lingering is not None:
+    if not state.wants_spare or state.spare is not None or state.lingering is not None:
         return
     if event.shortage is not None:
         if not state.spare_refused:
@@ -873,6 +908,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Alarm.YIELD, None): _row(_nobody_took_over, stopping=_ignore, stopped=_ignore),
     (ByHand, None): _row(_by_hand, stopping=_ignore, stopped=_ignore),
     (Alarm.BY_HAND, None): _row(_by_hand_over, stopping=_ignore, stopped=_ignore),
+    (Alone, None): _row(_alone, stopping=_ignore, stopped=_ignore),
     (Prepared, None): _row(_ignore, preparing=_prepared),
     (Refused, None): _row(_ignore, preparing=_refused),
     (Weighed, None): _row(_weighed, serving=_weighed_serving),
@@ -885,6 +921,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     (Back, Part.ACTIVE): _row(_back, stopping=_ignore),
     (Alarm.AWAY, Part.ACTIVE): _row(_away_too_long, serving=_away_too_long_serving, stopping=_ignore),
     (RoleTaken, Part.INCOMING): _row(_ignore, activating=_role_taken),
+    (RoleTaken, Part.ACTIVE): _row(_ignore, serving=_introduced),
     (RoleTaken, Part.OUTGOING): _row(_ignore, probation=_stands_by),
     (HasDrained, Part.ACTIVE): _row(_ignore, stopping=_has_drained),
     (HasDrained, Part.INCOMING): _row(_ignore, stopping=_has_drained),
@@ -946,6 +983,7 @@ _TABLE: Mapping[Key, Mapping[Phase, Handler[Any]]] = {
     # Timers.
     (Alarm.HELLO, Part.INCOMING): _row(_ignore, spawning=_incoming_late),
     (Alarm.READY, Part.INCOMING): _row(_ignore, spawning=_incoming_late, connecting=_incoming_late),
+    (Alarm.ACK, Part.ACTIVE): _row(_ignore, serving=_introduced),
     (Alarm.ACK, Part.INCOMING): _row(_ignore, activating=_incoming_late),
     (Alarm.ACK, Part.OUTGOING): _row(_ignore, probation=_does_not_stand_by),
     (Alarm.PROBATION, Part.OUTGOING): _row(_ignore, probation=_probation_over),

@@ -291,6 +291,9 @@ def old_fails(turn: Turn, generation: int, reason: str) -> None:
 
 def serve(turn: Turn) -> None:
     """Rest with an active child; leavers are waited for, then a waiting reload begins, or the child is alone."""
+    if turn.state.alone:
+        drop_spare(turn)
+        hurry_lingerer(turn)
     if turn.state.leavers:
         turn.set(phase=Phase.REVERTING)
         return
@@ -304,7 +307,7 @@ def serve(turn: Turn) -> None:
         weigh_successor(turn)
     elif turn.state.lingering is not None:
         pass  # it can take over, so no spare is needed yet
-    elif turn.state.timing.spare and not turn.state.yielding:
+    elif turn.state.wants_spare and not turn.state.yielding:
         keep_spare(turn)
     elif active.beside and not turn.state.claims_on:
         turn.window(active.generation, open=False)
@@ -408,7 +411,7 @@ def bring_spare(turn: Turn) -> None:
     """SERVING: see whether there is room for the spare."""
     state = turn.state
     active = turn.need(state.active)
-    if not state.timing.spare or state.spare is not None or state.lingering is not None:
+    if not state.wants_spare or state.spare is not None or state.lingering is not None:
         return
     if active.standing is not Standing.ACTIVE:
         return

@@ -49,8 +49,13 @@ _NO_BEAT = Beat(n=0, loop_lag_ms=0.0, in_flight=0, handled=0)
 
 
 def utc_now() -> str:
-    """Return the time as `status` writes it, to the millisecond."""
-    seconds, milliseconds = divmod(time.time_ns() // 1_000_000, 1000)
+    """Return the time as `status` writes it."""
+    return utc(time.time())
+
+
+def utc(at: float) -> str:
+    """Return unix seconds as `status` writes a time, to the millisecond."""
+    seconds, milliseconds = divmod(int(at * 1000), 1000)
     return time.strftime(f"%Y-%m-%dT%H:%M:%S.{milliseconds:03}Z", time.gmtime(seconds))
 
 
@@ -159,7 +164,7 @@ class Observation:
             self.away.pop(shard, None)
         elif (absence := self.away.get(shard)) is not None:
             absence.newest = why
-        elif self.shards.get(shard) == "ready":
+        elif self.ready_at is not None or self.shards.get(shard) == "ready":
             self.away[shard] = Absence(since=time.monotonic(), why=why)
 
     def _shard(self, shard: int, state: ShardState) -> ShardStatus:

@@ -1,8 +1,8 @@
-"""The supervisor replaces its own program: same process, new code, children that go on.
+"""The supervisor replaces its own program: same process, new code, a bot that serves meanwhile.
 
 Knows what is carried over and in which form (JSON in an anonymous file whose descriptor survives), the trial that the
-new code has to pass before the old one lets go, and the order of things around execve. What the carried parts mean is
-known to those who made them: `engine`, `slot`, `child`, `identify`, `control`, `ledgerdir`, `local_sandbox`.
+new code has to pass before the old one lets go, and the order of things around execve. What the parts mean is known to
+those who made them: `engine`, `child`, `control`, `ledgerdir`, `local_sandbox`.
 
 The environment variable `VARIABLE` names the descriptor to the new program; it is gone before anything is started.
 """
@@ -24,12 +24,12 @@ import anyio.to_thread
 import msgspec
 
 from bastion.supervisor import __version__, control
-from bastion.supervisor.engine import SIGNALS, CarriedEngine
+from bastion.supervisor.engine import SIGNALS, Kept
 from bastion.supervisor.local_sandbox import CarriedSandbox
 from bastion.supervisor.writer import Writer
 from bastion.wire import PROTOCOL
 
-FORMAT = 1
+FORMAT = 2
 """Version of what is carried over. A field with a default may be added without a new one."""
 VARIABLE = "BASTION_CARRIED"
 TRIAL_OPTION = "--trial"
@@ -47,10 +47,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     protocol: int = PROTOCOL
-    """What the children speak."""
+    """What the bot speaks."""
     pid: int
     version: str
-    engine: CarriedEngine
+    kept: Kept
     control: control.Held
     sandbox: CarriedSandbox | None = None
     signals: int = -1
@@ -60,11 +60,10 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def descriptors(self) -> list[int]:
         """Return every descriptor that must survive."""
-        found = [self.control.listener, self.control.lock, self.signals, self.engine.place.lock]
-        if self.engine.place.membership is not None:
-            found.append(self.engine.place.membership.lock)
-        for member in self.engine.slot.members:
-            found += member.child.descriptors
+        place = self.kept.place
+        found = [self.control.listener, self.control.lock, self.signals, place.lock, *self.kept.bot.descriptors]
+        if place.membership is not None:
+            found.append(place.membership.lock)
         if self.sandbox is not None:
             found += [self.sandbox.stdin, self.sandbox.stdout]
         return [fd for fd in found if fd is not None and fd >= 0]
@@ -92,12 +91,11 @@ def decode(data: bytes) -> Envelope:
         if header.format != FORMAT:
             raise CarryError(
                 f"supervisor {header.version} carries format {header.format} over, {__version__} knows {FORMAT}: "
-                "a restart takes the new version"
+                "restart once"
             )
         if header.protocol != PROTOCOL:
             raise CarryError(
-                f"the bots speak protocol {header.protocol}, supervisor {__version__} speaks {PROTOCOL}: "
-                "a restart takes the new version"
+                f"the bot speaks protocol {header.protocol}, supervisor {__version__} speaks {PROTOCOL}: restart once"
             )
         return msgspec.json.decode(data, type=Envelope, dec_hook=_read_as)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -120,7 +118,7 @@ def _read_as(kind: type[Any], value: Any) -> Any:
 
 
 class Reexec:
-    """This process's way to its next program (`engine.Successor`)."""
+    """This process's way to its next program."""
 
     def __init__(
         self,
@@ -138,10 +136,10 @@ class Reexec:
         self._command = list(command or own_command())
         self._signals = -1
 
-    async def try_out(self, carried: CarriedEngine) -> str | None:
+    async def try_out(self, kept: Kept) -> str | None:
         """Run the new code beside us, with a copy of what it would go on with; return why it would not do."""
         try:
-            process = self._start_trial(carried)
+            process = self._start_trial(kept)
         except (OSError, CarryError) as error:
             return f"the new code cannot be tried: {error}"
         self.pids.add(process.pid)
@@ -160,8 +158,8 @@ class Reexec:
             self.pids.discard(process.pid)
         return _verdict(out, err, process.returncode)
 
-    def _start_trial(self, carried: CarriedEngine) -> subprocess.Popen[bytes]:
-        fd = _memory(encode(self._envelope(carried)))
+    def _start_trial(self, kept: Kept) -> subprocess.Popen[bytes]:
+        fd = _memory(encode(self._envelope(kept)))
         try:
             return subprocess.Popen(
                 trial_command(self._command, fd),
@@ -200,29 +198,28 @@ class Reexec:
             os.close(write)
             self._signals = -1
 
-    def take_over(self, carried: CarriedEngine) -> str:
+    def take_over(self, kept: Kept) -> str:
         """Become the new program. Returns only if that failed: why."""
-        envelope = self._envelope(carried, log=self._log.hold())
-        kept: list[int] = []
+        envelope = self._envelope(kept, log=self._log.hold())
+        memory: int | None = None
         try:
-            kept.append(_memory(encode(envelope)))
-            for fd in envelope.descriptors:
+            memory = _memory(encode(envelope))
+            for fd in (memory, *envelope.descriptors):
                 os.set_inheritable(fd, True)
-            os.set_inheritable(kept[0], True)
-            os.execve(self._command[0], self._command, {**os.environ, VARIABLE: str(kept[0])})
+            os.execve(self._command[0], self._command, {**os.environ, VARIABLE: str(memory)})
         except (OSError, CarryError) as error:
             self._log.release()
             for fd in envelope.descriptors:
                 os.set_inheritable(fd, False)
-            for fd in kept:
-                os.close(fd)
+            if memory is not None:
+                os.close(memory)
             return f"{self._command[0]}: {error.strerror}" if isinstance(error, OSError) else str(error)
 
-    def _envelope(self, carried: CarriedEngine, *, log: bytes = b"") -> Envelope:
+    def _envelope(self, kept: Kept, *, log: bytes = b"") -> Envelope:
         return Envelope(
             pid=os.getpid(),
             version=__version__,
-            engine=carried,
+            kept=kept,
             control=self._server.held,
             sandbox=self._sandbox,
             signals=self._signals,

@@ -19,7 +19,7 @@ import anyio
 from bastion.supervisor import __version__, control, logs, machine, neighbours, orphans, reexec, rereading
 from bastion.supervisor.engine import Engine, timing_of
 from bastion.supervisor.entry import Named
-from bastion.supervisor.events import Beaten
+from bastion.supervisor.events import RoleTaken
 from bastion.supervisor.ledgerdir import ledger_directory, place_problem
 from bastion.supervisor.local_sandbox import CarriedSandbox, LocalSandbox
 from bastion.supervisor.location import locate_shared_ledger, parse_listen
@@ -75,7 +75,7 @@ def run(
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])
             settings = _with_remarks(load(config, environ=environ, named=named))
         else:
-            settings = _reread_or_kept(again, envelope.engine.settings)
+            settings = _reread_or_kept(again, envelope.kept.settings)
         if standby_since is not None and not settings.ledger.shared:
             raise SettingsError("--standby-since needs ledger.shared = true: nobody else could be known, or hand over")
         service = Service(environ)
@@ -135,15 +135,16 @@ def try_out(*, environ: Mapping[str, str], descriptor: str, named: Named | None 
     try:
         envelope = reexec.read(descriptor)
         environ = _environment(environ, envelope.sandbox)
-        settings = rereading.reread(envelope.engine.settings, environ=environ, named=named)
+        settings = rereading.reread(envelope.kept.settings, environ=environ, named=named)
         control.try_out(settings.control.socket, held=envelope.control)
     except (reexec.CarryError, SettingsError, control.ControlError) as error:
         return str(error)
     Engine(settings)
-    state = machine.retimed(envelope.engine.slot.state, timing_of(settings))
-    if state.active is None or not state.at_rest:
-        return "the new code does not see the supervisor at rest"
-    machine.step(state, Beaten(state.active))
+    bot = envelope.kept.bot
+    state, _ = machine.adopt(
+        bot.release, timing_of(settings), generation=bot.generation, newest=envelope.kept.newest, command=0
+    )
+    machine.step(state, RoleTaken(bot.generation, "active"))
     return None
 
 
@@ -187,14 +188,14 @@ async def _serve(
     successor: Callable[[control.Server], reexec.Reexec],
     greet: Callable[[str | None], None],
 ) -> tuple[int, str | None]:
-    held, carried = (envelope.control, envelope.engine) if envelope else (None, None)
-    with engine.handling_signals(carried):
+    held, kept = (envelope.control, envelope.kept) if envelope else (None, None)
+    with engine.handling_signals(kept):
         async with control.serve(settings.control.socket, engine, held=held) as server:
             try:
                 async with service.watched(), _health(settings, engine, carried=envelope is not None) as health:
                     if envelope is None:
                         greet(health)
-                    code = await engine.run(carried=carried, successor=successor(server))
+                    code = await engine.run(kept=kept, successor=successor(server))
             except SettingsError as error:
                 if settings.ledger.shared and settings.ledger.path is not None:
                     _tell_others(settings.ledger.path, str(error), environ=os.environ)

@@ -19,7 +19,7 @@ import msgspec
 from bastion.counted import counted
 from bastion.supervisor import limits, machine, ports
 from bastion.supervisor.absences import Absences
-from bastion.supervisor.child import CarriedChild, Child, CommandFactory, Launch, SpawnError, Stream, adopt, spawn
+from bastion.supervisor.child import Child, CommandFactory, HeldChild, Launch, SpawnError, Stream, adopt, spawn
 from bastion.supervisor.effects import (
     Answer,
     CancelTimer,
@@ -56,7 +56,7 @@ from bastion.supervisor.identify import IdentifyQueue, Wish
 from bastion.supervisor.inquest import Inquest
 from bastion.supervisor.leftovers import Remains
 from bastion.supervisor.meeting import Meeting
-from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals
+from bastion.supervisor.observed import ActiveReadiness, HandoffRecord, Observation, Summary, Totals, utc
 from bastion.supervisor.outcome import Progress
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import SWITCHED, Alarm, Phase, Standing, State, Timing
@@ -97,8 +97,6 @@ from bastion.wire import (
 )
 from bastion.wire.alike import OTHER_APPLICATION
 
-MIN_SILENCE = 3.0
-"""Seconds that a child may be silent, at least, after it has been adopted."""
 MAX_SHARDS = 65536
 """Shard numbers at or above this are not believed."""
 INQUEST_PATIENCE = 2.0
@@ -187,29 +185,6 @@ class _Coming:
     messages: list[ToChild] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedMember:
-    """A child, and what was seen of it."""
-
-    child: CarriedChild
-    seen: Observation
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CarriedSlot:
-    """All of a slot at rest: what another one goes on with. ``timers``: name, generation, seconds that are left."""
-
-    state: State
-    timers: tuple[tuple[Alarm, int, float], ...]
-    members: tuple[CarriedMember, ...]
-    handoff: HandoffRecord | None
-    hearing: Comparison
-    pings: int
-    kicks: tuple[tuple[int, int, int], ...] = ()
-    put_off: tuple[Wish, ...] = ()
-    wants: tuple[tuple[int, Wants], ...] = ()
-
-
 class Slot:
     """The machine's state, its children, its timers. `begin` or `adopt` starts it, `happen` moves it on."""
 
@@ -257,46 +232,42 @@ class Slot:
         bereft: int | None = None,
     ) -> None:
         """Spawn the first child; ``company``, ``waits`` and ``bereft`` as for `machine.begin`."""
-        self.state, effects = machine.begin(release, timing, company=company, waits=waits, bereft=bereft)
+        self._start(*machine.begin(release, timing, company=company, waits=waits, bereft=bereft))
+
+    def adopt(self, held: HeldChild, timing: Timing, *, newest: int, command: int) -> None:
+        """Go on with the child of an earlier program; ``newest`` and ``command`` as for `machine.adopt`."""
+        child = adopt(held, self)
+        seen = Observation(generation=child.generation, pid=child.pid, release=child.release, standby=False)
+        seen.started_at = utc(child.born)
+        self._members[child.generation] = _Member(child, seen)
+        self._start(*machine.adopt(child.release, timing, generation=child.generation, newest=newest, command=command))
+
+    def _start(self, state: State, effects: Sequence[Effect]) -> None:
+        self.state = state
         self._busy = True
         self._carry_out(effects)
         self._busy = False
         self._work()
 
-    def adopt(self, carried: CarriedSlot, timing: Timing) -> None:
-        """Go on where another slot was, with new limits."""
-        self.state = machine.retimed(carried.state, timing)
-        self.handoff, self._hearing, self._pings = carried.handoff, carried.hearing, carried.pings
-        self._meeting.wants |= dict(carried.wants)
-        self._kicks.adopt(carried.kicks)
-        self._put_off = list(carried.put_off)
-        for member in carried.members:
-            self._members[member.child.generation] = _Member(adopt(member.child, self), member.seen)
-        for alarm, generation, left in carried.timers:
-            # Nobody listened for a moment: that is no silence of the child's.
-            self._timers.start(alarm, generation, max(left, MIN_SILENCE) if alarm is Alarm.HANG else left)
-
-    def carry(self) -> CarriedSlot:
-        """Return what `adopt` needs; this slot must not be used any more if that happens."""
-        return CarriedSlot(
-            state=self.state,
-            timers=tuple(self._timers.running()),
-            members=tuple(
-                CarriedMember(child=member.child.carry(), seen=member.seen) for member in self._members.values()
-            ),
-            handoff=self.handoff,
-            hearing=self._hearing,
-            pings=self._pings,
-            kicks=self._kicks.carry(),
-            put_off=tuple(self._put_off),
-            wants=tuple(self._meeting.wants.items()),
-        )
-
     @property
     def at_rest(self) -> bool:
         """Say whether nothing is under way, here or in the machine."""
         busy = self._busy or self._closed or self._events or self._coming or self._inquest.open
-        return not busy and self.state.at_rest
+        return not busy and self.state.at_rest and self._active.silent
+
+    @property
+    def alone(self) -> bool:
+        """Say whether that is so, and the active child is the only one."""
+        return self.at_rest and len(self._members) == 1
+
+    @property
+    def held(self) -> HeldChild:
+        """Return the active child, which lives, as `adopt` needs it."""
+        return self._active.held
+
+    @property
+    def _active(self) -> Child:
+        return self._members[self.state.active or 0].child
 
     def happen(self, *events: Event) -> None:
         """Let events reach the machine, after those that are being worked on."""

@@ -1,7 +1,7 @@
 """Where the supervisor stands: everything that the machine's decisions depend on.
 
 Only data, and what can be read off it; no I/O, no clock. Knows nothing of what happens or of what is done about it:
-`machine` alone makes one state from another. A state is carried over a re-execution, so it holds plain values only.
+`machine` alone makes one state from another.
 
 The parts that children play, by the state's fields:
 
@@ -267,6 +267,8 @@ class State:
     """Told to stop; serves until another supervisor's bot does."""
     by_hand: bool = False
     """Claims were switched on by hand."""
+    alone: bool = False
+    """Nobody is to be beside the active child."""
     fault: str = ""
     """Why the newest attempt to have a bot that serves has failed; empty while one does."""
     exit_code: int = 0
@@ -314,13 +316,18 @@ class State:
         """Say whether nothing is under way: a child serves, and nobody is on the way to its place or is being ended."""
         active = self.child(self.active)
         serves = active is not None and active.standing is Standing.ACTIVE
-        busy = self.leavers or self.weighing or self.yielding
+        busy = self.leavers or self.weighing or self.yielding or self.waiting
         return self.phase is Phase.SERVING and serves and not busy
 
     @property
     def replaces(self) -> bool:
         """Say whether a successor is tried for an active child that lives, and has a shard that is away."""
         return self.handoff is not None and self.handoff.kind == "recovery" and self.active is not None
+
+    @property
+    def wants_spare(self) -> bool:
+        """Say whether a spare is to be kept."""
+        return self.timing.spare and not self.alone
 
     @property
     def claims_on(self) -> bool:

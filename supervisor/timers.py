@@ -10,7 +10,7 @@ Knows names of timers and the event loop's clock. What it means that one rings i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from bastion.supervisor.state import Alarm
 
@@ -47,10 +47,6 @@ class Timers:
         """Return in how many seconds one rings; 0 if it does not run."""
         timer = self._timers.get((alarm, generation))
         return max(0.0, timer.when() - self._loop.time()) if timer else 0.0
-
-    def running(self) -> Iterable[tuple[Alarm, int, float]]:
-        """Return each timer that runs, and the seconds that are left."""
-        return [(*key, self.left(*key)) for key in self._timers]
 
     def stop(self) -> None:
         """Let none ring any more."""

@@ -45,8 +45,8 @@ def decode_to_child(line: bytes) -> ToChild:
 class LineBuffer:
     """Cuts a byte stream into lines, refusing to grow past `MAX_LINE`."""
 
-    def __init__(self, rest: bytes = b"") -> None:
-        self.rest = rest
+    def __init__(self) -> None:
+        self.rest = b""
         """What has come of a line that is not complete."""
 
     def feed(self, data: bytes) -> list[bytes]:

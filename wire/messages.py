@@ -146,7 +146,7 @@ class Ready(_Message, frozen=True, tag="ready"):
 
 
 class Role(_Message, frozen=True, tag="role"):
-    """The role now held: the acknowledgement of `Activate`, `Standby` and `Drain`."""
+    """The role now held: the acknowledgement of `Activate`, `Standby`, `Drain` and `Introduce`."""
 
     role: RoleName
 
@@ -363,6 +363,13 @@ class Overlap(_Message, frozen=True, tag="overlap"):
     expects: str = ""
 
 
+class Introduce(_Message, frozen=True, tag="introduce"):
+    """The supervisor is another program now, which knows nothing of this active child: tell what there is to know.
+
+    Answered by `LoggedIn`, `Wants`, `Ready`, `Shard` and `Identify` as things are, `Beat`, and at last `Role`.
+    """
+
+
 class Ping(_Message, frozen=True, tag="ping"):
     """Answer with a `Beat` whose ``pong`` is this ``n``."""
 
@@ -405,5 +412,6 @@ ToChild: TypeAlias = (
     | Serve
     | Mirror
     | Overlap
+    | Introduce
     | Ping
 )

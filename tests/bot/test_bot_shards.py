@@ -111,6 +111,17 @@ async def test_a_shard_waits_until_its_permit_comes() -> None:
     await waiting
 
 
+async def test_a_new_program_of_the_supervisors_is_asked_for_what_is_still_waited_for() -> None:
+    asking = Asking()
+    waiting, done = await asking.begin(3), await asking.begin(4)
+    asking.permits.grant(4)
+    await done
+    asking.permits.ask_again()
+    assert asking.asked == [3, 4, 3]
+    asking.permits.grant(3)
+    await waiting
+
+
 async def test_a_permit_is_for_one_shard_and_for_one_identify() -> None:
     asking = Asking()
     first, second = await asking.begin(0), await asking.begin(1)

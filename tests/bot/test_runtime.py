@@ -328,6 +328,16 @@ def test_it_claims_before_it_says_that_it_serves_a_child_with_sessions_of_its_ow
     assert claimed == {"MESSAGE_CREATE:3"}
 
 
+def test_it_tells_a_new_program_of_the_supervisors_all_that_there_is_to_know(serving: Child) -> None:
+    serving.order(wire.Introduce())
+    assert serving.told(wire.LoggedIn).token == TOKEN
+    assert serving.told(wire.Wants).shards == 1
+    assert serving.told(wire.Ready).shards == 1
+    assert serving.told(wire.Shard) == wire.Shard(id=0, state="waiting")
+    assert serving.told(wire.Beat).in_flight == 1
+    assert serving.told(wire.Role).role == "active"
+
+
 def test_a_standby_that_was_ready_is_so_once_more_when_the_active_child_has_died(start: Start) -> None:
     child = start(role="standby")
     assert child.said() == "started"

@@ -153,7 +153,7 @@ async def test_a_re_executed_supervisor_answers_at_the_same_address(tmp_path: Pa
         assert it.process is not None
         it.process.send_signal(signal.SIGUSR2)
         await it.logged("re-executed: supervisor")
-        await readyz(it, lambda code, said: code == 200 and said["generation"] == 1)
+        await readyz(it, lambda code, said: code == 200 and said["generation"] == 2)
         assert (await it.health("/metrics"))[0] == 200
         assert await it.stop() == 0
         assert not (tmp_path / "health.sock").exists()

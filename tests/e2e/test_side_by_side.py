@@ -451,7 +451,7 @@ async def test_a_supervisor_that_replaces_its_own_program_stays_who_it_is(tmp_pa
         await old.start()
         assert old.process is not None
         old.process.send_signal(signal.SIGUSR2)
-        await old.logged("re-executed")
+        await old.logged("re-execution's reload succeeded")
         assert (here.register / "1").exists()
         old.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
         new = await here.arrive()

@@ -152,10 +152,10 @@ class Installed:
             os.kill(self.pid, number)
 
     def reexecute(self) -> None:
-        """Send SIGUSR2 and wait until the new program says that it goes on."""
-        before = self.text.count("re-executed: supervisor")
+        """Send SIGUSR2 and wait until a bot of the new program's has taken over, and the old one has left."""
+        before = self.text.count("re-execution's reload succeeded")
         self.signal(signal.SIGUSR2)
-        self.logged("re-executed: supervisor", times=before + 1)
+        self.logged("re-execution's reload succeeded", times=before + 1)
 
     def reload(self) -> dict[str, Any]:
         with Connection(self.socket) as connection:

@@ -27,7 +27,6 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as options
 from hypothesis import strategies as st
 from supervising import TOKEN, Supervised, make_settings
-from test_machine import SITUATIONS
 from test_reexec import an_envelope
 from test_wire import FROM_CHILD
 
@@ -328,7 +327,7 @@ def test_any_file_and_any_environment_give_settings_or_words(examples: int, tmp_
 
 @briefly_and_long(200, 10_000)
 def test_what_is_carried_over_is_taken_up_or_refused_in_words(examples: int) -> None:
-    whole = [encode(an_envelope(Path("/releases"), situation().state)) for situation in SITUATIONS.values()]
+    whole = [encode(an_envelope(Path("/releases")))]
 
     def check(data: bytes) -> None:
         said = ""

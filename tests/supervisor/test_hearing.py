@@ -61,11 +61,3 @@ def test_a_kick_is_past_when_the_child_identifies_anew_or_the_other_has_gone() -
         kicks.ended(1, 0, 4, now=10.1)
         last(kicks)
         assert kicks.kicked_by(1, 0) is None
-
-
-def test_who_was_kicked_is_known_to_who_goes_on() -> None:
-    kicks, heir = Kicks(), Kicks()
-    kicks.begins(2, 0, 4, now=10.0)
-    kicks.ended(1, 0, 4, now=10.1)
-    heir.adopt(kicks.carry())
-    assert (heir.kicked_by(1, 0), heir.kicked_by(1, 1)) == (2, None)

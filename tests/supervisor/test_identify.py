@@ -55,6 +55,34 @@ def connect_all(
         clock.now = max(clock.now, due)
 
 
+def test_a_queue_that_follows_another_one_knows_its_limit_and_gives_nothing_for_a_window(
+    queue: IdentifyQueue, clock: Clock
+) -> None:
+    queue.update(limits(16, remaining=9))
+    heir = IdentifyQueue(window=WINDOW, clock=clock)
+    heir.begin_with(queue.limit())
+    assert heir.limit() == queue.limit()
+    heir.ask(1, 3)
+    began = clock.now
+    assert connect_all(heir, clock) == [(Wish(1, 3), began + WINDOW + MARGIN)]
+
+
+def test_a_permit_is_out_until_its_identify_has_left_or_can_be_no_more(queue: IdentifyQueue, clock: Clock) -> None:
+    queue.ask(1, 0)
+    assert not queue.out
+    for ended in (
+        lambda: queue.identified(1, 0),
+        lambda: queue.forget(1),
+        lambda: setattr(clock, "now", clock.now + 40),
+    ):
+        clock.now += WINDOW + 1
+        queue.ask(1, 0)
+        assert queue.grant(active=None)
+        assert queue.out
+        ended()
+        assert not queue.out
+
+
 def test_a_reload_needs_its_identifies_and_a_reserve(queue: IdentifyQueue, clock: Clock) -> None:
     assert queue.shortage(needed=9, reserve=9) is None, "nothing is known yet"
     queue.update(limits(remaining=10, reset_after=600.0))

@@ -28,6 +28,7 @@ from bastion.supervisor.effects import (
     Weigh,
 )
 from bastion.supervisor.events import (
+    Alone,
     Away,
     Back,
     Beaten,
@@ -56,7 +57,7 @@ from bastion.supervisor.events import (
 from bastion.supervisor.release import Release
 from bastion.supervisor.state import SWITCHED, Alarm, Part, Phase, Relief, Standing, State, Timing
 from bastion.supervisor.status import HandoffKind
-from bastion.wire import EXIT_CONFIG, FORMER, Activate, Drain, Recover, Standby, Window, claimer
+from bastion.wire import EXIT_CONFIG, FORMER, Activate, Drain, Introduce, Recover, Standby, Window, claimer
 
 
 def release(name: str) -> Release:
@@ -108,6 +109,14 @@ class World:
     def begun(cls, timing: Timing = TIMING, *, company: bool = False, waits: bool = False) -> World:
         state, effects = m.begin(FIRST, timing, company=company, waits=waits)
         world = cls(state, timing=timing)
+        world.take(effects)
+        return world
+
+    @classmethod
+    def adopted(cls, timing: Timing = TIMING) -> World:
+        """A program has begun that finds an earlier one's child."""
+        state, effects = m.adopt(FIRST, timing, generation=1, newest=1, command=1)
+        world = cls(state, alive={1: Spawn(1, FIRST, False)}, unanswered={1}, commands=1, timing=timing)
         world.take(effects)
         return world
 
@@ -251,7 +260,8 @@ class World:
             case Phase.DRAINING:
                 return self.ends(state.outgoing) or self.ends(state.active)
             case Phase.SERVING:
-                return state.child(state.active) is not None and not state.waiting and not state.leavers
+                waits = state.waiting and (Alarm.ACK, state.active) not in self.timers and not self.ends(state.active)
+                return state.child(state.active) is not None and not waits
             case Phase.REVERTING:
                 return bool(state.leavers)
             case Phase.STOPPING:
@@ -352,7 +362,8 @@ class World:
         """Let everybody do what is expected until nothing is under way."""
         for _ in range(60):
             state = self.state
-            if state.phase is Phase.STOPPED or (state.phase is Phase.SERVING and self.active_lives()):
+            serves = state.phase is Phase.SERVING and self.active_lives() and not state.waiting
+            if state.phase is Phase.STOPPED or serves:
                 return
             self.one_good_step()
         raise AssertionError(f"no way back from {self.state}")
@@ -397,6 +408,8 @@ class World:
                 self.lingers()
             case Phase.DRAINING:
                 self.drained()
+            case Phase.SERVING if state.waiting and self.active_lives():
+                self.step(RoleTaken(state.active or 0, "active"))
             case _:
                 self.step(Exited(next(iter(self.alive)), "exited with status 0"))
 
@@ -1998,11 +2011,78 @@ def test_a_spare_gives_way_to_a_successor_for_it_has_none_but_the_active_childs_
     assert world.state.active == 3
 
 
+# --- a program that finds an earlier one's child -----------------------------------------------------------------
+
+
+def test_a_new_program_lets_the_child_that_it_finds_tell_all_and_reloads() -> None:
+    world = World.adopted()
+    assert world.messages(1) == [Introduce()]
+    assert not world.state.at_rest
+    second = world.reload()
+    assert world.phase() is Phase.SERVING, "who asks for a reload now means the same one"
+    world.step(RoleTaken(1, "active"))
+    assert world.phase() is Phase.PREPARING
+    world.cooperate()
+    assert world.state.active == 2
+    assert {world.answers[command].result for command in (1, second)} == {"succeeded"}
+    assert [(one.kind, one.origin, one.target) for one in world.closed] == [("reload", 1, 2)]
+    assert world.state.previous == FIRST
+
+
+def test_a_child_that_tells_nothing_is_taken_over_from_all_the_same() -> None:
+    world = World.adopted()
+    world.step(Rang(Alarm.ACK, 1))
+    assert (Alarm.ACK, 1) not in world.timers
+    world.cooperate()
+    assert (world.state.active, world.answers[1].result) == (2, "succeeded")
+
+
+def test_a_child_of_an_earlier_program_that_dies_is_recovered_by_the_new_release() -> None:
+    world = World.adopted()
+    world.step(Exited(1, "killed by SIGKILL"))
+    world.cooperate()
+    assert Recover(generation=1) in world.messages(2)
+    assert (world.state.active, world.answers[1].result, world.closed[0].kind) == (2, "succeeded", "recovery")
+    assert world.state.good == release("2")
+
+
+def test_what_is_no_good_leaves_the_child_of_the_earlier_program_and_its_release() -> None:
+    world = World.adopted()
+    world.step(RoleTaken(1, "active"))
+    world.step(Refused("no such program"))
+    assert world.answers[1].result == "refused"
+    assert (world.state.active, world.state.good, world.phase()) == (1, FIRST, Phase.SERVING)
+    assert world.messages(1)[-1] == Window(open=False), "it may have had another child beside it"
+    assert world.state.at_rest
+
+
+def test_a_generation_is_not_used_again_by_a_later_program() -> None:
+    state, _ = m.adopt(FIRST, TIMING, generation=3, newest=5, command=1)
+    for event in (RoleTaken(3, "active"), Prepared(FIRST, TIMING)):
+        state, effects = m.step(state, event)
+    assert Spawn(6, FIRST, True) in effects
+
+
+@pytest.mark.parametrize("situation", [with_spare, lingering])
+def test_a_child_that_is_to_be_alone_is(situation: Callable[[], World]) -> None:
+    world = situation()
+    active = world.state.active
+    world.step(Alone(True))
+    assert set(world.alive) > {active}
+    world.one_good_step()
+    assert (set(world.alive), world.state.at_rest) == ({active}, True)
+    world.step(Rang(Alarm.SPARE))
+    assert set(world.alive) == {active}
+    world.step(Alone(False))
+    assert (world.state.spare is not None) == world.timing.spare
+
+
 def every_event(generation: int) -> Iterator[Event]:
     yield from (Reload(900), Rollback(901), Stop(902))
     yield from (Prepared(release("x"), TIMING), Prepared(release("x"), TIMING, crowded=True), Refused("no"))
     yield from (Weighed(None), Weighed("too little memory"))
     yield from (ALONE, BEFORE_US, AFTER_US, THEY_DIED, THEY_STAND_STILL, OVERTAKEN, ByHand(True), ByHand(False))
+    yield from (Alone(True), Alone(False))
     yield from (Greeted(generation), Progressed(generation))
     yield from (BecameReady(generation), BecameReady(generation, mirror=True))
     yield from (RoleTaken(generation, role) for role in ("starting", "standby", "active", "draining"))
@@ -2138,6 +2218,7 @@ def lingerer_takes_over() -> World:
 SITUATIONS: dict[str, Callable[[], World]] = {
     "starting": World.begun,
     "serving": serving,
+    "of an earlier program": World.adopted,
     **{f"reload, {phase.value}": lambda phase=phase: reloading_until(phase) for phase in HANDOFF},  # type: ignore[misc]
     **{
         f"restart, {phase.value}": lambda phase=phase: restarting_until(phase)  # type: ignore[misc]
@@ -2244,6 +2325,7 @@ def possible_events(world: World) -> list[Event]:
     if world.weighing:
         events += [Weighed(None), Weighed("too little memory")] * 3
     events += [ALONE, BEFORE_US, AFTER_US, THEY_DIED, THEY_STAND_STILL, OVERTAKEN, ByHand(True), ByHand(False)]
+    events += [Alone(True), Alone(False)]
     events += [Rang(alarm, generation) for alarm, generation in sorted(world.timers, key=str)]
     for generation in sorted(world.alive):
         events += [event for event in every_event(generation) if not isinstance(event, SlotEvent | Rang)]

@@ -33,6 +33,7 @@ TO_CHILD: list[wire.ToChild] = [
     wire.Window(open=False),
     wire.Activate(),
     wire.Standby(),
+    wire.Introduce(),
     wire.Drain(limit=30.0),
     wire.Drain(limit=30.0, linger=180.0),
     wire.Ping(n=7),

@@ -1,13 +1,14 @@
 """A child without Discord: says what a bot says, and misbehaves where its arguments tell it to.
 
 Arguments are words ``what=where``. Where: start, hello, connecting, ready, activate (before the acknowledgement),
-active (after it), standby (before the acknowledgement), drain, draining. What: exit, kill, fail (raises REASON), fatal,
-retryable, garbage, hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes on). Also
-shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, show=NAME (of the environment), reason=TEXT (of fatal
-and fail), listen=1 (at some port), stay=1 (after it has drained), busy=1 (never done draining unless
-hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N (left
-behind at once), flood=N (numbered lines of output once it is ready). SIGHUP makes it send garbage, SIGUSR2 close its
-pipe, SIGUSR1 print its stacks. It beats while it listens. Stands on the standard library alone, so that it starts fast.
+active (after it), introduce, standby (before the acknowledgement), drain, draining. What: exit, kill, fail (raises
+REASON), fatal, retryable, garbage, hang (deaf to SIGTERM), silent, close (its pipe), deaf (does not acknowledge, goes
+on). Also shards=N, remaining=N (of 1000 IDENTIFYs), protocol=N, print=TEXT, show=NAME (of the environment), reason=TEXT
+(of fatal and fail), listen=1 (at some port), stay=1 (after it has drained), busy=1 (never done draining
+unless hurried), linger=N (N views stay open after it has drained, until SIGWINCH or a drain without linger), orphans=N
+(left behind at once), flood=N (numbered lines of output once it is ready). SIGHUP makes it send garbage, SIGUSR2 close
+its pipe, SIGUSR1 print its stacks. It beats while it listens. Stands on the standard library alone, so that it starts
+fast.
 """
 
 from __future__ import annotations
@@ -166,6 +167,12 @@ class Fake:
             self.say("cut", generation=message["generation"], names=names)
         elif kind == "ping":
             self.beat(pong=message["n"])
+        elif kind == "introduce":
+            self.at("introduce")
+            self.say("ready", shards=self.shards, guilds=7)
+            for shard in range(self.shards):
+                self.say("shard", id=shard, state="ready", latency_ms=4.5)
+            self.say("role", role="active")
         elif kind == "standby":
             self.at("standby")
             if not deaf:
