@@ -3,8 +3,8 @@
 Each child claims an event before it handles it. What happens once belongs to whoever is first to insert its key. Any
 other event may happen again, so equal ones are paired: one that this child's session brings is the same as one that
 another child has claimed, if this child has paired nothing with that claim before, and both came at about the same
-time (`Among`). An example, of a reaction that is added, removed and added again within a second. Generation 1 is active, 2 holds
-what it hears, and is made active after the removal:
+time (`Among`). An example, of a reaction that is added, removed and added again within a second. Generation 1 is
+active, 2 holds what it hears, and is made active after the removal:
 
     1 hears add, remove     handles both:    claims (add, 1) and (remove, 1)
     2 hears add, remove     pairs both with those claims: they are handled

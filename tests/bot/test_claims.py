@@ -22,7 +22,7 @@ from bastion.bot.ledger import Among, SQLiteLedger
 
 SKEW = 0.3
 BEFORE_READY = 1.5
-"""Seconds from when a session is there until its child is active: `recovery.SURE_AFTER`, and a beat of the other one."""
+"""Seconds from when a session is there until its child is active: `recovery.SURE_AFTER`, and a beat of the other."""
 STALL = 15.0
 """Less than `restart.hang_timeout`: who stands still for longer is ended."""
 
