@@ -164,7 +164,8 @@ class SQLiteLedger:
         return cursor is not None and cursor.rowcount == 1
 
     def _occurrence(self, digest: str, at: float, among: Among) -> dict[str, Any]:
-        return {"digest": digest, "generation": self._generation, "at": at, "skew": SKEW} | among._asdict()
+        told = {"since": among.since, "until": among.until, "sure": among.sure, "skew": SKEW}
+        return {"digest": digest, "generation": self._generation, "at": at} | told
 
     def _count(self, *, mine: bool) -> bool:
         self.won += mine

@@ -779,9 +779,11 @@ class Runtime:
     async def _catch_up(self, gate: Gate, patience: float) -> None:
         """Read, in at most ``patience`` seconds, what has come to this child's own sessions by now, and handle it.
 
-        Another child is active by now, and what came before its sessions began it has never heard. Both claim.
+        Another child is active by now, and what came before its sessions began it has never heard. Both claim. Where it
+        has taken this child's sessions, what still comes is its own to handle.
         """
-        if gate.window_open and gate.role == "active" and self.shards is not None:
+        mirrors = self.moving is not None and self.moving.is_mirror
+        if gate.window_open and gate.role == "active" and not mirrors and self.shards is not None:
             await self.shards.caught_up(patience)
         self._reads()
 

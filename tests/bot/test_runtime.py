@@ -617,6 +617,8 @@ def test_an_app_that_is_slow_to_close_its_own_client_leaves_to_others_what_comes
     child = start(source=SLOW_TO_CLOSE)
     assert child.said() == "started"
     child.order(wire.Window(open=True))
+    child.order(wire.Ping(n=1))
+    child.told(wire.Beat, lambda beat: beat.pong == 1)
     child.discord("message 1")
     assert child.said() == "began 1"
     child.discord("close")

@@ -95,7 +95,7 @@ async def test_counters_only_grow_over_reloads_and_a_crash(tmp_path: Path) -> No
         it.configure(bot__app="app:nothing")
         assert (await it.reload())["result"] == "failed"
         seen.append(await counters(it))
-        it.configure(bot__app="app:client")
+        it.configure(bot__app="app:client", handoff__session="overlap")
         assert (await it.reload())["result"] == "succeeded"
         seen.append(await counters(it))
         await it.sandbox.traffic.stop()

@@ -172,9 +172,9 @@ async def test_it_tells_how_the_last_handoff_went(tmp_path: Path) -> None:
         assert handoff["expired"] == 0
         [child] = status["children"]
         assert (child["generation"], child["role"]) == (2, "active")
-        counted = await installation.until(lambda status: status["children"][0]["claims"]["won"] > 0)
+        counted = await installation.until(lambda status: status["children"][0]["claims"] is not None)
         assert set(counted["children"][0]["claims"]) == CLAIMS
-        assert counted["children"][0]["claims"]["errors"] == 0
+        assert set(counted["children"][0]["claims"].values()) == {0}, "where sessions move nothing is claimed"
         assert counted["session_start_limit"]["remaining"] == 1000 - SHARDS, "no IDENTIFY for the second bot"
         assert (handoff["session"], handoff["why"], handoff["identifies"]) == ("moved", None, 0)
         assert 0 < handoff["pause_ms"] < 1000
