@@ -163,6 +163,8 @@ class Gate:
     """Whether events are claimed before they are handled, for another child may hear them too. The gate's own."""
     _closes: asyncio.TimerHandle | None = None
     """When the window closes."""
+    _leftovers: bool = False
+    """Whether claims of a window that has closed are still to be forgotten."""
     _began: dict[int, tuple[float, float]] = field(default_factory=dict)
     """When the session of each shard was asked for, and when it was there, if this child began it."""
     _held: deque[_Held] = field(default_factory=deque)
@@ -235,7 +237,7 @@ class Gate:
         self._closes = None
         if self.role == "active":
             self._claim_joins()
-        self.window_open = False
+        self.window_open, self._leftovers = False, True
 
     def session_began(self, shard: int, *, at: float) -> None:
         """Note a shard's fresh session, which is there now: it brings nothing from before ``at``."""
@@ -399,6 +401,8 @@ class Gate:
         """Let go of claims that nobody can need any more. Call it about once a second."""
         if self.window_open:
             self.ledger.trim(self.clock())
+        elif self._leftovers:
+            self._leftovers = self.ledger.trim(self.clock(), kept=PAIR_WITHIN)
 
     def _gated(self, name: str, parser: internals.Parser) -> internals.Parser:
         if name == "INTERACTION_CREATE":

@@ -123,8 +123,11 @@ class Ledger(Protocol):
     def claimed(self, keys: Sequence[str]) -> set[str]:
         """Return those of the keys that some child has claimed."""
 
-    def trim(self, now: float) -> None:
-        """Forget old claims, and see that the file is there. Call it about once a second."""
+    def trim(self, now: float, *, kept: float = KEPT_SECONDS) -> bool:
+        """Forget some of the claims that are ``kept`` seconds old, and see that the file is there.
+
+        Call it about once a second. Returns whether there were any (if the ledger failed: no).
+        """
 
     def clear(self) -> None:
         """Forget all claims and turns."""
@@ -176,8 +179,9 @@ class SQLiteLedger:
         """Return those of the keys that some child has claimed; none if the ledger fails."""
         return {key for (key,) in self._of_keys("SELECT key FROM claims WHERE key IN ({})", keys)}
 
-    def trim(self, now: float) -> None:
-        """Forget old claims, and see that the file is there."""
+    def trim(self, now: float, *, kept: float = KEPT_SECONDS) -> bool:
+        """Forget some of the claims that are ``kept`` seconds old, and see that the file is there."""
+        forgotten = 0
         if self._db is not None and not self._is_there():
             self.errors += 1
             self._close()
@@ -190,11 +194,13 @@ class SQLiteLedger:
             db = self._open()
             self._be_patient(0)
             for table in ("claims", "occurrences"):
-                db.execute(_TRIM.format(table, _TRIMMED), {"before": now - KEPT_SECONDS, "now": now + _REOPEN_SECONDS})
+                span = {"before": now - kept, "now": now + _REOPEN_SECONDS}
+                forgotten += db.execute(_TRIM.format(table, _TRIMMED), span).rowcount
         except sqlite3.Error as error:
             if not _is_lock(error):
                 self._fail(error)
         self._be_patient(PATIENCE)
+        return forgotten > 0
 
     def _be_patient(self, seconds: float) -> None:
         if self._db is not None:

@@ -695,6 +695,9 @@ async def test_claims_go_on_for_a_while_after_the_other_child_has_left_for_a_ses
     await asyncio.sleep(0.1)  # the timer of 0.05 s was started before
     feed(new, "MESSAGE_CREATE", message(2))
     assert new_gate.ledger.claimed(["MESSAGE_CREATE:2"]) == set()
+    world.now += 60
+    new_gate.trim()
+    assert new_gate.ledger.claimed(["MESSAGE_CREATE:1"]) == set(), "a window that has closed leaves nothing"
 
 
 async def test_a_window_that_is_about_to_close_stays_open_for_the_next_child(

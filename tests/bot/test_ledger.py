@@ -326,8 +326,11 @@ def test_old_claims_are_trimmed_and_those_of_before_the_machine_started(path: Pa
         for name, at in (("old", now - module.KEPT_SECONDS - 1), ("young", now - 1), ("of before", 5 * now)):
             assert ledger.claim(name, at)
             assert ledger.claim_occurrence(f"{name} digest", at, among=Among(at, at))
-        ledger.trim(now)
-    assert keys_in(path) == {"young", "young digest"}
+        assert ledger.trim(now)
+        assert keys_in(path) == {"young", "young digest"}
+        assert not ledger.trim(now)
+        assert ledger.trim(now, kept=0.5)
+    assert keys_in(path) == set()
 
 
 def test_a_trim_that_finds_the_ledger_locked_is_no_error_and_is_made_up_for(path: Path) -> None:

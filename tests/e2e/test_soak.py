@@ -178,7 +178,7 @@ class Chaos:
     "reloads",
     [
         pytest.param(40, marks=pytest.mark.timeout(600)),
-        pytest.param(200, marks=pytest.mark.timeout(3000)),
+        pytest.param(200, marks=pytest.mark.timeout(4000)),
     ],
 )
 @pytest.mark.soak
@@ -232,10 +232,10 @@ async def tasks(installation: Rig) -> int:
 
 
 async def claims_forgotten(pid: int) -> Path:
-    """Wait until the window is closed and no claim is kept; return the ledger of that child."""
+    """Wait until the window is closed, half a minute later, and no claim is kept; return the ledger of that child."""
     words = psutil.Process(pid).cmdline()
     ledger = Path(words[words.index("--ledger") + 1])
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(90):
         while True:
             with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as database:
                 if database.execute("SELECT count(*) FROM claims").fetchone() == (0,):
