@@ -22,7 +22,9 @@ from typing import Any
 
 import psutil
 import pytest
+from casualties import UNTOLD
 from ordeal import (
+    INTERACTIONS,
     Following,
     assert_nobody_left,
     at_rest,
@@ -35,6 +37,9 @@ from ordeal import (
     under_traffic,
 )
 from rig import Rig
+from test_upgrade import upgraded
+
+from bastion.sandbox import Entry
 
 pytestmark = pytest.mark.anyio
 
@@ -245,3 +250,144 @@ async def claims_forgotten(pid: int) -> Path:
 
 def spawned(installation: Rig) -> list[str]:
     return [line for line in installation.log if " spawned as " in line]
+
+
+CUT_SECONDS = 0.5
+"""Handlers take 20 ms, and their report some more: what was delivered so long before a kill may have been cut by it."""
+DEAF_SECONDS = 5.0
+"""An interaction that comes so long before a bot serves again may be too old for an answer: Discord waits 3 s."""
+
+
+class Ends:
+    """Ends bot or supervisor in one of the ways in which that happens, and brings a bot back."""
+
+    def __init__(self, installation: Rig, seed: int) -> None:
+        self.installation = installation
+        self.random = random.Random(seed)
+        self.done: list[str] = []
+        self.away: list[tuple[float, float]] = []
+        """From when to when no bot served that handled anything."""
+
+    async def one(self) -> None:
+        """Do one thing, and wait until a bot serves."""
+        way = self.random.choice(
+            [
+                self.reloaded,
+                self.reloaded,
+                self.overlapped,
+                self.upgraded,
+                self.restarted,
+                self.bot_killed,
+                self.all_killed,
+            ]
+        )
+        self.done.append(f"{time.monotonic():.2f}: {way.__name__}")
+        began = time.monotonic()
+        served_throughout = await way()
+        await at_rest(self.installation)
+        if not served_throughout:
+            self.away.append((began, time.monotonic()))
+
+    async def reloaded(self) -> bool:
+        self.installation.configure(handoff__session="auto")
+        assert (await reload(self.installation))["result"] == "succeeded"
+        return True
+
+    async def overlapped(self) -> bool:
+        self.installation.configure(handoff__session="overlap")
+        assert (await reload(self.installation))["result"] == "succeeded"
+        return True
+
+    async def upgraded(self) -> bool:
+        await upgraded(self.installation)
+        return True
+
+    async def restarted(self) -> bool:
+        assert await self.installation.stop() == 0
+        await self.installation.start()
+        return False
+
+    async def bot_killed(self) -> bool:
+        status = await self.installation.status()
+        bot = status["children"][0]
+        os.kill(bot["pid"], signal.SIGKILL)
+        await self.installation.until(
+            lambda now: [one["pid"] for one in now["children"] if one["role"] == "active"] not in ([], [bot["pid"]])
+        )
+        return False
+
+    async def all_killed(self) -> bool:
+        """The supervisor, and with it its bot."""
+        self.process.kill()
+        await self.installation.stopped()
+        await self.installation.start()
+        return False
+
+    @property
+    def process(self) -> asyncio.subprocess.Process:
+        assert self.installation.process is not None
+        return self.installation.process
+
+    def excuses(self, entry: Entry) -> bool:
+        """Say whether an event may be nobody's: a handler of it was cut, it was too old, or can be told no more."""
+        for began, ended in self.away:
+            if any(began - CUT_SECONDS < at < began + CUT_SECONDS for _, at in entry.delivered):
+                return True
+            if entry.kind in INTERACTIONS and began - DEAF_SECONDS < entry.at < ended:
+                return True
+            if entry.kind in UNTOLD and began - CUT_SECONDS < entry.at < ended + DEAF_SECONDS:
+                return True
+        return False
+
+
+SOAK = (
+    pytest.mark.soak,
+    pytest.mark.skipif(
+        os.environ.get("BASTION_SOAK") != "1", reason="takes half an hour: set BASTION_SOAK=1 to run it"
+    ),
+    pytest.mark.timeout(4000),
+)
+
+
+@pytest.mark.parametrize(
+    "ends", [pytest.param(12, marks=(pytest.mark.wide, pytest.mark.timeout(300))), pytest.param(200, marks=SOAK)]
+)
+async def test_reloads_restarts_and_kills_at_random_lose_nothing_double_nothing_and_leave_nothing(
+    tmp_path: Path, ends: int
+) -> None:
+    seed = int(os.environ.get("BASTION_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"BASTION_SEED={seed}")
+    (tmp_path / "lasting").mkdir(mode=0o700)
+    options = {
+        "restart__resume_directory": str(tmp_path / "lasting"),
+        "restart__backoff_first": 0.1,
+        "restart__backoff_max": 0.5,
+        "handoff__drain_timeout": 3,
+    }
+    async with under_traffic(tmp_path, rate=60, **options) as installation:
+        chaos = Ends(installation, seed)
+        files: list[int] = []
+        for _ in range(ends):
+            await at_rest(installation)
+            gc.freeze()
+            files.append(sum(1 for _ in (tmp_path / "lasting").iterdir()))
+            try:
+                await chaos.one()
+            except (AssertionError, TimeoutError) as error:
+                told = f"{chaos.done[-5:]}\n{error}\n{so_far(installation)}"
+                raise AssertionError(f"BASTION_SEED={seed} {told}") from None
+        await installation.sandbox.traffic.stop()
+        found = await installation.sandbox.settled(timeout=15, quiet=2)
+        journal = installation.sandbox.journal
+        told = f"BASTION_SEED={seed} {chaos.done}\n{found}\n{installation.tail()}"
+        assert found.duplicated == 0, told
+        lost = [
+            one
+            for one in journal.entries
+            if installation.expected(one) and not journal.handlings(one.kind, one.key) and not chaos.excuses(one)
+        ]
+        assert not lost, f"{lost}\n{told}"
+        assert max(files) <= max(files[:3]) + 2, files
+        assert await installation.stop() == 0
+        assert_nobody_left(installation)
+        gc.unfreeze()
