@@ -425,7 +425,12 @@ class Engine:
             self._slot.happen(self._stop_event(self._new_command("stop")))
 
     def _stop_event(self, command: int) -> Stop:
-        """Return the command to stop; another supervisor's new bot may have to connect as many shards as ours has."""
+        """Return the command to stop; another supervisor's new bot may have to connect as many shards as ours has.
+
+        Somebody may have come since the last look at the others, and take over from us.
+        """
+        if self._beside is not None and self._slot is not None:
+            self._beside.look_now(self._slot)
         shards = (self._slot.shards(self._slot.state.active) if self._slot else None) or 1
         return Stop(command, self.permits.seconds_for(shards))
 

@@ -108,6 +108,11 @@ class Neighbourhood:
                 failed = True
             await anyio.sleep(LOOK_SECONDS)
 
+    def look_now(self, slot: Slot) -> None:
+        """Look at the others before something is decided that they matter to."""
+        with contextlib.suppress(OSError):  # `watch` says so
+            self._look_around(slot)
+
     def _look_around(self, slot: Slot) -> None:
         if self._register.is_lost() and not self._lost:
             self._lost = True
