@@ -717,7 +717,8 @@ class Runtime:
                 self.gate.close_window()
         elif isinstance(message, wire.Recover):
             if self.moving is not None and self.moving.is_mirror:
-                self._go_on_for(message.generation, self.moving)
+                if self.moving.handover.may_be_with(message.generation):  # else another mirror's, which had none
+                    self._go_on_for(message.generation, self.moving)
             elif message.saved:
                 self._saved_at = Path(message.saved)
             else:

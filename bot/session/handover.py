@@ -340,6 +340,7 @@ class Handover:
 
     def _peer(self, shows: bytes, expects: bytes, *, accepted: int | None = None) -> tuple[Peer, Stream]:
         peer = self._bare_peer()
+        peer.number = accepted
 
         def opened(stream: Stream) -> bool:
             if accepted is not None:
@@ -533,6 +534,10 @@ class Handover:
         finally:
             await self._opened.close()
         return self.taking
+
+    def may_be_with(self, number: int) -> bool:
+        """Whether the bot of this number may have the sessions that are mirrored here, or be taking them."""
+        return self._source is None or self._source.number in (None, number)
 
     @property
     def took_some(self) -> bool:

@@ -40,6 +40,8 @@ class Peer:
         self._client, self._recent, self._websocket_of = client, recent, websocket_of
         self._noted, self._state_came = noted, state_came
         self._tasks: set[asyncio.Task[None]] = set()
+        self.number: int | None = None
+        """The generation of a bot that has connected to this one; of another supervisor's bot its claimer."""
         self.giving: Giving | None = None
         """The switch that it has asked for."""
         self.stream: Channel

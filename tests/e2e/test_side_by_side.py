@@ -330,16 +330,21 @@ async def test_one_that_is_started_beside_another_waits_whatever_it_is_told(
 
 
 @pytest.mark.wide
-async def test_of_three_the_two_that_wait_serve_one_after_the_other(tmp_path: Path) -> None:
-    """Both mirror the first. When the second has the sessions, the third mirrors that one."""
-    async with street(tmp_path) as here:
+@pytest.mark.parametrize("far", [0.0, 0.2])
+async def test_of_three_the_two_that_wait_serve_one_after_the_other(tmp_path: Path, far: float) -> None:
+    """Both mirror the first. When the second has the sessions, the third mirrors that one.
+
+    Where Discord is ``far``, the third's first bot, which mirrored the first and is ended for that, is gone while the
+    sessions still move: that is no reason for the first to take them back.
+    """
+    async with street(tmp_path, discord=settings(network_delay=far)) as here:
         first = here.build()
         await first.start()
         first.sandbox.traffic.start(rate=50, mix=ALL_KINDS)
         second, third = await here.arrive(), await here.arrive()
         assert await first.stop() == 0, first.tail()
         await serves(second)
-        await second.logged("beside us: supervisor 3 (ready)", timeout=40)
+        await third.logged("generation 2 is ready to take over", timeout=40)
         assert await second.stop() == 0, second.tail()
         await third.until(lambda status: active(status) is not None)
         await assert_clean(here, at_least=100)
