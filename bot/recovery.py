@@ -290,7 +290,7 @@ class Recovery:
                 continue
             wait = side.unanswered_since + ACCEPT_SECONDS - self._clock()
             if side.resumed and side in self._apart:
-                self._tell_soon(side)
+                self._tell_when_sure(side)
             elif side.resumed and self._changing.may_change(shard):
                 self._change(side)
             elif not side.resumed and wait <= 0:
@@ -400,7 +400,12 @@ class Recovery:
             self._gate.release(side.dead.shard, handle=True)
         self._settle()
 
-    def _tell_soon(self, side: _Side) -> None:
+    def _tell_when_sure(self, side: _Side) -> None:
+        """Tell what a session has brought, once it has brought all from before the shards' own sessions began."""
+        wait = max(self._own.values(), default=0.0) + SURE_AFTER - self._clock()
+        if wait > 0:
+            self._look_again(wait)
+            return
         side.telling = True
         task = asyncio.ensure_future(self._tell(side))
         self._closing.add(task)

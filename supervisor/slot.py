@@ -735,6 +735,7 @@ class Slot:
         self._kicks.forget(child.generation)
         self._put_off = [wish for wish in self._put_off if wish.generation != child.generation]
         self._meeting.left(child.generation)
+        self._note_way()
         if self.handoff is not None:
             self.handoff.left(child.generation)
         self._inquest.left(child.generation, living=sorted(self._members))

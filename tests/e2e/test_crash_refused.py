@@ -214,6 +214,8 @@ def guilds_of(lines: list[str]) -> list[str]:
     That is messages and the newest one's id; the bot's own user, of whom each shard's READY makes another one; and
     whether the bot itself is in a thread, of which nobody tells it when the thread is made.
     """
-    own = next(re.findall(r"_members\[(\d+)\]", line)[0] for line in lines if line.startswith("user: as"))
+    # The newest READY's user is that of a member, unless no guild has come to its shard since.
+    of_the_bot = (re.match(r"user: as .*_members\[(\d+)\]|user\.id: (\d+)", line) for line in lines)
+    own = next(found[1] or found[2] for found in of_the_bot if found)
     other = rf"messages\[|user\b|.*(\.last_message_id|_members\[{own}\]\._user|_threads\[\d+\]\.me)\b"
     return [line for line in lines if not re.match(other, line)]

@@ -182,7 +182,7 @@ async def test_an_old_bot_that_reads_its_pipe_no_more_is_followed_by_one_with_se
         await order_now(installation, 1, "deaf")
         outcome = await following.result()
         assert (outcome["result"], outcome["generation"]) == ("succeeded", 2), installation.tail(60)
-        assert outcome["handoff"]["why"] == "generation 1 does not answer"
+        assert outcome["handoff"]["why"] == "generation 1 died", "it was ended, for it did not answer"
         await at_rest(installation)
         await judged(installation, hurt=(began, time.monotonic()))
 
