@@ -24,7 +24,7 @@ _EVENTS = {
     "guild_leave": "GUILD_DELETE",
 }
 """The gateway's event of each of the journal's kinds; all others are interactions."""
-_WITH_ID = ("message", "command_message", "delete", "slash", "autocomplete", "button", "select", "modal", "guild_join")
+WITH_ID = ("message", "command_message", "delete", "slash", "autocomplete", "button", "select", "modal", "guild_join")
 """Kinds whose key in the journal is the id that a name has."""
 
 
@@ -43,7 +43,7 @@ class Named:
     def excuses(self, entry: Entry) -> bool:
         """Say whether a handler of this event is named."""
         event = _EVENTS.get(entry.kind, "INTERACTION_CREATE")
-        name = f"{event} {entry.key}" if entry.kind in _WITH_ID else self._any(event)
+        name = f"{event} {entry.key}" if entry.kind in WITH_ID else self._any(event)
         if name is None or self._events[name] == 0:
             return False
         self._events[name] -= 1
