@@ -91,7 +91,8 @@ class HandoffSettings(msgspec.Struct, frozen=True, kw_only=True):
     ``probation``: for so long after the switch the old child stays and takes over again if the new one fails.
     ``linger``: for so long a draining child goes on with what people are in the middle of (views, modals,
     conversations); the handoff does not wait for that. ``session``: "auto" moves the gateway sessions to the new child
-    where it can, "overlap" always has it begin its own. ``stale_after`` has no effect.
+    where it can, "overlap" always has it begin its own. ``settle`` and ``stale_after`` have no effect any more: a file
+    that names one of them is still read, and the log says so.
     """
 
     session: Literal["auto", "overlap"] = "auto"
